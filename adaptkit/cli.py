@@ -1,0 +1,129 @@
+"""The `adaptkit` command: one word chooses what is done, the rest belongs to it. No torch here."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+COMMANDS = {
+    "train": "adapt a model to a task, score it, save what was learnt",
+    "plan": "parameters, bytes and memory of a run, before it starts",
+    "eval": "score a finished run on another task or split",
+    "verify": "rebuild a finished run from disk and compare its predictions",
+    "list": "methods, models, tasks, regularizers, optimizers, experiments",
+}
+USAGE = """adaptkit: adapt a pretrained language model to a task with any published method
+
+{commands}
+
+  adaptkit train method=lora task=sst2                       one run
+  adaptkit train -m method=lora,bitfit task=sst2,mrpc        a sweep
+  adaptkit plan method=lora model=roberta-base task=sst2     what it would cost
+  adaptkit COMMAND --help                                    more
+
+Tab completion: eval "$(adaptkit -sc install=bash)"
+"""
+TAKE_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+              "--config-dir", "-cd", "--experimental-rerun")  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 the user's mistake, 1 a failure."""
+    from adaptkit.errors import AdaptError
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return dispatch(arguments)
+    except AdaptError as error:
+        print(f"adaptkit: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("adaptkit: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Find the command and call it."""
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from adaptkit import __version__
+
+        print(__version__)
+        return 0
+    if arguments[0] in ("-sc", "--shell-completion") or "-sc" in arguments:
+        return complete(arguments)
+    command, rest = arguments[0], arguments[1:]
+    if command == "train":
+        from adaptkit.train import main as train
+
+        return train(in_order(rest))
+    if command in COMMANDS:
+        from adaptkit import commands
+
+        return getattr(commands, f"{command}_")(rest)
+    from adaptkit.errors import ConfigError, did_you_mean
+
+    raise ConfigError(
+        f"{command!r} is no command; {did_you_mean(command, COMMANDS)}"
+        f"Commands: {', '.join(COMMANDS)}."
+    )
+
+
+def usage() -> str:
+    """Return the text of `adaptkit --help`."""
+    return USAGE.format(commands="\n".join(f"  {n:8} {text}" for n, text in COMMANDS.items()))
+
+
+def in_order(arguments: list[str]) -> list[str]:
+    """Put flags before overrides, which Hydra wants, and accept +experiment=x for experiment=x."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    waiting = False
+    for word in arguments:
+        if waiting or (word.startswith("-") and "=" not in word.partition(" ")[0]):
+            waiting = not waiting and word in TAKE_VALUE
+            flags.append(word)
+        elif flags and flags[-1] == "--info" and "=" not in word:
+            flags.append(word)
+        elif word.startswith("--"):
+            flags.append(word)
+        else:
+            overrides.append(word[1:] if word.startswith("+experiment=") else word)
+    return [*flags, *overrides]
+
+
+def complete(arguments: list[str]) -> int:
+    """Answer the shell's completion: the command's name here, everything after it by Hydra."""
+    typed = os.environ.get("COMP_LINE", "")
+    words = typed.split()
+    if "query" in "".join(arguments) and (len(words) < 2 or (len(words) == 2 and typed[-1] != " ")):
+        start = words[1] if len(words) == 2 else ""
+        print("\n".join(name for name in COMMANDS if name.startswith(start)))
+        return 0
+    if len(words) >= 2 and words[1] in COMMANDS:
+        # Hydra completes "program overrides": hide the command from it.
+        at = typed.index(words[1])
+        shorter = typed[:at] + typed[at + len(words[1]) :].lstrip()
+        os.environ["COMP_LINE"] = shorter
+        os.environ["COMP_POINT"] = str(len(shorter))
+        os.environ["_HYDRA_COMPLETION"] = "1"
+    import hydra
+
+    from adaptkit.config import CONF, register_resolvers
+
+    register_resolvers()
+    before, sys.argv = sys.argv, ["adaptkit", *[a for a in arguments if a not in COMMANDS]]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(lambda cfg: 0)()
+    finally:
+        sys.argv = before
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

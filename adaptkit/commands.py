@@ -1,0 +1,189 @@
+"""plan, eval, verify and list. No torch until a command needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from adaptkit import terminal
+from adaptkit.config import CONF, GROUPS, compose, options, settings
+from adaptkit.errors import AdaptError, one_of, unknown
+
+KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
+
+
+def plan_(arguments: list[str]) -> int:
+    """`adaptkit plan OVERRIDES [--json]`."""
+    parser = argparse.ArgumentParser(
+        prog="adaptkit plan", description="What a run would cost: no weights, no network."
+    )
+    parser.add_argument("overrides", nargs="*", help="as for adaptkit train: method=lora ...")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    chosen = parser.parse_intermixed_args(arguments)
+    run = settings(compose(chosen.overrides))
+    with terminal.working():
+        from adaptkit import precision
+        from adaptkit.plan import plan
+
+        number_format = precision.resolve(
+            run.trainer.precision, precision.device_of(run.trainer.device)
+        )
+        found = plan(run, outputs_of(run), number_format)
+    print(json.dumps(found.as_dict(), indent=2)) if chosen.json else show_plan(found)
+    return 0
+
+
+def outputs_of(run: Any) -> int:
+    """Return the width of the head without reading data where the task names its labels."""
+    labels = getattr(run.task, "labels", ("",))
+    if not labels:
+        labels = run.task.load(run.data, run.seed).labels
+    return run.task.outputs(labels)
+
+
+def show_plan(found: Any) -> None:
+    """Print a plan as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, p, m = Console(), found.params, found.memory
+    print(f"{found.method} on {found.model} for {found.task}")
+    counts = Table("parameters", "", box=None)
+    rows = {
+        "total": p.total, "trainable": p.trainable, "  of the body": p.body_trainable,
+        "  of the head": p.head_trainable, "stored": p.stored,
+    }  # fmt: skip
+    for name, value in rows.items():
+        counts.add_row(name, f"{value:,}", style=None)
+    counts.add_row("trainable %", f"{p.trainable_percent:.4f}")
+    roles = Table("learns", "", box=None)
+    for role, value in sorted(found.roles.items(), key=lambda item: -item[1]):
+        roles.add_row(role, f"{value:,}")
+    memory = Table(f"memory ({found.precision})", "", box=None)
+    for name in ("weights", "gradients", "optimizer", "activations", "total"):
+        memory.add_row(name, terminal.size(getattr(m, name)))
+    for grid in (counts, roles, memory):
+        console.print(grid)
+    print(
+        f"activations: batch {m.batch_size} of {m.tokens} tokens each, the longest; shorter "
+        f"batches take less. Saved: {terminal.size(found.delta_bytes)}."
+    )
+
+
+def eval_(arguments: list[str]) -> int:
+    """`adaptkit eval RUN OVERRIDES`: score a finished run on another task or split."""
+    parser = argparse.ArgumentParser(
+        prog="adaptkit eval", description="Score a finished run on another task or split."
+    )
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument(
+        "overrides", nargs="*", help="task=imdb, task.validation=test, data.root=DIR, ..."
+    )
+    parser.add_argument("--output", type=Path, help="default: RUN/eval/TASK-SPLIT")
+    parser.add_argument("--json", action="store_true", help="print the record as JSON")
+    chosen = parser.parse_intermixed_args(arguments)
+    check_run(chosen.run)
+    with terminal.working():
+        from adaptkit.evaluate_run import evaluate
+
+        record = evaluate(chosen.run, chosen.overrides, chosen.output)
+    if chosen.json:
+        print(json.dumps(record, indent=2))
+    else:
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in record["scores"].items())
+        rows = record["data"]["rows"]
+        print(f"{chosen.run} on {record['task']} ({record['split']}, {rows} rows): {scores}")
+        print(f"  {record['directory']}")
+    return 0
+
+
+def verify_(arguments: list[str]) -> int:
+    """`adaptkit verify RUN`: rebuild it from disk and compare predictions and scores."""
+    parser = argparse.ArgumentParser(
+        prog="adaptkit verify", description="Rebuild a run from disk: the same predictions?"
+    )
+    parser.add_argument("run", type=Path, nargs="+", help="run directories")
+    chosen = parser.parse_args(arguments)
+    for directory in chosen.run:
+        check_run(directory)
+    status = 0
+    with terminal.working():
+        from adaptkit.evaluate_run import verify
+
+        for directory in chosen.run:
+            problem = verify(directory)
+            print(f"{directory}: {problem or 'the same predictions and scores'}")
+            status = status or int(bool(problem))
+    return status
+
+
+def check_run(directory: Path) -> None:
+    """Refuse what is no run directory before the libraries are loaded."""
+    if not (directory / "config.yaml").is_file():
+        raise AdaptError(
+            f"{directory} is no run directory: a finished run holds config.yaml, "
+            "delta.safetensors and result.json."
+        )
+
+
+def list_(arguments: list[str]) -> int:
+    """`adaptkit list KIND [--json]`."""
+    parser = argparse.ArgumentParser(prog="adaptkit list", description="What there is to choose.")
+    parser.add_argument("kind", nargs="?", help=" | ".join(KINDS))
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    chosen = parser.parse_args(arguments)
+    if chosen.kind:
+        one_of("list", chosen.kind, KINDS)
+    found = {kind: describe(kind) for kind in ([chosen.kind] if chosen.kind else KINDS)}
+    if chosen.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for kind, entries in found.items():
+        print(kind)
+        width = max((len(name) for name in entries), default=0)
+        for name, text in entries.items():
+            print(f"  {name:{width}}  {text}")
+    return 0
+
+
+def describe(kind: str) -> dict[str, str]:
+    """Return {name: one line} of one kind."""
+    from adaptkit.config import METHODS, OPTIMIZERS, REGULARIZERS
+
+    group = kind.removesuffix("s")
+    if group not in GROUPS:
+        raise unknown("list", kind, KINDS)
+    registry = {"method": METHODS, "regularizer": REGULARIZERS, "optimizer": OPTIMIZERS}.get(group)
+    return {
+        name: headline(registry[name]) if registry and name in registry else source(group, name)
+        for name in options(group)
+    }
+
+
+def headline(cls: type) -> str:
+    """Return the first sentence about a registered class: its module's, which names the paper."""
+    import sys
+
+    module = sys.modules[cls.__module__]
+    text = module.__doc__ if module.__doc__ and "adaptkit.optimizers" != cls.__module__ else cls.__doc__
+    return (text or "").strip().splitlines()[0].rstrip(".")
+
+
+def source(group: str, name: str) -> str:
+    """Return what a YAML says of itself: its hub id, or its first comment."""
+    plain = load_raw(CONF / group / f"{name}.yaml")
+    first = (CONF / group / f"{name}.yaml").read_text().lstrip().splitlines()[0]
+    if isinstance(plain.get("path"), str) and plain["path"] != "???":
+        return plain["path"] + (f" ({plain['subset']})" if plain.get("subset") else "")
+    return first.lstrip("# ") if first.startswith("#") else ""
+
+
+def load_raw(path: Path) -> dict[str, Any]:
+    """Read a YAML file without resolving anything."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+
+

@@ -1,0 +1,80 @@
+"""The two kinds of failure a user sees, and the checks that raise them.
+
+    AdaptError          something the user can mend: exit status 2, no traceback
+    └── ConfigError     a field of the configuration breaks a rule
+    MachineError        disk, network, memory: exit status 1, no traceback
+
+Everything else is a defect of the program: status 1, traceback in the log of the run.
+Every message names the field, the value, the rule and the way out. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AdaptError(Exception):
+    """A mistake of the user's: the message says what to do; exit status 2."""
+
+    status = 2
+
+
+class ConfigError(AdaptError):
+    """A field of the configuration breaks a rule."""
+
+
+class MachineError(AdaptError):
+    """Disk, memory or network failed: not the user's mistake, but no defect either."""
+
+    status = 1
+
+
+def invalid(field: str, value: object, rule: str, way_out: str = "") -> ConfigError:
+    """Return the error for `field=value` that breaks `rule`."""
+    shown = repr(value) if isinstance(value, str) else value
+    return ConfigError(f"{field}={shown}: {rule}." + (f" {way_out}." if way_out else ""))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return 'did you mean ...? ' with the closest of `known`, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}? " if near else ""
+
+
+def unknown(field: str, value: object, known: Iterable[str]) -> ConfigError:
+    """Return the error for a value that is not among the `known` names."""
+    names = sorted(known)
+    return ConfigError(
+        f"{field}={value}: not known; {did_you_mean(str(value), names)}There is: {', '.join(names)}."
+    )
+
+
+def at_least(field: str, value: float, low: float) -> None:
+    """Raise ConfigError unless `value` >= `low`."""
+    if not value >= low:
+        raise invalid(field, value, f"must be {low} or more")
+
+
+def above(field: str, value: float, low: float) -> None:
+    """Raise ConfigError unless `value` > `low` (and finite)."""
+    if not low < value < float("inf"):
+        raise invalid(field, value, f"must be a finite number above {low}")
+
+
+def within(field: str, value: float, low: float, high: float) -> None:
+    """Raise ConfigError unless `low` <= `value` < `high`."""
+    if not low <= value < high:
+        raise invalid(field, value, f"must be at least {low} and below {high}")
+
+
+def one_of(field: str, value: str, known: Iterable[str]) -> None:
+    """Raise ConfigError unless `value` is one of `known`."""
+    if value not in set(known):
+        raise unknown(field, value, known)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text, without its full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

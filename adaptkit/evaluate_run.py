@@ -1,0 +1,170 @@
+"""What is done with finished runs: score them on other data, and check that they are whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptkit import checkpoint
+from adaptkit.config import compose, settings
+from adaptkit.errors import AdaptError
+from adaptkit.files import write_json
+from adaptkit.models import loading
+from adaptkit.run import Prepared, encode, prepare, trainer_of
+from adaptkit.trainer import Scored, flat_scores
+
+
+def restored(saved: checkpoint.SavedRun, labels: tuple[str, ...]) -> Prepared:
+    """Load a finished run's body, adapt it and put the learnt tensors in.
+
+    Raises:
+        AdaptError: the body is another one, or the tensors do not fit.
+    """
+    prepared = prepare(saved.settings, labels, updates=1, restoring=True)
+    checkpoint.check_body(saved, prepared.fingerprint)
+    prepared.adaptation.load_delta(saved.tensors)
+    return prepared
+
+
+def score(run: Any, prepared: Prepared, splits: Any) -> dict[str, Scored]:
+    """Score every validation split."""
+    trainer = trainer_of(prepared, run, None, {})
+    return {
+        suffix: trainer.score(encode(run, prepared, rows))
+        for suffix, rows in splits.validation.items()
+    }
+
+
+def verify(directory: Path) -> str:
+    """Rebuild a run from disk; return what differs, or nothing.
+
+    Raises:
+        AdaptError: it is no finished run, or its body is not there any more.
+    """
+    saved = checkpoint.load_run(directory)
+    run = replace(saved.settings, output_dir=directory)
+    before = checkpoint.read_predictions(directory)
+    splits = run.task.load(run.data, run.seed, train=not getattr(run.task, "labels", ("",)))
+    scored = score(run, restored(saved, splits.labels), splits)
+    after = {
+        f"{suffix}/{row}" if suffix else str(row): checkpoint.number(value)
+        for suffix, part in scored.items()
+        for row, value in enumerate(part.predictions)
+    }
+    if before.keys() != after.keys():
+        return f"{len(before)} predictions were saved, {len(after)} rows are there now"
+    different = [k for k in before if not np.isclose(before[k], after[k], rtol=1e-4, atol=1e-5)]
+    if different:
+        return f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"
+    return ""
+
+
+def evaluate(directory: Path, overrides: list[str], output: Path | None) -> dict[str, Any]:
+    """Score a finished run with some settings changed; write the record and the predictions.
+
+    Raises:
+        AdaptError: the other task has other classes, or something cannot be read.
+    """
+    saved = checkpoint.load_run(directory)
+    run = changed(saved, overrides)
+    splits = run.task.load(run.data, run.seed, train=False)
+    own = labels_of(saved)
+    order = matching(own, splits.labels, run.task.name)
+    prepared = restored(saved, own)
+    scored = {
+        suffix: relabelled(part, order, run.task)
+        for suffix, part in score(run, prepared, splits).items()
+    }
+    place = output or directory / "eval" / f"{run.task.name}-{run.task.validation}"
+    scores = flat_scores(scored)
+    record = {
+        "run": str(directory),
+        "task": run.task.name,
+        "split": run.task.validation,
+        "metric": run.task.best,
+        "score": scores[run.task.best],
+        "scores": scores,
+        "data": {
+            "source": splits.origin.source,
+            "path": splits.origin.path,
+            "rows": len(splits.validation[""]),
+        },
+        "directory": str(place),
+        "versions": loading.versions(),
+    }
+    checkpoint.write_predictions(place, scored)
+    write_json(place / checkpoint.RESULT, record)
+    return record
+
+
+def changed(saved: checkpoint.SavedRun, overrides: list[str]) -> Any:
+    """Return the run's settings with task, data and evaluation options replaced.
+
+    Raises:
+        AdaptError: an override would change what was learnt.
+    """
+    fixed = [o for o in overrides if o.split(".")[0].split("=")[0] not in ("task", "data", "trainer")]
+    if fixed:
+        raise AdaptError(
+            f"{fixed[0]}: a finished run keeps its model and method; "
+            "only task, data and trainer options can change here."
+        )
+    own = dict(saved.settings.plain)
+    names_task = any(o.startswith("task=") for o in overrides)
+    plain = compose([*([] if names_task else [f"task={task_option(own)}"]), *overrides])
+    if not names_task:  # keep what the run was given, then apply the overrides
+        touched = {o.partition("=")[0].lstrip("+~") for o in overrides}
+        plain["task"] = {
+            key: plain["task"][key] if f"task.{key}" in touched else own["task"][key]
+            for key in own["task"]
+        }
+    if not any(o.startswith("data.root=") for o in overrides) and not plain["data"]["root"]:
+        plain["data"]["root"] = own["data"]["root"]
+    trainer = {**own["trainer"], **{
+        key: plain["trainer"][key]
+        for o in overrides if (key := o.partition("=")[0].partition("trainer.")[2])
+    }}  # fmt: skip
+    merged = {**own, "task": plain["task"], "data": plain["data"], "trainer": trainer}
+    return replace(settings(merged), output_dir=saved.directory)
+
+
+def task_option(plain: dict[str, Any]) -> str:
+    """Return the option of the group `task` whose keys fit a saved task."""
+    from adaptkit.config import options
+
+    return plain["task"]["name"] if plain["task"]["name"] in options("task") else plain["task"]["kind"]
+
+
+def labels_of(saved: checkpoint.SavedRun) -> tuple[str, ...]:
+    """Return the classes a run was trained on."""
+    run = saved.settings
+    named = getattr(run.task, "labels", ("",))
+    return named or run.task.load(run.data, run.seed).labels
+
+
+def matching(own: tuple[str, ...], other: tuple[str, ...], task: str) -> list[int] | None:
+    """Return for every class of the run its number in the other task.
+
+    Raises:
+        AdaptError: the classes have other names.
+    """
+    if own == other:
+        return None
+    if set(own) != set(other):
+        raise AdaptError(
+            f"task {task} has the classes {', '.join(other)}, the run was trained on "
+            f"{', '.join(own)}. Name them alike, in the order of their numbers: "
+            f"task.labels=[{','.join(own)}]."
+        )
+    return [other.index(name) for name in own]
+
+
+def relabelled(part: Scored, order: list[int] | None, task: Any) -> Scored:
+    """Translate the run's class numbers into the other task's, and score again."""
+    if order is None:
+        return part
+    predictions = np.asarray(order)[part.predictions]
+    return Scored(predictions, part.labels, task.score(predictions, part.labels))

@@ -1,0 +1,19 @@
+"""Full fine-tuning: every parameter of body and head learns (the identity among the methods).
+
+Count: all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adaptkit.adaptation import Adaptation, Context
+
+
+@dataclass(frozen=True)
+class Full:
+    """Train everything."""
+
+    def adapt(self, start: Adaptation, context: Context) -> Adaptation:
+        """Return `start`, in which everything learns."""
+        return start

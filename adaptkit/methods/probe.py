@@ -1,0 +1,57 @@
+"""Probe: a linear classifier on frozen features (Alain & Bengio 2016, arXiv:1610.01644).
+
+    logits = W pool(h_layer) + b,   W [C, H],   h_layer [B, T, H] hidden states of the frozen body
+
+pool: the mean or the maximum over the real tokens (special ones included, padding not), the
+classification token (`cls`), or the last real token (`last`). Layer 0 is the embedding output.
+The body runs without dropout and without gradients, so its features are computed once per example.
+Of an encoder-decoder the encoder is probed.
+
+Count: H C + C; the body has no part in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from adaptkit.adaptation import Adaptation, Context
+from adaptkit.errors import AdaptError, invalid
+from adaptkit.models.anatomy import encoder, family, layer_count
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Read one layer of the frozen body through pooling and a linear map."""
+
+    pooling: Literal["mean", "max", "cls", "last"] = "mean"
+    layer: int = -1
+
+    def adapt(self, start: Adaptation, context: Context) -> Adaptation:
+        """Replace the head by a linear map that reads pooled hidden states.
+
+        Raises:
+            AdaptError: the layer does not exist, or the family has no classification token.
+        """
+        from adaptkit.layers.probing import LinearProbe
+
+        kind, depth = family(start.model), layer_count(start.model)
+        if not -depth - 1 <= self.layer <= depth:
+            raise invalid("method.layer", self.layer, f"this model has layers 0 to {depth}")
+        if self.pooling == "cls" and kind.cls is None:
+            raise AdaptError(
+                f"method.pooling=cls: {kind.name} models have no classification token that sees "
+                "the text. Choose mean, max or last."
+            )
+        position = kind.cls if self.pooling == "cls" else self.pooling
+        model = LinearProbe(
+            encoder(start.model),
+            start.model.config,
+            position,
+            self.layer,
+            kind.padding == "left",
+            context.generator,
+        )
+        head = frozenset(n for n, _ in model.named_parameters() if n.startswith("head."))
+        adapted = replace(start, model=model, head=head).only(lambda name: False)
+        return replace(adapted, features=model.features)

@@ -1,0 +1,1 @@
+"""Metrics as `evaluate` modules that load with no network."""

@@ -1,0 +1,1 @@
+"""Pretrained models: where their parts are (anatomy) and how they are loaded."""

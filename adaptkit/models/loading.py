@@ -1,0 +1,208 @@
+"""Loading bodies, heads and tokenizers: folders and hub ids, safetensors only, no remote code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.initialization import no_init_weights
+
+from adaptkit.errors import AdaptError, MachineError, first_line
+from adaptkit.layers.padding import realign
+from adaptkit.models import hub
+from adaptkit.models.anatomy import base_prefix, family, family_of
+
+if TYPE_CHECKING:
+    from adaptkit.config import Model
+
+HEADS = {"sequence": AutoModelForSequenceClassification}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A task's model with the body's weights, and which parameters are new."""
+
+    model: nn.Module
+    head: frozenset[str]
+    fingerprint: str  # of the body as it lies on disk
+
+
+def load_config(model: Model, outputs: int, offline: bool = False) -> Any:
+    """Return the Hugging Face config with a head of `outputs` outputs.
+
+    `offline`: from the architecture in the model's YAML, where it holds one.
+
+    Raises:
+        AdaptError: no such model, no such architecture, or a broken config.json.
+    """
+    if offline and model.architecture and not Path(model.path).is_dir():
+        family_of(model.architecture["model_type"])
+        config = AutoConfig.for_model(**model.architecture)
+    else:
+        config = _load(AutoConfig, model)
+    family_of(config.model_type)
+    config.num_labels = outputs
+    config.use_cache = False
+    if config.pad_token_id is None:  # GPT-2, LLaMA: nothing reads padding, but an id is needed
+        eos = config.eos_token_id
+        config.pad_token_id = (eos[0] if isinstance(eos, list) else eos) or 0
+    return config
+
+
+def load_tokenizer(model: Model, config: Any) -> Any:
+    """Return the tokenizer, padding on the right, with a padding token.
+
+    Raises:
+        AdaptError: the folder or hub id has no tokenizer.
+    """
+    tokenizer = _load(AutoTokenizer, model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_model(model: Model, config: Any, head: str) -> Loaded:
+    """Load the body's weights under the task's head; what the file lacks is new and will learn.
+
+    Raises:
+        AdaptError: no weights, broken weights, or only pickled ones.
+    """
+    loaded, info = _load(
+        HEADS[head], model, config=config, dtype="auto", output_loading_info=True,
+        use_safetensors=True,
+    )  # fmt: skip
+    mismatched = [entry[0] for entry in info["mismatched_keys"]]
+    if mismatched:
+        raise AdaptError(
+            f"model.path={model.path}: the weights do not fit config.json: {mismatched[:3]}. "
+            "The folder is broken; fetch it again."
+        )
+    missing = set(info["missing_keys"])
+    body = [n for n, _ in loaded.named_parameters() if n.startswith(base_prefix(loaded))]
+    if len(missing & set(body)) > len(body) / 2:
+        raise AdaptError(
+            f"model.path={model.path}: the file holds other weights than {type(loaded).__name__} "
+            f"has ({len(missing & set(body))} of {len(body)} tensors missing). Check config.json."
+        )
+    # Of what is new inside the body (a pooler the checkpoint lacks) everything learns as well.
+    return Loaded(align(loaded), head_names(loaded) | missing, fingerprint(loaded, missing))
+
+
+def empty_model(config: Any, head: str) -> Loaded:
+    """Build the model from its config alone, under the caller's fake tensors."""
+    with no_init_weights():
+        model = HEADS[head].from_config(config)
+    return Loaded(align(model), head_names(model), "")
+
+
+def head_names(model: nn.Module) -> frozenset[str]:
+    """Return the parameters outside the base model: they are new with the task."""
+    prefix = base_prefix(model)
+    return frozenset(n for n, _ in model.named_parameters() if not n.startswith(prefix))
+
+
+def fingerprint(model: nn.Module, new: set[str]) -> str:
+    """Identify a body: SHA-256 over names, shapes, types and both ends of every loaded tensor."""
+    prefix = base_prefix(model)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(prefix) and name not in new:
+            flat = tensor.detach().reshape(-1)
+            ends = torch.cat([flat[:256], flat[-256:]]).to(torch.float32).contiguous()
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(ends.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def align(model: nn.Module) -> nn.Module:
+    """Make padding harmless: before every forward, move it to the side the classifier expects.
+
+    Left padding shifts absolute positions (BERT, GPT-2, BART) and some classes read a fixed end of
+    the sequence (XLNet the last token); moving the padding gives all of them one meaning.
+    """
+    left = family(model).padding == "left"
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        mask = kwargs.get("attention_mask")
+        if mask is None or mask.dim() != 2:
+            return args, kwargs
+        return args, realign(kwargs, left)
+
+    model.register_forward_pre_hook(before, with_kwargs=True)
+    return model
+
+
+def _load(cls: Any, model: Model, **options: Any) -> Any:
+    """Call `cls.from_pretrained`, and say in one sentence what is wrong where it fails."""
+    where = f"model.path={model.path}"
+    local = Path(model.path).expanduser()
+    if local.is_dir():
+        _check_folder(local, weights=cls in HEADS.values())
+        source: str = str(local)
+    elif model.path.startswith((".", "/", "~")):
+        raise AdaptError(f"{where}: no such folder. Give a folder or a hub id (owner/name).")
+    else:
+        hub.require(f"model {model.path}")
+        source = model.path
+    try:
+        return cls.from_pretrained(
+            source, revision=model.revision or "main", trust_remote_code=False, **options
+        )
+    except MemoryError as error:
+        raise MachineError(f"{where}: not enough memory to load the weights.") from error
+    except Exception as error:
+        raise AdaptError(f"{where}: cannot be loaded: {first_line(error)}. {_hint(error)}") from error
+
+
+def _hint(error: Exception) -> str:
+    text = f"{type(error).__name__} {error}"
+    if "afetensor" in text and ("ncomplete" in text or "eader" in text):
+        return "The weight file is cut short or damaged; fetch it again."
+    if "trust_remote_code" in text:
+        return "It needs code from its repository, which adaptkit does not run."
+    if "offline" in text.lower() or "connect" in text.lower() or "LocalEntryNotFound" in text:
+        return hub.ALTERNATIVES
+    if "sentencepiece" in text or "tiktoken" in text or "protobuf" in text:
+        return "pip install 'adaptkit[slow-tokenizers]'."
+    return "Check the path, and that it holds config.json, tokenizer files and *.safetensors."
+
+
+def _check_folder(folder: Path, weights: bool) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise AdaptError(f"model.path={folder}: holds no config.json. Give a model's folder.")
+    try:
+        kind = json.loads(config.read_text()).get("model_type", "")
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AdaptError(f"model.path={folder}: config.json is broken: {error}.") from error
+    family_of(kind)
+    if weights and not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+        raise AdaptError(
+            f"model.path={folder}: holds no *.safetensors"
+            + (
+                "; pickled weights (*.bin) are never loaded. Convert them with save_pretrained."
+                if pickled
+                else ", so there are no weights to adapt. Fetch them, or check the path."
+            )
+        )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions a result depends on."""
+    import accelerate
+    import datasets
+
+    import adaptkit
+
+    named = (adaptkit, torch, transformers, accelerate, datasets)
+    return {module.__name__: module.__version__ for module in named}

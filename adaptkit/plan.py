@@ -1,0 +1,161 @@
+"""What a run costs, before it starts: parameters, bytes, memory. No weights, no network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from adaptkit.adaptation import Adaptation, Context
+from adaptkit.config import Settings
+from adaptkit.models.anatomy import family, family_of, roles_of
+from adaptkit.models.loading import empty_model, load_config
+from adaptkit.precision import DTYPES, autocast, cast
+
+
+@dataclass(frozen=True)
+class Params:
+    """Numbers of parameters; head counted apart, because papers differ in what they include."""
+
+    total: int  # of the adapted model, shared tensors once
+    trainable: int
+    body_trainable: int
+    head_trainable: int
+    stored: int  # what delta.safetensors holds
+    trainable_percent: float  # trainable / total
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Estimated bytes during training."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int  # saved for the backward pass, at the longest input
+    batch_size: int
+    tokens: int
+
+    @property
+    def total(self) -> int:
+        """The sum of the parts."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything `adaptkit plan` prints."""
+
+    task: str
+    model: str
+    method: str
+    params: Params
+    roles: dict[str, int]  # trainable parameters by role
+    delta_bytes: int
+    memory: Memory
+    precision: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data; the counts of parameters stand at the top as well."""
+        plain = asdict(self)
+        plain["memory"]["total"] = self.memory.total
+        return {**plain["params"], **plain}
+
+
+def params(adaptation: Adaptation) -> Params:
+    """Count an adaptation's parameters."""
+    total = sum(p.numel() for p in adaptation.model.parameters())
+    body = sum(p.numel() for p in adaptation.body_trainable().values())
+    trainable = sum(p.numel() for p in adaptation.trainable.values())
+    stored = sum(t.numel() for t in adaptation.delta().values())
+    percent = round(100 * trainable / total, 6)
+    return Params(total, trainable, body, trainable - body, stored, percent)
+
+
+def by_role(adaptation: Adaptation, roles: dict[str, str]) -> dict[str, int]:
+    """Count what learns by role: that of the map it stands in, the head, or 'other'."""
+    counts: Counter[str] = Counter()
+    for name, parameter in adaptation.trainable.items():
+        added = name.partition(".lora.")[2].partition(".")[0]
+        where = "head" if name in adaptation.head else added or roles.get(name, "other")
+        counts[where] += parameter.numel()
+    return dict(counts)
+
+
+def adapted(model: nn.Module, head: frozenset[str], run: Settings, context: Context) -> Adaptation:
+    """Apply the method, then the regularisers in their order."""
+    adaptation = run.method.adapt(Adaptation.of(model, head), context)
+    for regularizer in run.regularizers.values():
+        adaptation = regularizer.adapt(adaptation, context)
+    return adaptation
+
+
+def plan(run: Settings, outputs: int, precision: str, updates: int = 1) -> Plan:
+    """Build the adapted model from shapes alone and add up what it will cost.
+
+    Raises:
+        AdaptError: the method cannot adapt this model; nothing was loaded.
+    """
+    config = load_config(run.model, outputs, offline=True)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        empty = empty_model(config, run.task.head)
+        roles = roles_of(empty.model)
+        context = Context(None, torch.Generator().manual_seed(0), updates)
+        adaptation = adapted(empty.model, empty.head, run, context)
+        counts = params(adaptation)
+        memory = memory_of(run, adaptation, counts, precision, config)
+        return Plan(
+            run.task.name, run.model.name, run.method_name, counts, by_role(adaptation, roles),
+            4 * counts.stored, memory, precision,
+        )  # fmt: skip
+
+
+def memory_of(
+    run: Settings, adaptation: Adaptation, counts: Params, precision: str, config: Any
+) -> Memory:
+    """Estimate the memory of training: what learns is fp32, frozen matrices are in `precision`."""
+    frozen = [p for p in adaptation.model.parameters() if not p.requires_grad]
+    half = DTYPES[precision].itemsize
+    limit = family_of(config.model_type).positions(config)
+    tokens = min(run.task.max_length, limit or run.task.max_length)
+    return Memory(
+        weights=4 * counts.trainable + sum(p.numel() * (half if p.dim() > 1 else 4) for p in frozen),
+        gradients=4 * counts.trainable,
+        optimizer=run.optimizer.state_bytes * counts.trainable,
+        activations=activations(adaptation, run.trainer.batch_size, tokens, precision),
+        batch_size=run.trainer.batch_size,
+        tokens=tokens,
+    )
+
+
+def activations(adaptation: Adaptation, batch: int, tokens: int, precision: str) -> int:
+    """Return the bytes autograd saves for one backward pass, each tensor once, no parameters.
+
+    Read off a forward pass over tensors that have shapes but no values.
+    """
+    model = adaptation.model
+    if adaptation.features is not None:  # the body runs without gradients
+        return batch * model.config.hidden_size * 4
+    cast(adaptation, precision)
+    own = {id(parameter) for parameter in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        base = tensor if tensor._base is None else tensor._base
+        if id(base) not in own:
+            seen[base.untyped_storage()._cdata] = base.untyped_storage().nbytes()
+        return tensor
+
+    inputs = {"input_ids": torch.full((batch, tokens), 1)}
+    if family(model).encoder_decoder:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    model.train()
+    # The body alone and without padding: a classifier's pooling would look at values.
+    saved = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with saved, autocast(precision, torch.device("cpu")):
+        model.base_model(**inputs)
+    return sum(seen.values())

@@ -1,0 +1,221 @@
+"""Where a task's rows come from: a local folder or file, or the hub.
+
+    DIR/<task>/<split>.parquet|jsonl|csv    with data.root=DIR
+    task.path=DIR                           DIR/<split>.parquet|jsonl|csv
+    task.path=FILE.parquet|jsonl|csv        one file; a validation part is cut from it
+    task.path=owner/name                    a hub data set, or its cache
+
+No loading scripts are run. A broken row is an error that names the row.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adaptkit.errors import AdaptError, MachineError, first_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+EXTENSIONS = ("parquet", "jsonl", "csv")
+HELD_OUT = 0.1  # share of a single file that becomes the validation split
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which of the sources served, for the record of a run."""
+
+    source: str  # hub | local
+    path: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A task's data set: its name, where it lies, and its splits."""
+
+    name: str
+    path: str | None
+    subset: str | None
+    revision: str | None
+    root: str | None
+    source: str  # auto | hub | local
+
+
+def find(wanted: Wanted) -> Origin:
+    """Decide where rows come from.
+
+    Raises:
+        AdaptError: the source asked for does not have the task.
+    """
+    own = Path(wanted.path).expanduser() if wanted.path else None
+    if own and own.exists() and wanted.source != "hub":
+        return Origin("local", str(own))
+    if wanted.root and wanted.source in ("auto", "local"):
+        root = Path(wanted.root).expanduser()
+        if not root.is_dir():
+            raise AdaptError(f"data.root={wanted.root}: no such folder.")
+        if (root / wanted.name).is_dir():
+            return Origin("local", str(root / wanted.name))
+    if wanted.source == "local":
+        raise AdaptError(
+            f"data.source=local: {wanted.name} is not at "
+            f"{Path(wanted.root) / wanted.name if wanted.root else 'data.root (unset)'}. "
+            f"Set data.root=DIR so that DIR/{wanted.name}/train.parquet (or jsonl, csv) exists."
+        )
+    if not wanted.path:
+        raise AdaptError(f"task.path: {wanted.name} has no hub id; set task.path or data.root.")
+    if wanted.path.startswith((".", "/", "~")) or wanted.path.endswith(EXTENSIONS):
+        raise AdaptError(f"task.path={wanted.path}: no such file or folder.")
+    return Origin("hub", wanted.path)
+
+
+def read(wanted: Wanted, origin: Origin, split: str) -> Dataset:
+    """Return one split as a `datasets.Dataset`.
+
+    Raises:
+        AdaptError: the split does not exist, or a row is broken.
+        MachineError: the hub cannot be reached and its cache does not hold the data set.
+    """
+    if origin.source == "hub":
+        return _from_hub(wanted, split)
+    place = Path(origin.path)
+    if place.is_file():
+        return _part(_from_file(place), split, place)
+    for extension in EXTENSIONS:
+        if (place / f"{split}.{extension}").is_file():
+            return _from_file(place / f"{split}.{extension}")
+    files = sorted(p.name for p in place.iterdir() if p.suffix.lstrip(".") in EXTENSIONS)
+    raise AdaptError(
+        f"task {wanted.name}: no split {split!r} in {place} (there is: {', '.join(files) or 'nothing'})."
+        f" Expected {split}.parquet, .jsonl or .csv."
+    )
+
+
+def _part(rows: Dataset, split: str, file: Path) -> Dataset:
+    """Cut the one file into train and validation, always in the same way."""
+    if len(rows) < 2:
+        raise AdaptError(f"task.path={file}: {len(rows)} rows cannot be cut into two splits.")
+    parts = rows.train_test_split(test_size=max(1, round(len(rows) * HELD_OUT)), seed=0)
+    return parts["train" if split == "train" else "test"]
+
+
+def _from_file(file: Path) -> Dataset:
+    readers = {".parquet": _parquet, ".jsonl": _jsonl, ".csv": _csv}
+    if file.suffix not in readers:
+        raise AdaptError(f"task.path={file}: must end in .parquet, .jsonl or .csv.")
+    rows = readers[file.suffix](file)
+    if len(rows) == 0:
+        raise AdaptError(f"{file}: has no rows. An empty split cannot be used.")
+    return rows
+
+
+def _parquet(file: Path) -> Dataset:
+    import pyarrow
+    import pyarrow.parquet
+    from datasets import Dataset, Features
+
+    try:
+        table = pyarrow.parquet.read_table(file)
+        features = Features.from_arrow_schema(table.schema)  # keeps class names, where stored
+        return Dataset(table.cast(features.arrow_schema)).cast(features)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise AdaptError(f"{file}: is no readable Parquet file: {first_line(error)}.") from error
+
+
+def _jsonl(file: Path) -> Dataset:
+    rows = []
+    with file.open(encoding="utf-8", errors="strict") as lines:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    rows.append(_object(line, file, number))
+        except UnicodeDecodeError as error:
+            raise AdaptError(f"{file}: row {len(rows) + 1} is not UTF-8: {error}.") from error
+    return _from_rows(rows, file)
+
+
+def _object(line: str, file: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise AdaptError(f"{file}: row {number} is not JSON: {error}.") from error
+    if not isinstance(row, dict):
+        raise AdaptError(f"{file}: row {number} is not an object with columns: {line.strip()[:60]}")
+    return row
+
+
+def _csv(file: Path) -> Dataset:
+    rows = []
+    with file.open(encoding="utf-8", newline="") as lines:
+        try:
+            for number, row in enumerate(csv.DictReader(lines, strict=True), 1):
+                if None in row or None in row.values():
+                    raise AdaptError(
+                        f"{file}: row {number} has another number of cells than the header."
+                    )
+                rows.append(row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise AdaptError(f"{file}: row {len(rows) + 1} is broken: {error}.") from error
+    return _from_rows(rows, file)
+
+
+def _from_rows(rows: list[dict[str, Any]], file: Path) -> Dataset:
+    from datasets import Dataset
+
+    columns = list(rows[0]) if rows else []
+    for number, row in enumerate(rows, 1):
+        if absent := [c for c in columns if c not in row]:
+            raise AdaptError(f"{file}: row {number} lacks the column {absent[0]!r}.")
+    try:
+        return Dataset.from_dict({c: [row[c] for row in rows] for c in columns})
+    except Exception as error:  # pyarrow raises several kinds for mixed types
+        raise AdaptError(
+            f"{file}: a column holds values of several types: {first_line(error)}."
+        ) from error
+
+
+def _from_hub(wanted: Wanted, split: str) -> Dataset:
+    from adaptkit.models import hub
+
+    hub.require(f"data set {wanted.path}")
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(
+            wanted.path, wanted.subset, split=split, revision=wanted.revision
+        )
+    except Exception as error:
+        where = f"data set {wanted.path}" + (f" ({wanted.subset})" if wanted.subset else "")
+        if not hub.reachable():
+            raise AdaptError(
+                f"{where}: the hub cannot be reached and its cache does not hold it. Set "
+                f"data.root=DIR with DIR/{wanted.name}/{split}.parquet (or environment "
+                "ADAPTKIT_DATA), or fetch it once on a machine with a network."
+            ) from error
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise MachineError(f"{where}: {first_line(error)}.") from error
+        raise AdaptError(f"{where}, split {split!r}: {first_line(error)}.") from error
+
+
+def subset(rows: Dataset, count: int | None, seed: int, labels: Mapping[int, int] | None) -> Dataset:
+    """Return `count` rows, seeded, with the proportions of `labels` (row -> class) kept.
+
+    Nested: of two counts with one seed the smaller subset is part of the larger one.
+    """
+    if count is None or count >= len(rows):
+        return rows
+    import numpy as np
+
+    order = np.random.default_rng(seed).permutation(len(rows))
+    if labels is not None:  # sort rows by their relative rank within their class
+        rank: dict[int, float] = {}
+        for name in set(labels.values()):
+            members = [i for i in order if labels[i] == name]
+            rank |= {i: (k + 0.5) / len(members) for k, i in enumerate(members)}
+        order = sorted(order, key=rank.__getitem__)
+    return rows.select(sorted(int(i) for i in order[:count]))

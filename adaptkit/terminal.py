@@ -1,0 +1,126 @@
+"""What the user sees: progress, one clear line at the end, errors of a few lines. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adaptkit.run import Interface
+
+
+def error(message: str) -> None:
+    """Print a message for the user on the error channel."""
+    print(f"adaptkit: {message}", file=sys.stderr)
+
+
+def say(message: str) -> None:
+    """Print a remark on the error channel: standard output carries results only."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def unexpected(problem: Exception, directory: Path) -> str:
+    """Say in one line that the program failed, and write the traceback to the run's log."""
+    message = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem) else ''}"
+    log = directory / "train.log"
+    trace = "".join(traceback.format_exception(problem))
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(trace)
+        error(f"unexpected failure: {message} The traceback is in {log}.")
+    except OSError:
+        error(f"unexpected failure: {message}\n{trace}")
+    return message
+
+
+@contextlib.contextmanager
+def working() -> Iterator[Interface]:
+    """Silence the libraries, load them, and give the run its way to speak."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with waiting("loading libraries"):
+            from adaptkit.progress import bars
+            from adaptkit.run import Interface
+
+        import datasets
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        for noisy in ("accelerate", "datasets", "evaluate", "huggingface_hub"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        yield Interface(say, bars)
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show a spinner on a terminal while something takes seconds."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+def result(record: dict[str, Any], directory: Path) -> None:
+    """Print the one line a run ends with."""
+    print(line(record), flush=True)
+    print(f"  {directory}", flush=True)
+
+
+def line(record: dict[str, Any]) -> str:
+    """Return a finished run as one sentence."""
+    params, time = record["params"], record["time"]
+    name = "/".join((record["task"], record["model"], record["method"]))
+    best = f"best at update {record['best_update']} of {record['updates']}"
+    others = "".join(
+        f", {key} {value:.4f}" for key, value in record["scores"].items() if key != record["metric"]
+    )
+    return (
+        f"{name} seed {record['seed']}: {record['metric']} {record['score']:.4f}{others} "
+        f"({record['split']}, {record['data']['rows']['validation']} rows, {best}); "
+        f"{params['trainable']:,} parameters, {size(record['delta_bytes'])}, "
+        f"{time['total_seconds']:.0f} s"
+    )
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in a unit a person reads."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def table(outcomes: list[Any]) -> None:
+    """Print how the jobs of a sweep ended."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table("run", "status", "metric", "score", "seconds", "why it failed", title="sweep")
+    for outcome in outcomes:
+        record = outcome.record
+        row = (
+            ("done", record["metric"], f"{record['score']:.4f}",
+             f"{record['time']['total_seconds']:.0f}", "")
+            if record else ("failed", "", "", "", outcome.error)
+        )  # fmt: skip
+        grid.add_row(outcome.name, *row)
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width).print(grid)
+    failed = sum(outcome.record is None for outcome in outcomes)
+    print(f"{len(outcomes) - failed} of {len(outcomes)} runs done, {failed} failed", flush=True)

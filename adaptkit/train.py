@@ -1,0 +1,144 @@
+"""The one entry point of training: Hydra composes, `run` runs, one line is printed.
+
+No torch at import time: a mistake in the configuration is answered before it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptkit import terminal
+from adaptkit.config import CONF, explained, plain_data, register_resolvers, settings
+from adaptkit.errors import AdaptError
+
+
+@dataclass
+class Outcome:
+    """How one job of a sweep ended."""
+
+    name: str
+    status: int
+    record: dict[str, Any] | None
+    error: str
+
+
+def main(arguments: list[str]) -> int:
+    """Run `adaptkit train ARGUMENTS` and return the exit status."""
+    import hydra
+
+    register_resolvers()
+    outcomes: list[Outcome] = []
+
+    def job(cfg: Any) -> None:
+        outcomes.append(run_job(cfg))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say what is wrong
+    before, sys.argv = sys.argv, ["adaptkit train", *arguments]
+    try:
+        with explained([a for a in arguments if not a.startswith("-")]):
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    finally:
+        sys.argv = before
+    if len(outcomes) > 1:
+        terminal.table(outcomes)
+    return max((0 if o.status == 0 else 1 for o in outcomes), default=0) if len(
+        outcomes
+    ) > 1 else max((o.status for o in outcomes), default=0)
+
+
+def run_job(cfg: Any) -> Outcome:
+    """Carry out one composed job: here, or in a child process where it is one of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    plain: dict[str, Any] = {}
+    cfg = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
+    name = str(OmegaConf.select(cfg, "output_dir") or "")
+    try:
+        plain = plain_data(cfg)
+        settings(plain)  # all that can be checked without torch
+    except AdaptError as error:
+        remove_empty(Path(name))
+        terminal.error(str(error))
+        return Outcome(short(name), error.status, None, str(error))
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return in_child(plain)
+    return carry_out(plain)
+
+
+def carry_out(plain: dict[str, Any]) -> Outcome:
+    """Run one job in this process; every failure becomes an exit status and a short message."""
+    name = short(plain["output_dir"])
+    directory = Path(plain["output_dir"])
+    try:
+        chosen = settings(plain)
+        with terminal.working() as interface:
+            from adaptkit.run import run
+
+            record = run(chosen, interface)
+        terminal.result(record, directory)
+        return Outcome(name, 0, record, "")
+    except AdaptError as error:
+        remove_empty(directory)
+        terminal.error(str(error))
+        return Outcome(name, error.status, None, str(error))
+    except KeyboardInterrupt:
+        terminal.error(f"interrupted; the same command goes on from the last checkpoint ({name})")
+        return Outcome(name, 130, None, "interrupted")
+    except Exception as error:
+        message = terminal.unexpected(error, directory)
+        remove_empty(directory)
+        return Outcome(name, 1, None, message)
+
+
+def in_child(plain: dict[str, Any]) -> Outcome:
+    """Run one job of a sweep in a process of its own: its memory, its crash and its peaks."""
+    import multiprocessing
+
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(kind)
+    if kind == "forkserver":
+        context.set_forkserver_preload(["adaptkit.run"])  # import torch once for all jobs
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(plain, sender))
+    child.start()
+    sender.close()
+    try:
+        outcome = receiver.recv()
+    except EOFError:
+        child.join()
+        name = short(plain["output_dir"])
+        message = f"the process died (exit code {child.exitcode}): killed, or out of memory"
+        terminal.error(f"{name}: {message}")
+        return Outcome(name, 1, None, message)
+    child.join()
+    if outcome.status == 130:
+        raise KeyboardInterrupt
+    return outcome
+
+
+def _child(plain: dict[str, Any], sender: Any) -> None:
+    sender.send(carry_out(plain))
+
+
+def short(directory: str) -> str:
+    """Return a run directory as the user would type it."""
+    try:
+        return str(Path(directory).relative_to(Path.cwd()))
+    except ValueError:
+        return directory
+
+
+def remove_empty(directory: Path) -> None:
+    """Remove a run directory that Hydra made and nothing was written to, and empty parents."""
+    (directory / ".lock").unlink(missing_ok=True)
+    for folder in (directory, *directory.parents[:4]):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
