@@ -55,7 +55,7 @@ class Data:
     """Where rows come from and how many are used."""
 
     root: str | None = None  # DIR/<task>/<split>.parquet|jsonl|csv
-    source: Literal["auto", "hub", "local"] = "auto"
+    source: Literal["auto", "hub", "local", "sample"] = "auto"
     train_rows: int | None = None  # seeded subset with the classes' proportions; null: all
     eval_rows: int | None = None
 

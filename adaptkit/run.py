@@ -32,11 +32,10 @@ from adaptkit.tasks.text import Splits
 from adaptkit.trainer import AdaptTrainer, Scored, flat_scores, last_complete
 
 log = logging.getLogger("adaptkit")
-FACTS = {
-    "task", "model", "method", "regularizers", "variant", "seed", "status", "error", "metric",
-    "score", "scores", "split", "data", "params", "delta_bytes", "updates", "best_update",
-    "epochs", "time", "memory", "precision", "device", "versions", "started_at", "finished_at",
-}  # fmt: skip
+SAMPLE_WARNING = (
+    "WARNING: neither a local folder nor the hub has {task}: using the bundled SAMPLE, a few hundred "
+    "rows of a grammar. Its scores say nothing about the real task. For that set data.root=DIR."
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ def run(settings: Settings, interface: Interface) -> dict[str, Any]:
             interface.say(f"done before; to repeat it: trainer.resume=never ({directory})")
             return done
         splits = settings.task.load(settings.data, settings.seed)
+        if splits.origin.source == "sample":
+            interface.say(SAMPLE_WARNING.format(task=settings.task.name))
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
         costs = plan(settings, settings.task.outputs(splits.labels), number_format)

@@ -89,8 +89,9 @@ def line(record: dict[str, Any]) -> str:
     others = "".join(
         f", {key} {value:.4f}" for key, value in record["scores"].items() if key != record["metric"]
     )
+    sample = " ON SAMPLE DATA" if record["data"]["source"] == "sample" else ""
     return (
-        f"{name} seed {record['seed']}: {record['metric']} {record['score']:.4f}{others} "
+        f"{name} seed {record['seed']}: {record['metric']} {record['score']:.4f}{others}{sample} "
         f"({record['split']}, {record['data']['rows']['validation']} rows, {best}); "
         f"{params['trainable']:,} parameters, {size(record['delta_bytes'])}, "
         f"{time['total_seconds']:.0f} s"
@@ -111,13 +112,13 @@ def table(outcomes: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table("run", "status", "metric", "score", "seconds", "why it failed", title="sweep")
+    grid = Table("run", "status", "data", "metric", "score", "seconds", "why it failed", title="sweep")
     for outcome in outcomes:
         record = outcome.record
         row = (
-            ("done", record["metric"], f"{record['score']:.4f}",
+            ("done", record["data"]["source"], record["metric"], f"{record['score']:.4f}",
              f"{record['time']['total_seconds']:.0f}", "")
-            if record else ("failed", "", "", "", outcome.error)
+            if record else ("failed", "", "", "", "", outcome.error)
         )  # fmt: skip
         grid.add_row(outcome.name, *row)
     width = None if sys.stdout.isatty() else 160

@@ -4,8 +4,10 @@
     task.path=DIR                           DIR/<split>.parquet|jsonl|csv
     task.path=FILE.parquet|jsonl|csv        one file; a validation part is cut from it
     task.path=owner/name                    a hub data set, or its cache
+    adaptkit/samples/<task>                 a few hundred rows of our own grammar, bundled
 
-No loading scripts are run. A broken row is an error that names the row.
+`data.source=auto` takes the first that has the task, the sample only where the others cannot be
+had, and says so; `hub` and `local` never fall back. No loading scripts are run. A broken row is an error that names the row.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from adaptkit.errors import AdaptError, MachineError, first_line
 if TYPE_CHECKING:
     from datasets import Dataset
 
+SAMPLES = Path(__file__).parent.parent / "samples"
 EXTENSIONS = ("parquet", "jsonl", "csv")
 HELD_OUT = 0.1  # share of a single file that becomes the validation split
 
@@ -30,7 +33,7 @@ HELD_OUT = 0.1  # share of a single file that becomes the validation split
 class Origin:
     """Which of the sources served, for the record of a run."""
 
-    source: str  # hub | local
+    source: str  # hub | local | sample
     path: str
 
 
@@ -43,7 +46,7 @@ class Wanted:
     subset: str | None
     revision: str | None
     root: str | None
-    source: str  # auto | hub | local
+    source: str  # auto | hub | local | sample
 
 
 def find(wanted: Wanted) -> Origin:
@@ -52,6 +55,8 @@ def find(wanted: Wanted) -> Origin:
     Raises:
         AdaptError: the source asked for does not have the task.
     """
+    if wanted.source == "sample":
+        return _sample(wanted)
     own = Path(wanted.path).expanduser() if wanted.path else None
     if own and own.exists() and wanted.source != "hub":
         return Origin("local", str(own))
@@ -71,7 +76,33 @@ def find(wanted: Wanted) -> Origin:
         raise AdaptError(f"task.path: {wanted.name} has no hub id; set task.path or data.root.")
     if wanted.path.startswith((".", "/", "~")) or wanted.path.endswith(EXTENSIONS):
         raise AdaptError(f"task.path={wanted.path}: no such file or folder.")
+    if wanted.source == "auto" and (SAMPLES / wanted.name).is_dir() and not _on_hub(wanted):
+        return _sample(wanted)
     return Origin("hub", wanted.path)
+
+
+def _sample(wanted: Wanted) -> Origin:
+    folder = SAMPLES / wanted.name
+    if not folder.is_dir():
+        there = sorted(p.name for p in SAMPLES.iterdir() if p.is_dir())
+        raise AdaptError(f"data.source=sample: none for {wanted.name}. There is: {', '.join(there)}.")
+    return Origin("sample", str(folder))
+
+
+def _on_hub(wanted: Wanted) -> bool:
+    """Tell whether the hub, or its cache, has the data set: asks for its description only."""
+    from adaptkit.models import hub
+
+    hub.require(f"data set {wanted.path}")
+    if hub.reachable():
+        return True
+    from datasets import load_dataset_builder
+
+    try:
+        load_dataset_builder(wanted.path, wanted.subset, revision=wanted.revision)
+    except Exception:  # whatever the reason, it is not there
+        return False
+    return True
 
 
 def read(wanted: Wanted, origin: Origin, split: str) -> Dataset:
