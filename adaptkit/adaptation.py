@@ -54,7 +54,7 @@ def nothing() -> None:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """A model made ready to learn. Methods take one and return one; the model is edited in place."""
+    """A model made ready to learn. Methods take one, edit its model in place, and return one."""
 
     model: nn.Module
     trainable: dict[str, nn.Parameter]  # by name, head included

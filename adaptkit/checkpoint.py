@@ -1,12 +1,12 @@
 """The run directory: what a run leaves behind, how it is found again, and whether it is whole.
 
-    config.yaml          the resolved config: enough to rebuild the run
-    delta.safetensors    what was learnt, names as in the adapted model
-    result.json          one flat record
-    history.jsonl        one line per logged step
-    predictions.jsonl    the scored split: id, prediction, label
-    train.log            the log
-    checkpoints/         training state, removed when the run is done
+config.yaml          the resolved config: enough to rebuild the run
+delta.safetensors    what was learnt, names as in the adapted model
+result.json          one flat record
+history.jsonl        one line per logged step
+predictions.jsonl    the scored split: id, prediction, label
+train.log            the log
+checkpoints/         training state, removed when the run is done
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adaptkit.config import Settings, load_plain, settings
-from adaptkit.errors import AdaptError
-from adaptkit.files import save_tensors, write_lines, write_text
+from adaptkit.errors import AdaptError, ConfigError, MachineError
+from adaptkit.files import is_main_process, save_tensors, write_lines, write_text
 
 FORMAT = "1"
 DELTA, RESULT, CONFIG = "delta.safetensors", "result.json", "config.yaml"
@@ -57,7 +57,7 @@ def save_delta(
         "fingerprint": fingerprint,
     }
     save_tensors(directory / DELTA, tensors, metadata)
-    return (directory / DELTA).stat().st_size
+    return (directory / DELTA).stat().st_size if is_main_process() else 0
 
 
 def load_run(directory: Path) -> SavedRun:
@@ -75,15 +75,31 @@ def load_run(directory: Path) -> SavedRun:
     if result["status"] != "done":
         raise AdaptError(f"{directory}: the run failed ({result['error']}). Repeat it first.")
     try:
+        run = settings(load_plain(directory / CONFIG))
+    except ConfigError as error:
+        raise AdaptError(f"{directory / CONFIG} is damaged or was edited. {error}") from error
+    return read_delta(run, directory, result)
+
+
+def read_delta(
+    run: Settings, directory: Path | None = None, result: dict[str, Any] | None = None
+) -> SavedRun:
+    """Read what a run learnt; `directory`: where it lies now, if it was moved.
+
+    Raises:
+        AdaptError: the file is missing, damaged, or of another format.
+    """
+    directory = directory or run.output_dir
+    try:
         with safe_open(directory / DELTA, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise AdaptError(f"{directory / DELTA} is missing or damaged: {error}.") from error
-    if metadata.get("adaptkit_format") != FORMAT:
-        raise AdaptError(f"{directory / DELTA}: format {metadata.get('adaptkit_format')!r}, "
-                         f"this version reads {FORMAT}.")  # fmt: skip
-    return SavedRun(directory, settings(load_plain(directory / CONFIG)), result, tensors, metadata)
+    found = metadata.get("adaptkit_format")
+    if found != FORMAT:
+        raise AdaptError(f"{directory / DELTA}: has format {found!r}, this version reads {FORMAT}.")
+    return SavedRun(directory, run, result or {}, tensors, metadata)
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
@@ -177,23 +193,51 @@ def clear(directory: Path) -> None:
 
 @contextlib.contextmanager
 def claimed(directory: Path) -> Iterator[None]:
-    """Hold a directory for one process; the system lets go of it however the process ends.
+    """Make a directory and hold it for one process; where nothing is written, remove it again.
 
     Raises:
-        AdaptError: another process is at work there.
+        AdaptError: another process is at work there, or a file is in the way.
+        MachineError: the directory cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
+    if not is_main_process():
         yield
         return
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    try:
+        with locked(directory):
+            yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a lock that the system lets go of however the process ends."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("w")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise AdaptError(
+            f"output_dir={directory}: a file is in the way. Give a folder, or a new name."
+        ) from error
+    except OSError as error:
+        raise MachineError(
+            f"output_dir={directory}: cannot be written ({error}). Give another folder."
+        ) from error
+    with lock:
         try:
+            import fcntl
+
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no such lock
+            pass
         except OSError as error:
             raise AdaptError(
                 f"{directory}: another process is running here. Wait for it, or set output_dir."
             ) from error
-        yield
-    (directory / ".lock").unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (directory / ".lock").unlink(missing_ok=True)

@@ -167,7 +167,11 @@ def headline(cls: type) -> str:
     import sys
 
     module = sys.modules[cls.__module__]
-    text = module.__doc__ if module.__doc__ and "adaptkit.optimizers" != cls.__module__ else cls.__doc__
+    text = (
+        module.__doc__
+        if module.__doc__ and "adaptkit.optimizers" != cls.__module__
+        else cls.__doc__
+    )
     return (text or "").strip().splitlines()[0].rstrip(".")
 
 
@@ -185,5 +189,3 @@ def load_raw(path: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-
-

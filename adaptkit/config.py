@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import types
@@ -37,6 +38,7 @@ from adaptkit.tasks import TASKS
 PACKAGE = Path(__file__).parent
 # In a wheel conf/ lies inside the package, in a checkout beside it.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+KEYS = ("model", "method", "task", "optimizer", "trainer", "tracker", "data", "seed", "output_dir")
 GROUPS = ("model", "method", "task", "optimizer", "regularizer", "trainer", "tracker", "experiment")
 
 
@@ -151,6 +153,8 @@ def build(cls: type, node: Mapping[str, Any], where: str) -> Any:
     Raises:
         ConfigError: a key no field has, a missing key, a value of another type.
     """
+    if not isinstance(node, Mapping):
+        raise invalid(where, node, "must be a mapping", f"Set single options: {where}.NAME=VALUE")
     known = {f.name: f for f in fields(cls) if f.init}
     for key in node:
         if key not in known:
@@ -217,14 +221,18 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         "optimizer": ("optimizer", OPTIMIZERS, "optimizers", "name"),
         "task": ("task.kind", TASKS, "tasks", "kind"),
     }
+    if absent := [name for name in KEYS if name not in plain]:
+        raise ConfigError(f"{', '.join(absent)}: must be set.")
     parts: dict[str, Any] = {}
     for group, (shown, registry, points, key) in chosen.items():
         node = dict(plain[group])
-        cls = registered(shown, registry, points, str(node.pop(key)))
+        cls = registered(shown, registry, points, str(node.pop(key, None)))
         parts[group] = build(cls, node, group)
     regularizers = {
         name: build(
-            registered("regularizer", REGULARIZERS, "regularizers", name), node, f"regularizer.{name}"
+            registered("regularizer", REGULARIZERS, "regularizers", name),
+            node,
+            f"regularizer.{name}",
         )
         for name, node in (plain.get("regularizer") or {}).items()
     }
@@ -258,9 +266,20 @@ def plain_data(cfg: Any) -> dict[str, Any]:
         listed = ", ".join(missing)
         raise ConfigError(f"{listed}: must be set, for example {missing[0]}=VALUE.")
     try:
-        return OmegaConf.to_container(cfg, resolve=True)
+        return anchored(OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration cannot be resolved: {first_line(error)}.") from error
+        where = getattr(error, "full_key", None) or "the configuration"
+        raise ConfigError(f"{where}: cannot be resolved: {first_line(error)}.") from error
+
+
+def anchored(plain: dict[str, Any]) -> dict[str, Any]:
+    """Make paths absolute where they exist, so that a run can be read from any folder."""
+    for group, key in (("data", "root"), ("task", "path"), ("model", "path")):
+        node = plain.get(group)
+        value = node.get(key) if isinstance(node, dict) else None
+        if isinstance(value, str) and (path := Path(value).expanduser()).exists():
+            node[key] = str(path.absolute())
+    return plain
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:
@@ -281,13 +300,22 @@ def compose(overrides: list[str]) -> dict[str, Any]:
 
 
 def load_plain(path: Path) -> dict[str, Any]:
-    """Read a saved config.yaml (OmegaConf reads 1e-4 as a number, PyYAML as text)."""
+    """Read a saved config.yaml (OmegaConf reads 1e-4 as a number, PyYAML as text).
+
+    Raises:
+        AdaptError: it cannot be read.
+    """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise AdaptError(f"{path} is damaged: {first_line(error)}.") from error
 
 
-class explained:  # noqa: N801 - reads as a statement
+class explained:
     """Context in which Hydra's exceptions become ConfigErrors that name the closest names."""
 
     def __init__(self, overrides: list[str]) -> None:
@@ -317,7 +345,9 @@ def explain(error: BaseException, overrides: list[str]) -> str:
     if found := re.search(r"Could not (?:override|append|delete).*?'([^']+)'", text):
         key = found.group(1).split("@")[0]
         known = known_keys(overrides)
-        return f"{key}: no such option or group; {did_you_mean(key, known) or near_leaf(key, known)}"
+        return (
+            f"{key}: no such option or group; {did_you_mean(key, known) or near_leaf(key, known)}"
+        )
     if "mismatched input" in text or "extraneous input" in text or "token recognition" in text:
         return f"the command line cannot be read: {first_line(error)}. Quote values with spaces."
     return " ".join(text.split())
@@ -365,7 +395,16 @@ def known_keys(overrides: list[str]) -> list[str]:
 
 # Overrides that do not belong into the name of a run's folder: they stand in the path already, or
 # say only where and how a run is carried out.
-UNNAMED = ("task", "model", "method", "seed", "output_dir", "trainer.resume", "data.root", "tracker")
+UNNAMED = (
+    "task",
+    "model",
+    "method",
+    "seed",
+    "output_dir",
+    "trainer.resume",
+    "data.root",
+    "tracker",
+)
 
 
 def variant(overrides: list[str]) -> str:

@@ -45,9 +45,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def unknown(field: str, value: object, known: Iterable[str]) -> ConfigError:
     """Return the error for a value that is not among the `known` names."""
     names = sorted(known)
-    return ConfigError(
-        f"{field}={value}: not known; {did_you_mean(str(value), names)}There is: {', '.join(names)}."
-    )
+    near = did_you_mean(str(value), names)
+    return ConfigError(f"{field}={value}: not known; {near}There is: {', '.join(names)}.")
 
 
 def at_least(field: str, value: float, low: float) -> None:

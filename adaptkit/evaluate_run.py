@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,12 @@ from typing import Any
 import numpy as np
 
 from adaptkit import checkpoint
-from adaptkit.config import compose, settings
+from adaptkit.config import compose, options, settings
 from adaptkit.errors import AdaptError
 from adaptkit.files import write_json
 from adaptkit.models import loading
-from adaptkit.run import Prepared, encode, prepare, trainer_of
+from adaptkit.run import Prepared, encode, restored, trainer_of
 from adaptkit.trainer import Scored, flat_scores
-
-
-def restored(saved: checkpoint.SavedRun, labels: tuple[str, ...]) -> Prepared:
-    """Load a finished run's body, adapt it and put the learnt tensors in.
-
-    Raises:
-        AdaptError: the body is another one, or the tensors do not fit.
-    """
-    prepared = prepare(saved.settings, labels, updates=1, restoring=True)
-    checkpoint.check_body(saved, prepared.fingerprint)
-    prepared.adaptation.load_delta(saved.tensors)
-    return prepared
 
 
 def score(run: Any, prepared: Prepared, splits: Any) -> dict[str, Scored]:
@@ -58,7 +47,9 @@ def verify(directory: Path) -> str:
         return f"{len(before)} predictions were saved, {len(after)} rows are there now"
     different = [k for k in before if not np.isclose(before[k], after[k], rtol=1e-4, atol=1e-5)]
     if different:
-        return f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"
+        return (
+            f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"
+        )
     return ""
 
 
@@ -106,36 +97,31 @@ def changed(saved: checkpoint.SavedRun, overrides: list[str]) -> Any:
     Raises:
         AdaptError: an override would change what was learnt.
     """
-    fixed = [o for o in overrides if o.split(".")[0].split("=")[0] not in ("task", "data", "trainer")]
+    touched = [o.partition("=")[0].lstrip("+~") for o in overrides]
+    fixed = [key for key in touched if key.partition(".")[0] not in ("task", "data", "trainer")]
     if fixed:
         raise AdaptError(
             f"{fixed[0]}: a finished run keeps its model and method; "
             "only task, data and trainer options can change here."
         )
-    own = dict(saved.settings.plain)
-    names_task = any(o.startswith("task=") for o in overrides)
-    plain = compose([*([] if names_task else [f"task={task_option(own)}"]), *overrides])
-    if not names_task:  # keep what the run was given, then apply the overrides
-        touched = {o.partition("=")[0].lstrip("+~") for o in overrides}
-        plain["task"] = {
-            key: plain["task"][key] if f"task.{key}" in touched else own["task"][key]
-            for key in own["task"]
-        }
-    if not any(o.startswith("data.root=") for o in overrides) and not plain["data"]["root"]:
-        plain["data"]["root"] = own["data"]["root"]
-    trainer = {**own["trainer"], **{
-        key: plain["trainer"][key]
-        for o in overrides if (key := o.partition("=")[0].partition("trainer.")[2])
-    }}  # fmt: skip
-    merged = {**own, "task": plain["task"], "data": plain["data"], "trainer": trainer}
-    return replace(settings(merged), output_dir=saved.directory)
+    plain = copy.deepcopy(saved.settings.plain)
+    task = [] if "task" in touched else [f"task={task_option(plain)}"]
+    composed = compose([*task, *overrides])
+    if plain["data"]["root"] is None:  # the environment may name one now
+        touched.append("data.root")
+    for key in touched:
+        group, _, option = key.partition(".")
+        if option:
+            plain[group][option] = composed[group][option]
+        else:
+            plain[group] = composed[group]
+    return replace(settings(plain), output_dir=saved.directory)
 
 
 def task_option(plain: dict[str, Any]) -> str:
     """Return the option of the group `task` whose keys fit a saved task."""
-    from adaptkit.config import options
-
-    return plain["task"]["name"] if plain["task"]["name"] in options("task") else plain["task"]["kind"]
+    name, kind = plain["task"]["name"], plain["task"]["kind"]
+    return name if name in options("task") else kind
 
 
 def labels_of(saved: checkpoint.SavedRun) -> tuple[str, ...]:

@@ -35,8 +35,15 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def is_main_process() -> bool:
+    """Tell whether this is the process of a distributed run that writes (torchrun sets RANK)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically; the other processes of a distributed run write nothing."""
+    if not is_main_process():
+        return
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -54,7 +61,9 @@ def write_json(path: Path, value: Any) -> None:
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors as safetensors atomically."""
+    """Write tensors as safetensors atomically; see `write_text`."""
+    if not is_main_process():
+        return
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

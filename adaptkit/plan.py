@@ -123,7 +123,8 @@ def memory_of(
     limit = family_of(config.model_type).positions(config)
     tokens = min(run.task.max_length, limit or run.task.max_length)
     return Memory(
-        weights=4 * counts.trainable + sum(p.numel() * (half if p.dim() > 1 else 4) for p in frozen),
+        weights=4 * counts.trainable
+        + sum(p.numel() * (half if p.dim() > 1 else 4) for p in frozen),
         gradients=4 * counts.trainable,
         optimizer=run.optimizer.state_bytes * counts.trainable,
         activations=activations(adaptation, run.trainer.batch_size, tokens, precision),

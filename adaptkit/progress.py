@@ -26,7 +26,8 @@ class Bar(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show the bar."""
-        self.progress.start()
+        if state.is_world_process_zero:
+            self.progress.start()
         self.bar = self.progress.add_task(
             self.what, total=state.max_steps, completed=state.global_step, note=""
         )
@@ -62,6 +63,8 @@ class Lines(TrainerCallback):
         """Print a line, if it is time or there are scores."""
         logs = logs or {}
         scores = {k[5:]: v for k, v in logs.items() if k.startswith("eval_")}
+        if not state.is_world_process_zero:
+            return
         if not scores and time.monotonic() - self.last < SECONDS_BETWEEN_LINES:
             return
         self.last = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -24,7 +25,7 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.batching import Collator
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError, MachineError, first_line
-from adaptkit.files import write_json
+from adaptkit.files import is_main_process, write_json
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family
 from adaptkit.plan import Plan, adapted, params, plan
@@ -33,8 +34,9 @@ from adaptkit.trainer import AdaptTrainer, Scored, flat_scores, last_complete
 
 log = logging.getLogger("adaptkit")
 SAMPLE_WARNING = (
-    "WARNING: neither a local folder nor the hub has {task}: using the bundled SAMPLE, a few hundred "
-    "rows of a grammar. Its scores say nothing about the real task. For that set data.root=DIR."
+    "WARNING: neither a local folder nor the hub has {task}: using the bundled SAMPLE, a few "
+    "hundred rows of a grammar. Its scores say nothing about the real task; for that set "
+    "data.root=DIR."
 )
 
 
@@ -97,7 +99,8 @@ def run(settings: Settings, interface: Interface) -> dict[str, Any]:
                 fail(settings, error, started)
                 raise
         write_json(directory / checkpoint.RESULT, record)
-        shutil.rmtree(directory / checkpoint.CHECKPOINTS, ignore_errors=True)
+        if is_main_process():
+            shutil.rmtree(directory / checkpoint.CHECKPOINTS, ignore_errors=True)
         return record
 
 
@@ -108,7 +111,8 @@ def complete(
     clock = time.monotonic()
     trained = train(settings, splits, interface)
     gc.collect()
-    prove(settings, splits, trained.sample)
+    if is_main_process():
+        prove(settings, splits, trained.sample)
     scores = flat_scores(trained.scored)
     record = {
         **identity(settings),
@@ -273,7 +277,8 @@ def total_updates(settings: Settings, rows: int) -> int:
     trainer = settings.trainer
     if trainer.max_steps:
         return trainer.max_steps
-    per_epoch = math.ceil(math.ceil(rows / trainer.batch_size) / trainer.gradient_accumulation)
+    together = trainer.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+    per_epoch = math.ceil(math.ceil(rows / together) / trainer.gradient_accumulation)
     return math.ceil(trainer.epochs * per_epoch)
 
 
@@ -282,27 +287,16 @@ def first_logits(trainer: AdaptTrainer, prepared: Prepared, rows: Any) -> Tensor
     return trainer.logits(prepared.collator(list(rows))).float().cpu()
 
 
-def rebuild(settings: Settings, labels: tuple[str, ...]) -> tuple[Prepared, checkpoint.SavedRun]:
-    """Load the body again, adapt it, and put the saved tensors in.
+def restored(saved: checkpoint.SavedRun, labels: tuple[str, ...]) -> Prepared:
+    """Load a run's body again, adapt it, and put the learnt tensors in.
 
     Raises:
-        AdaptError: the delta belongs to another body or does not fit.
+        AdaptError: the body is another one, or the tensors do not fit.
     """
-    saved = checkpoint_of(settings.output_dir, settings)
-    prepared = prepare(settings, labels, updates=1, restoring=True)
+    prepared = prepare(saved.settings, labels, updates=1, restoring=True)
     checkpoint.check_body(saved, prepared.fingerprint)
     prepared.adaptation.load_delta(saved.tensors)
-    return prepared, saved
-
-
-def checkpoint_of(directory: Path, settings: Settings) -> checkpoint.SavedRun:
-    """Read the delta of a run whose record may not be written yet."""
-    from safetensors.torch import safe_open
-
-    with safe_open(directory / checkpoint.DELTA, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = file.metadata()
-    return checkpoint.SavedRun(directory, settings, {}, tensors, metadata)
+    return prepared
 
 
 def prove(settings: Settings, splits: Splits, expected: Tensor) -> None:
@@ -311,7 +305,7 @@ def prove(settings: Settings, splits: Splits, expected: Tensor) -> None:
     Raises:
         MachineError: it does not; the run counts as failed.
     """
-    prepared, _ = rebuild(settings, splits.labels)
+    prepared = restored(checkpoint.read_delta(settings), splits.labels)
     rows = splits.validation[""].select(range(len(expected)))
     encoded = encode(settings, prepared, rows)
     trainer = trainer_of(prepared, settings, None, {})
@@ -334,11 +328,15 @@ def same(found: Tensor, expected: Tensor, device: torch.device) -> bool:
 # ---- the log, the clock, the memory ----
 
 
-class logged:  # noqa: N801 - reads as a statement
+class logged:
     """Context in which the log is also appended to train.log."""
 
     def __init__(self, directory: Path) -> None:
-        self.handler = logging.FileHandler(directory / "train.log", encoding="utf-8")
+        self.handler = (
+            logging.FileHandler(directory / "train.log", encoding="utf-8")
+            if is_main_process()
+            else logging.NullHandler()
+        )
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     def __enter__(self) -> None:

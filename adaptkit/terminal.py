@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptkit.files import is_main_process
+
 if TYPE_CHECKING:
     from adaptkit.run import Interface
 
@@ -23,15 +25,20 @@ def error(message: str) -> None:
 
 def say(message: str) -> None:
     """Print a remark on the error channel: standard output carries results only."""
+    if not is_main_process():
+        return
     print(message, file=sys.stderr, flush=True)
 
 
 def unexpected(problem: Exception, directory: Path) -> str:
     """Say in one line that the program failed, and write the traceback to the run's log."""
-    message = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem) else ''}"
+    message = (
+        f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem) else ''}"
+    )
     log = directory / "train.log"
     trace = "".join(traceback.format_exception(problem))
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
             file.write(trace)
         error(f"unexpected failure: {message} The traceback is in {log}.")
@@ -77,6 +84,8 @@ def waiting(what: str) -> Iterator[None]:
 
 def result(record: dict[str, Any], directory: Path) -> None:
     """Print the one line a run ends with."""
+    if not is_main_process():
+        return
     print(line(record), flush=True)
     print(f"  {directory}", flush=True)
 
@@ -112,7 +121,9 @@ def table(outcomes: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table("run", "status", "data", "metric", "score", "seconds", "why it failed", title="sweep")
+    grid = Table(
+        "run", "status", "data", "metric", "score", "seconds", "why it failed", title="sweep"
+    )
     for outcome in outcomes:
         record = outcome.record
         row = (

@@ -43,11 +43,11 @@ def main(arguments: list[str]) -> int:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     finally:
         sys.argv = before
-    if len(outcomes) > 1:
+    if len(outcomes) == 1:
+        return outcomes[0].status
+    if outcomes:
         terminal.table(outcomes)
-    return max((0 if o.status == 0 else 1 for o in outcomes), default=0) if len(
-        outcomes
-    ) > 1 else max((o.status for o in outcomes), default=0)
+    return int(any(outcome.status for outcome in outcomes))
 
 
 def run_job(cfg: Any) -> Outcome:
@@ -58,14 +58,13 @@ def run_job(cfg: Any) -> Outcome:
 
     plain: dict[str, Any] = {}
     cfg = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
-    name = str(OmegaConf.select(cfg, "output_dir") or "")
+    name = " ".join(HydraConfig.get().overrides.task)  # its directory may not be known yet
     try:
         plain = plain_data(cfg)
         settings(plain)  # all that can be checked without torch
     except AdaptError as error:
-        remove_empty(Path(name))
         terminal.error(str(error))
-        return Outcome(short(name), error.status, None, str(error))
+        return Outcome(name, error.status, None, str(error))
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return in_child(plain)
     return carry_out(plain)
@@ -84,7 +83,6 @@ def carry_out(plain: dict[str, Any]) -> Outcome:
         terminal.result(record, directory)
         return Outcome(name, 0, record, "")
     except AdaptError as error:
-        remove_empty(directory)
         terminal.error(str(error))
         return Outcome(name, error.status, None, str(error))
     except KeyboardInterrupt:
@@ -92,7 +90,6 @@ def carry_out(plain: dict[str, Any]) -> Outcome:
         return Outcome(name, 130, None, "interrupted")
     except Exception as error:
         message = terminal.unexpected(error, directory)
-        remove_empty(directory)
         return Outcome(name, 1, None, message)
 
 
@@ -132,13 +129,3 @@ def short(directory: str) -> str:
         return str(Path(directory).relative_to(Path.cwd()))
     except ValueError:
         return directory
-
-
-def remove_empty(directory: Path) -> None:
-    """Remove a run directory that Hydra made and nothing was written to, and empty parents."""
-    (directory / ".lock").unlink(missing_ok=True)
-    for folder in (directory, *directory.parents[:4]):
-        try:
-            folder.rmdir()
-        except OSError:
-            return

@@ -30,7 +30,7 @@ from adaptkit.adaptation import Adaptation, Step
 from adaptkit.batching import BucketSampler, Collator, Features, LongestFirst, lengths
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError
-from adaptkit.files import save_tensors, write_lines, write_text
+from adaptkit.files import is_main_process, save_tensors, write_lines, write_text
 from adaptkit.precision import autocast
 
 COMPLETE = "complete"  # written last into a checkpoint: without it the save was cut short
@@ -190,7 +190,7 @@ class AdaptTrainer(Trainer):
         return sum(step > self.best.update for step in steps)
 
     def final_scores(self) -> dict[str, Scored]:
-        """Return the predictions of the weights that are kept, computed anew only after a restart."""
+        """Return the predictions of the kept weights, computed anew only after a restart."""
         keep_best = self.settings.trainer.keep == "best"
         update = self.best.update if keep_best else self.state.global_step
         if self.kept[0] == update:
@@ -437,6 +437,6 @@ def last_complete(checkpoints: Path) -> str | None:
     for folder in checkpoints.glob("checkpoint-*"):
         if (folder / COMPLETE).is_file():
             found.append((int(folder.name.rpartition("-")[2]), folder))
-        else:
+        elif is_main_process():
             shutil.rmtree(folder, ignore_errors=True)
     return str(max(found)[1]) if found else None

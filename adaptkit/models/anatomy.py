@@ -42,9 +42,7 @@ class Family:
 
 def _bert(attention: str = "attention.self", names: tuple[str, str, str] = QKV) -> dict:
     layer = "encoder.layer.*"
-    maps = {
-        role: (f"{layer}.{attention}.{name}",) for role, name in zip(QKV, names, strict=True)
-    }
+    maps = {role: (f"{layer}.{attention}.{name}",) for role, name in zip(QKV, names, strict=True)}
     return maps | {
         "output": (f"{layer}.attention.output.dense",),
         "up": (f"{layer}.intermediate.dense",),
@@ -73,7 +71,11 @@ _DISTIL = "transformer.layer.*"
 _T5 = ("encoder.block.*.layer.*.SelfAttention", "decoder.block.*.layer.*.SelfAttention",
        "decoder.block.*.layer.*.EncDecAttention")  # fmt: skip
 _T5_FFN = ("encoder.block.*.layer.*.DenseReluDense", "decoder.block.*.layer.*.DenseReluDense")
-_BART = ("encoder.layers.*.self_attn", "decoder.layers.*.self_attn", "decoder.layers.*.encoder_attn")
+_BART = (
+    "encoder.layers.*.self_attn",
+    "decoder.layers.*.self_attn",
+    "decoder.layers.*.encoder_attn",
+)
 _BART_LAYERS = ("encoder.layers.*", "decoder.layers.*")
 
 
@@ -218,10 +220,16 @@ FAMILIES: dict[str, Family] = {
             "up": _each(_T5_FFN, "wi", "wi_1"),
             "gate": _each(_T5_FFN, "wi_0"),
             "down": _each(_T5_FFN, "wo"),
-            "attention_norm": _each(("encoder.block.*.layer.0", "decoder.block.*.layer.0"),
-                                    "layer_norm") + ("decoder.block.*.layer.1.layer_norm",),
-            "ffn_norm": ("encoder.block.*.layer.1.layer_norm", "decoder.block.*.layer.2.layer_norm"),
-        },  # fmt: skip
+            "attention_norm": (
+                "encoder.block.*.layer.0.layer_norm",
+                "decoder.block.*.layer.0.layer_norm",
+                "decoder.block.*.layer.1.layer_norm",
+            ),
+            "ffn_norm": (
+                "encoder.block.*.layer.1.layer_norm",
+                "decoder.block.*.layer.2.layer_norm",
+            ),
+        },
         "encoder.block.*",
         cls=None,
         positions=_unlimited,
@@ -236,10 +244,12 @@ FAMILIES: dict[str, Family] = {
             "output": _each(_BART, "out_proj"),
             "up": _each(_BART_LAYERS, "fc1"),
             "down": _each(_BART_LAYERS, "fc2"),
-            "attention_norm": (*_each(_BART_LAYERS, "self_attn_layer_norm"),
-                               "decoder.layers.*.encoder_attn_layer_norm"),
+            "attention_norm": (
+                *_each(_BART_LAYERS, "self_attn_layer_norm"),
+                "decoder.layers.*.encoder_attn_layer_norm",
+            ),
             "ffn_norm": _each(_BART_LAYERS, "final_layer_norm"),
-        },  # fmt: skip
+        },
         "encoder.layers.*",
         encoder_decoder=True,
     ),
@@ -248,7 +258,7 @@ FAMILIES: dict[str, Family] = {
 
 @dataclass(frozen=True)
 class Site:
-    """One linear map of the body, or its slice in a fused map, or a bare tensor that acts as one."""
+    """One linear map of the body, its slice in a fused map, or a bare tensor used as one."""
 
     role: str
     module: str  # full name in the task's model
@@ -432,7 +442,7 @@ def _role(name: str, owners: Mapping[str, str]) -> str:
         if owner in owners or tensor in owners:
             role = owners.get(owner) or owners[tensor]
             return "norms" if role in NORMS else role
-    if re.search(r"norm", name, re.IGNORECASE) and "embed" not in name.lower():
+    if re.search(r"norm|\bln_f\b", name, re.IGNORECASE) and "embed" not in name.lower():
         return "norms"
     is_embedding = re.search(r"embed|\bwte\b|\bwpe\b|shared|relative_attention_bias", name)
     return "embeddings" if is_embedding else "other"

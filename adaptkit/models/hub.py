@@ -16,8 +16,8 @@ ALTERNATIVES = (
 SECONDS = 4.0
 
 
-def require(what: str) -> None:
-    """Before the hub is asked for `what`: if it cannot be reached, switch to its cache."""
+def settle() -> None:
+    """Before the hub is asked for anything: if it cannot be reached, use its cache alone."""
     if not reachable():
         _work_offline()
 

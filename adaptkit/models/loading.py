@@ -151,7 +151,7 @@ def _load(cls: Any, model: Model, **options: Any) -> Any:
     elif model.path.startswith((".", "/", "~")):
         raise AdaptError(f"{where}: no such folder. Give a folder or a hub id (owner/name).")
     else:
-        hub.require(f"model {model.path}")
+        hub.settle()
         source = model.path
     try:
         return cls.from_pretrained(
@@ -160,7 +160,9 @@ def _load(cls: Any, model: Model, **options: Any) -> Any:
     except MemoryError as error:
         raise MachineError(f"{where}: not enough memory to load the weights.") from error
     except Exception as error:
-        raise AdaptError(f"{where}: cannot be loaded: {first_line(error)}. {_hint(error)}") from error
+        raise AdaptError(
+            f"{where}: cannot be loaded: {first_line(error)}. {_hint(error)}"
+        ) from error
 
 
 def _hint(error: Exception) -> str:

@@ -97,7 +97,9 @@ class Classify(TextTask):
         return kept.add_column("labels", labels)
 
     def _sample(self, rows: Dataset, count: int | None, seed: int) -> Dataset:
-        return source.subset(rows, count, seed, dict(enumerate(rows["labels"][:])) if count else None)
+        return source.subset(
+            rows, count, seed, dict(enumerate(rows["labels"][:])) if count else None
+        )
 
     def outputs(self, labels: tuple[str, ...]) -> int:
         """Return the width of the head."""

@@ -7,7 +7,8 @@
     adaptkit/samples/<task>                 a few hundred rows of our own grammar, bundled
 
 `data.source=auto` takes the first that has the task, the sample only where the others cannot be
-had, and says so; `hub` and `local` never fall back. No loading scripts are run. A broken row is an error that names the row.
+had, and says so; `hub` and `local` never fall back. No loading scripts are run. A broken row is
+an error that names the row.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def _sample(wanted: Wanted) -> Origin:
     folder = SAMPLES / wanted.name
     if not folder.is_dir():
         there = sorted(p.name for p in SAMPLES.iterdir() if p.is_dir())
-        raise AdaptError(f"data.source=sample: none for {wanted.name}. There is: {', '.join(there)}.")
+        raise AdaptError(
+            f"data.source=sample: none for {wanted.name}. There is: {', '.join(there)}."
+        )
     return Origin("sample", str(folder))
 
 
@@ -93,7 +96,7 @@ def _on_hub(wanted: Wanted) -> bool:
     """Tell whether the hub, or its cache, has the data set: asks for its description only."""
     from adaptkit.models import hub
 
-    hub.require(f"data set {wanted.path}")
+    hub.settle()
     if hub.reachable():
         return True
     from datasets import load_dataset_builder
@@ -121,8 +124,9 @@ def read(wanted: Wanted, origin: Origin, split: str) -> Dataset:
         if (place / f"{split}.{extension}").is_file():
             return _from_file(place / f"{split}.{extension}")
     files = sorted(p.name for p in place.iterdir() if p.suffix.lstrip(".") in EXTENSIONS)
+    there = ", ".join(files) or "nothing"
     raise AdaptError(
-        f"task {wanted.name}: no split {split!r} in {place} (there is: {', '.join(files) or 'nothing'})."
+        f"task {wanted.name}: no split {split!r} in {place} (there is: {there})."
         f" Expected {split}.parquet, .jsonl or .csv."
     )
 
@@ -213,13 +217,11 @@ def _from_rows(rows: list[dict[str, Any]], file: Path) -> Dataset:
 def _from_hub(wanted: Wanted, split: str) -> Dataset:
     from adaptkit.models import hub
 
-    hub.require(f"data set {wanted.path}")
+    hub.settle()
     from datasets import load_dataset
 
     try:
-        return load_dataset(
-            wanted.path, wanted.subset, split=split, revision=wanted.revision
-        )
+        return load_dataset(wanted.path, wanted.subset, split=split, revision=wanted.revision)
     except Exception as error:
         where = f"data set {wanted.path}" + (f" ({wanted.subset})" if wanted.subset else "")
         if not hub.reachable():
@@ -233,7 +235,9 @@ def _from_hub(wanted: Wanted, split: str) -> Dataset:
         raise AdaptError(f"{where}, split {split!r}: {first_line(error)}.") from error
 
 
-def subset(rows: Dataset, count: int | None, seed: int, labels: Mapping[int, int] | None) -> Dataset:
+def subset(
+    rows: Dataset, count: int | None, seed: int, labels: Mapping[int, int] | None
+) -> Dataset:
     """Return `count` rows, seeded, with the proportions of `labels` (row -> class) kept.
 
     Nested: of two counts with one seed the smaller subset is part of the larger one.

@@ -105,7 +105,11 @@ class TextTask:
 
         drop = [c for c in rows.column_names if c != "labels"]
         return rows.map(
-            tokens, batched=True, remove_columns=drop, keep_in_memory=True, load_from_cache_file=False
+            tokens,
+            batched=True,
+            remove_columns=drop,
+            keep_in_memory=True,
+            load_from_cache_file=False,
         )
 
     def score(self, predictions: Any, labels: Any) -> dict[str, float]:

@@ -1,0 +1,38 @@
+"""What all tests share: one thread, no network, and the tiny checkpoints, saved once."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything of Hugging Face is imported
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from families import FAMILIES, save_tiny
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()  # no table of missing keys at every load
+transformers.logging.disable_progress_bar()
+
+
+class Checkpoints:
+    """Folders of tiny checkpoints, `checkpoints["bert"]`, each written when first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __getitem__(self, family: str) -> Path:
+        if family not in FAMILIES:
+            raise KeyError(family)
+        folder = self.root / family
+        if not folder.is_dir():
+            save_tiny(family, folder)
+        return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    return Checkpoints(tmp_path_factory.mktemp("checkpoints"))

@@ -1,0 +1,163 @@
+"""Runs in this process as tests want them: settings in a line, kills, and what is left behind."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from families import rows
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from adaptkit.config import Settings, compose, settings
+from adaptkit.run import Interface, run
+
+TRAIN_ROWS, VALIDATION_ROWS = 44, 20
+QUICK = {
+    "trainer.device": "cpu",
+    "trainer.precision": "fp32",
+    "trainer.batch_size": 8,
+    "trainer.log_every": 2,
+    "trainer.epochs": 3,
+    "optimizer.lr": 1e-3,
+}
+
+
+class Killed(BaseException):
+    """Ends a run as a kill would: nothing that catches exceptions tidies up after it."""
+
+
+def sentiment(folder: Path, train: int = TRAIN_ROWS, validation: int = VALIDATION_ROWS) -> Path:
+    """Write DIR/train.jsonl and DIR/validation.jsonl of sentiment rows; return DIR."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("train", train, 1), ("validation", validation, 2)):
+        lines = [json.dumps(row) for row in rows(count, seed)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@functools.cache
+def _composed(*overrides: str) -> dict[str, Any]:
+    return compose(["model=auto", "model.path=unset", "task=sst2", *overrides])
+
+
+def configure(
+    directory: Path, model: Path, data: Path, *overrides: str, **changes: Any
+) -> Settings:
+    """Return the settings of a quick run; groups as overrides, single keys as changes."""
+    plain = copy.deepcopy(_composed(*overrides))
+    places = {
+        "output_dir": str(directory),
+        "model.path": str(model),
+        "model.name": model.name,
+        "task.path": str(data),
+    }
+    for key, value in {**QUICK, **places, **changes}.items():
+        *groups, leaf = key.split(".")
+        node = functools.reduce(lambda part, group: part[group], groups, plain)
+        if leaf not in node:
+            raise KeyError(key)
+        node[leaf] = value
+    return settings(plain)
+
+
+def carry_out(run_settings: Settings, *callbacks: TrainerCallback) -> tuple[dict, list[str]]:
+    """Run and return the record and what was said; no progress bars."""
+    gc.freeze()  # the collections of the Trainer then take no time
+    said: list[str] = []
+    record = run(run_settings, Interface(said.append, lambda what: callbacks))
+    return record, said
+
+
+def at(event: str, update: int, act: Callable[[], None]) -> TrainerCallback:
+    """Return a callback that acts at one of the Trainer's events, after `update` updates."""
+
+    def react(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == update:
+            act()
+
+    return type("At", (TrainerCallback,), {event: react})()
+
+
+class Final(TrainerCallback):
+    """Copies the state of optimizer and schedule when training ends."""
+
+    state: dict[str, Any] | None = None
+
+    def on_train_end(
+        self, args: Any, state: Any, control: Any,
+        optimizer: Any = None, lr_scheduler: Any = None, **_: Any,
+    ) -> None:  # fmt: skip
+        self.state = copy.deepcopy(
+            {"optimizer": optimizer.state_dict(), "schedule": lr_scheduler.state_dict()}
+        )
+
+
+def history(directory: Path) -> list[dict[str, Any]]:
+    """Return history.jsonl without the clock."""
+    lines = (directory / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+RECORDED = (
+    "status", "error", "score", "scores", "updates", "best_update", "epochs", "params",
+    "delta_bytes", "split", "metric", "precision",
+)  # fmt: skip
+
+
+def outcome(directory: Path) -> dict[str, Any]:
+    """Return all of a finished run that must not depend on the clock, to the bit."""
+    record = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+    tensors = load_file(directory / "delta.safetensors")
+    return {
+        "delta": {name: (t.dtype, bits(t)) for name, t in tensors.items()},
+        "predictions": (directory / "predictions.jsonl").read_text(encoding="utf-8"),
+        "history": history(directory),
+        "record": {key: record[key] for key in RECORDED},
+        "rows": record["data"]["rows"],
+    }
+
+
+def bits(value: Any) -> Any:
+    """Return a nested value with tensors as bytes, so that == means equal to the bit."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if (
+            value.dim()
+        ) else value.item()
+    if isinstance(value, dict):
+        return {key: bits(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [bits(part) for part in value]
+    return value
+
+
+def command(*words: str, hash_seed: int = 0) -> subprocess.Popen:
+    """Start `adaptkit WORDS` in a process of its own."""
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": str(hash_seed),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "adaptkit", *words],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finished(process: subprocess.Popen) -> str:
+    """Wait for a command that must succeed; return what it printed on both channels."""
+    out, err = process.communicate(timeout=300)
+    if process.returncode:
+        raise RuntimeError(f"exit status {process.returncode}\n{out}\n{err}")
+    return out + err

@@ -1,0 +1,580 @@
+"""Bad input of every kind: a short message that says what to do, and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commandline import Answer, call, data_root, tiny, write
+from families import rows
+
+from adaptkit import files
+from adaptkit.models import hub
+from adaptkit.tasks.classify import Classify
+
+FAILED_RUN = {"config.yaml", "train.log", "result.json", "history.jsonl", "checkpoints"}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory beside a folder `data` with a good task sst2."""
+    data_root(tmp_path / "data")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("ADAPTKIT_DATA", raising=False)
+    return here
+
+
+@pytest.fixture
+def body(checkpoints, tmp_path: Path) -> Path:
+    """A copy of the tiny BERT that a test may damage."""
+    return Path(shutil.copytree(checkpoints["bert"], tmp_path / "body"))
+
+
+def refused(answer: Answer, *words: str, status: int = 2) -> None:
+    """Check the form of a refusal: status, few lines, all words, no traceback."""
+    assert answer.status == status, answer.err
+    text = answer.err + answer.out
+    assert "Traceback" not in text
+    start = answer.err.find("adaptkit: ")
+    assert start >= 0, text
+    message = answer.err[start:]
+    assert len(message.strip().splitlines()) <= 6, message
+    for word in words:
+        assert word in message, f"{word!r} is missing in: {message}"
+
+
+def nothing_left(place: Path) -> None:
+    """Check that no run directory is left, or only the record of the failure."""
+    left = {p.relative_to(place).as_posix() for p in place.rglob("*")}
+    for record in place.rglob("result.json"):
+        assert json.loads(record.read_text())["status"] == "failed"
+        assert {p.name for p in record.parent.iterdir()} <= FAILED_RUN
+        left -= {p.relative_to(place).as_posix() for p in record.parent.rglob("*")}
+        left -= {p.relative_to(place).as_posix() for p in (record.parent, *record.parents)
+                 if place in p.parents}  # fmt: skip
+    assert not left
+
+
+# ---- the configuration ----
+
+CONFIG = [
+    ("method=lroa", ["method=lroa", "did you mean lora", "bitfit"]),
+    ("metod=lora", ["metod", "did you mean method"]),
+    ("trainer=debgu", ["trainer=debgu", "did you mean debug", "default"]),
+    ("optimizer=adan", ["optimizer=adan", "did you mean adamw"]),
+    ("regularizer=[l2sp]", ["regularizer=l2sp", "did you mean l2_sp"]),
+    ("experiment=lora_mrpc", ["experiment=lora_mrpc", "did you mean lora_mrpc_paper"]),
+    ("method.rnk=3", ["method.rnk", "did you mean method.rank"]),
+    ("+method.rnk=3", ["method.rnk", "did you mean rank"]),
+    ("trainer.batchsize=8", ["trainer.batchsize", "trainer.batch_size"]),
+    ("lr=0.1", ["lr", "did you mean optimizer.lr"]),
+    ("method.rank=0", ["method.rank=0", "1 or more"]),
+    ("method.rank=-3", ["method.rank=-3", "1 or more"]),
+    ("method.rank=abc", ["method.rank='abc'", "a whole number"]),
+    ("method.rank=1.5", ["method.rank=1.5", "a whole number"]),
+    ("method.rank=true", ["method.rank=True", "a whole number"]),
+    ("method.rank=null", ["method.rank=None", "a whole number"]),
+    ("method.rank=???", ["method.rank", "must be set"]),
+    ("method.alpha=0", ["method.alpha=0.0", "above 0"]),
+    ("method.dropout=1", ["method.dropout=1.0", "below 1"]),
+    ("method.roles=[qery]", ["method.roles=qery", "did you mean query"]),
+    ("method.roles=[]", ["method.roles", "query"]),
+    ("method.bias=some", ["method.bias=some", "lora_only"]),
+    ("optimizer.lr=-1", ["optimizer.lr=-1", "above 0"]),
+    ("optimizer.lr=nan", ["optimizer.lr=nan", "above 0"]),
+    ("optimizer.lr=inf", ["optimizer.lr=inf", "finite"]),
+    ("optimizer.lr=0", ["optimizer.lr=0", "above 0"]),
+    ("optimizer.lr=fast", ["optimizer.lr='fast'", "a number"]),
+    ("optimizer.schedule=linaer", ["optimizer.schedule=linaer", "did you mean linear"]),
+    ("optimizer.warmup_ratio=2", ["optimizer.warmup_ratio=2", "below 1"]),
+    ("seed=-1", ["seed=-1", "at least 0"]),
+    ("seed=one", ["seed='one'", "a whole number"]),
+    ("trainer.batch_size=0", ["trainer.batch_size=0", "1 or more"]),
+    ("trainer.epochs=0", ["trainer.epochs=0", "above 0"]),
+    ("trainer.max_steps=0", ["trainer.max_steps=0", "1 or more"]),
+    ("trainer.max_grad_norm=nan", ["trainer.max_grad_norm=nan", "0 or more"]),
+    ("trainer.precision=fp8", ["trainer.precision=fp8", "bf16", "fp32"]),
+    ("trainer.device=tpu", ["trainer.device=tpu", "cpu", "cuda"]),
+    ("task.max_length=2", ["task.max_length=2", "4 or more"]),
+    ("task.metric=f1", ["task.metric=f1", "did you mean", "accuracy_and_f1"]),
+    ("task.labels=[one]", ["task.labels=['one']", "two classes"]),
+    ("task.text=[a,b,c]", ["task.text=", "one column, or two"]),
+    ("task=classify", ["task.path", "must be set"]),
+    ("model=auto", ["model.path", "must be set"]),
+    ("data.source=net", ["data.source=net", "auto", "local"]),
+    ("data.train_rows=0", ["data.train_rows=0", "1 or more"]),
+    ("method.rank", ["method.rank", "KEY=VALUE"]),
+    ("task.text=[a", ["cannot be read", "task.text=[a"]),
+    ("method=lora,full", ["method=lora,full", "-m"]),
+    ("trainer.epochs=${nothing.here}", ["trainer.epochs", "nothing.here"]),
+    ("data=5", ["data", "mapping"]),
+]
+
+
+@pytest.mark.parametrize(("override", "words"), CONFIG, ids=[override for override, _ in CONFIG])
+def test_config(place: Path, override: str, words: list[str]) -> None:
+    refused(call("train", override), *words)
+    nothing_left(place)
+
+
+@pytest.mark.parametrize("command", ["plan", "train -m"])
+@pytest.mark.parametrize("override", ["method=lroa", "method.rnk=3", "method.rank=0", "model=auto"])
+def test_config_of_other_commands(place: Path, command: str, override: str) -> None:
+    answer = call(*command.split(), override)
+    refused(answer, override.partition("=")[0].replace("model", "model.path"))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train", "--cfg", "job", "-m"], ["--cfg", "--multirun"]),
+        (["train", "--nonsense"], ["--nonsense", "--help"]),
+        (["train", "--cfg", "all_of_it"], ["--cfg", "job"]),
+        (["list", "method"], ["list=method", "did you mean methods"]),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_flags(place: Path, words: list[str], named: list[str]) -> None:
+    refused(call(*words), *named)
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "mlflow"])
+def test_tracker_that_is_not_installed(
+    place: Path, tracker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refused(call("train", f"tracker={tracker}"), f"tracker='{tracker}'", f"adaptkit[{tracker}]")
+    nothing_left(place)
+
+
+# ---- data ----
+
+
+def sentences(**changes: object) -> list[dict]:
+    """Return eight good rows; `row3={...}` changes the third."""
+    table = [dict(row) for row in rows(8, seed=3)]
+    for key, change in changes.items():
+        table[int(key.removeprefix("row")) - 1] |= change
+    return table
+
+
+def text_file(name: str, content: str | bytes):
+    """Return a function that writes `content` to a split's file."""
+
+    def put(folder: Path) -> None:
+        encoded = content.encode() if isinstance(content, str) else content
+        (folder / name).write_bytes(encoded)
+
+    return put
+
+
+def table_file(name: str, table: list[dict]):
+    """Return a function that writes rows to a split's file."""
+    return lambda folder: write(folder / name, table)
+
+
+def renamed(old: str, new: str) -> list[dict]:
+    return [{new if key == old else key: value for key, value in r.items()} for r in sentences()]
+
+
+BROKEN_JSON = '{"sentence": "a film", "label": 0}\n{"sentence": "a fil\n'
+RAGGED = "sentence,label\na film,0\na film,1,2\n"
+NOT_UTF8 = b'{"sentence": "a film", "label": 0}\n{"sentence": "caf\xe9", "label": 1}\n'
+DATA = {
+    "no text column": (table_file("train.jsonl", renamed("sentence", "sentense")),
+                       ["train", "'sentence'", "did you mean sentense", "task.text"]),
+    "no label column": (table_file("train.jsonl", renamed("label", "y")),
+                        ["train", "'label'", "columns: sentence, y", "task.label"]),
+    "empty split": (text_file("validation.jsonl", ""), ["validation.jsonl", "no rows"]),
+    "empty CSV": (text_file("train.csv", "sentence,label\n"), ["train.csv", "no rows"]),
+    "one class": (table_file("train.jsonl", [{**r, "label": 1} for r in sentences()]),
+                  ["train", "'positive'", "all 8 rows"]),
+    "label out of range": (table_file("train.jsonl", sentences(row3={"label": 7})),
+                           ["train", "row 3", "7", "negative, positive"]),
+    "hidden labels": (table_file("validation.jsonl", sentences(row1={"label": -1})),
+                      ["validation", "row 1", "-1", "withheld"]),
+    "label missing": (table_file("train.jsonl", sentences(row4={"label": None})),
+                      ["train", "row 4", "None"]),
+    "label of another type": (table_file("train.jsonl", sentences(row4={"label": "yes"})),
+                              ["train.jsonl", "row 4", "label", "'yes'"]),
+    "null for text": (table_file("train.jsonl", sentences(row5={"sentence": None})),
+                      ["train", "row 5", "sentence", "None"]),
+    "number for text": (table_file("train.parquet", [{**r, "sentence": 5} for r in sentences()]),
+                        ["train", "row 1", "sentence", "5"]),
+    "mixed types": (table_file("train.jsonl", sentences(row6={"sentence": 6})),
+                    ["train.jsonl", "row 6", "sentence", "6"]),
+    "column missing in a row": (text_file("train.jsonl", '{"sentence": "a", "label": 0}\n{"label": 1}\n'),
+                                ["train.jsonl", "row 2", "'sentence'"]),
+    "broken JSONL": (text_file("train.jsonl", BROKEN_JSON), ["train.jsonl", "row 2", "JSON"]),
+    "list in JSONL": (text_file("train.jsonl", "[1, 2]\n"), ["train.jsonl", "row 1", "object"]),
+    "ragged CSV": (text_file("train.csv", RAGGED), ["train.csv", "row 2", "cells"]),
+    "unclosed quote": (text_file("train.csv", 'sentence,label\na,0\n"b,1\n'),
+                       ["train.csv", "row 2"]),
+    "JSONL not UTF-8": (text_file("train.jsonl", NOT_UTF8), ["train.jsonl", "row 2", "UTF-8"]),
+    "CSV not UTF-8": (text_file("train.csv", b"sentence,label\na,0\ncaf\xe9,1\n"),
+                      ["train.csv", "row 2", "UTF-8"]),
+    "corrupt Parquet": (text_file("train.parquet", b"PAR1 nothing of the kind PAR1"),
+                        ["train.parquet", "Parquet"]),
+    "cut Parquet": (text_file("train.parquet", b""), ["train.parquet", "Parquet"]),
+    "missing split": (lambda folder: (folder / "validation.jsonl").unlink(),
+                      ["'validation'", "train.jsonl", "validation.parquet"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "words"), DATA.values(), ids=DATA)
+def test_data(place: Path, checkpoints, damage, words: list[str]) -> None:
+    root = place.parent / "data"
+    damage(root / "sst2")
+    for better in ("parquet", "csv"):  # the file looked at is the damaged one
+        if (root / "sst2" / f"train.{better}").exists():
+            (root / "sst2" / "train.jsonl").unlink()
+    refused(call("train", *tiny(checkpoints["bert"]), f"data.root={root}"), *words)
+    nothing_left(place)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.root=../nowhere"], ["data.root=../nowhere", "no such folder"]),
+        (["data.root=../data/sst2/train.jsonl"], ["data.root=", "train.jsonl", "folder"]),
+        (["data.root=../data", "data.source=local", "task=mrpc"], ["mrpc", "data.root", "train"]),
+        (["data.source=local"], ["data.source=local", "data.root"]),
+        (["task=classify", "task.path=./no.csv", "task.text=a"], ["task.path=./no.csv", "no such"]),
+        (["task=classify", "task.path=../one.txt", "task.text=a"], ["one.txt", ".csv"]),
+        (["task=classify", "task.path=../one.csv", "task.text=a"], ["one.csv", "1 rows"]),
+        (["data.root=../data", "task.also={more: extra}"], ["'extra'", "validation.jsonl"]),
+        (["data.root=../data", "task.metric=accuracy_and_f1", "task.labels=[a,b,c]"], ["two"]),
+        (["data.root=../scores", "task=stsb"], ["stsb", "row 2", "'high'", "no number"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_places_of_data(place: Path, checkpoints, overrides: list, words: list[str]) -> None:
+    (place.parent / "one.txt").write_text("a\n")
+    (place.parent / "one.csv").write_text("a,label\nx,0\n")
+    pair = {"sentence1": "a", "sentence2": "b"}
+    for split in ("train", "validation"):
+        write(place.parent / "scores" / "stsb" / f"{split}.csv",
+              [{**pair, "label": "1"}, {**pair, "label": "high"}])  # fmt: skip
+    refused(call("train", *tiny(checkpoints["bert"]), *overrides), *words)
+    nothing_left(place)
+
+
+# ---- models ----
+
+
+def without(*patterns: str):
+    """Return a function that removes files from a model's folder."""
+
+    def remove(folder: Path) -> None:
+        for pattern in patterns:
+            for file in folder.glob(pattern):
+                file.unlink()
+
+    return remove
+
+
+def pickled(folder: Path) -> None:
+    without("*.safetensors")(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
+
+
+def cut_short(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-500])
+
+
+def config_with(**changes: object):
+    """Return a function that changes entries of config.json."""
+
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return change
+
+
+MODELS = {
+    "no weights": (without("*.safetensors"), ["*.safetensors", "Fetch"]),
+    "pickled weights": (pickled, ["*.bin", "save_pretrained"]),
+    "truncated weights": (cut_short, ["cut short", "fetch it again"]),
+    "no config": (without("config.json"), ["config.json"]),
+    "broken config": (text_file("config.json", "{not json"), ["config.json", "broken"]),
+    "list as config": (text_file("config.json", "[1]"), ["config.json", "broken"]),
+    "unknown architecture": (config_with(model_type="mamba9"), ["mamba9", "bert"]),
+    "unsupported architecture": (config_with(model_type="clip"), ["clip", "bert"]),
+    "no tokenizer": (without("tokenizer*", "vocab*", "special*"), ["tokenizer"]),
+    "other shapes": (config_with(hidden_size=64), ["weights", "config.json"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "words"), MODELS.values(), ids=MODELS)
+def test_model(place: Path, body: Path, damage, words: list[str]) -> None:
+    damage(body)
+    answer = call("train", "method=lora", *tiny(body), "data.root=../data")
+    refused(answer, "model.path=", str(body), *words)
+    nothing_left(place)
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "nowhere", "no/such-model"])
+def test_no_such_model(place: Path, path: str) -> None:
+    answer = call("train", *tiny(Path(path)), f"model.path={path}", "data.root=../data")
+    refused(answer, path, "folder")
+    nothing_left(place)
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "words"),
+    [
+        ("distilbert", ["method=lora", "method.roles=[gate]"], ["gate", "query"]),
+        ("bert", ["method=lora", "method.rank=1000"], ["method.rank=1000", "32"]),
+        ("llama", ["method=bitfit"], ["bitfit", "bias", "method=lora"]),
+        ("gpt2", ["method=probe", "method.pooling=cls"], ["cls", "mean", "last"]),
+        ("bert", ["method=probe", "method.layer=7"], ["method.layer=7", "0 to 3"]),
+        ("bert", ["method=probe", "method.layer=-5"], ["method.layer=-5", "0 to 3"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_method_that_does_not_fit(
+    place: Path, checkpoints, command: str, family: str, overrides: list[str], words: list[str]
+) -> None:
+    answer = call(command, *tiny(checkpoints[family]), *overrides, "data.root=../data")
+    refused(answer, *words)
+    nothing_left(place)
+
+
+def test_device_that_is_not_there(place: Path, checkpoints, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = [*tiny(checkpoints["bert"]), "data.root=../data"]
+    refused(call("train", *run, "trainer.device=cuda"), "trainer.device='cuda'", "cpu")
+    refused(call("train", *run, "trainer.precision=fp16"), "trainer.precision='fp16'", "bf16")
+    nothing_left(place)
+
+
+# ---- run directories ----
+
+
+@pytest.fixture
+def finished(place: Path, body: Path) -> Path:
+    """A finished run."""
+    words = ["train", "method=bitfit", *tiny(body), "data.root=../data", "output_dir=run"]
+    assert call(*words).status == 0
+    return place / "run"
+
+
+def edited(folder: Path) -> None:
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace("- all", "- query"))
+
+
+def other_method(folder: Path) -> None:
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace("name: bitfit", "name: bitfti"))
+
+
+def failed(folder: Path) -> None:
+    (folder / "result.json").write_text('{"status": "failed", "error": "the reason"}')
+
+
+RUNS = {
+    "no run": (lambda folder: shutil.rmtree(folder), ["no run directory", "config.yaml"]),
+    "not finished": (without("result.json"), ["is not finished"]),
+    "failed": (failed, ["failed", "the reason"]),
+    "broken record": (text_file("result.json", '{"status"'), ["result.json", "damaged"]),
+    "no delta": (without("delta.safetensors"), ["delta.safetensors", "missing or damaged"]),
+    "truncated delta": (lambda folder: text_file(
+        "delta.safetensors", (folder / "delta.safetensors").read_bytes()[:-100])(folder),
+        ["delta.safetensors", "missing or damaged"]),
+    "edited config": (edited, ["delta", "config"]),
+    "broken config": (text_file("config.yaml", "method: [\n"), ["config.yaml", "damaged"]),
+    "emptied config": (text_file("config.yaml", "{}\n"), ["config.yaml", "damaged"]),
+    "unknown method": (other_method, ["method=bitfti", "did you mean bitfit"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["verify", "eval"])
+@pytest.mark.parametrize(("damage", "words"), RUNS.values(), ids=RUNS)
+def test_run_directory(finished: Path, command: str, damage, words: list[str]) -> None:
+    damage(finished)
+    refused(call(command, finished), str(finished), *words)
+    assert not (finished / "eval").exists()
+
+
+def test_predictions_gone(finished: Path) -> None:
+    (finished / "predictions.jsonl").unlink()
+    refused(call("verify", finished), "predictions.jsonl", "missing")
+
+
+def test_changed_body(finished: Path, body: Path) -> None:
+    from families import save_tiny
+
+    save_tiny("bert", body, seed=1)
+    for command in ("verify", "eval"):
+        refused(call(command, finished), str(finished), str(body), "fingerprint", "model.path")
+
+
+def test_verify_tells_changed_predictions(finished: Path) -> None:
+    file = finished / "predictions.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[4]["prediction"] = 1 - lines[4]["prediction"]
+    write(file, lines)
+    answer = call("verify", finished)
+    assert answer.status == 1
+    assert "1 of 12 predictions differ" in answer.out
+    assert "row 4" in answer.out
+
+
+def test_eval_changes_no_method(finished: Path) -> None:
+    refused(call("eval", finished, "method.components=[query]"), "method.components", "task")
+
+
+# ---- the hub ----
+
+
+def test_hub_offline(place: Path, checkpoints) -> None:
+    refused(call("train", "model=bert-base", "data.root=../data"),
+            "google-bert/bert-base-uncased", "cannot be reached", "model.path=DIR")  # fmt: skip
+    refused(call("train", *tiny(checkpoints["bert"])),
+            "nyu-mll/glue", "cannot be reached", "data.root=DIR", "sst2")  # fmt: skip
+    nothing_left(place)
+
+
+@pytest.mark.parametrize("kind", ["refuses", "never answers"])
+def test_unreachable_hub_is_known_soon(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        waiting = []
+        if kind == "never answers":
+            server.listen(0)
+            for _ in range(3):  # fill the queue: further connections hang
+                waiting.append(socket.socket())
+                waiting[-1].setblocking(False)
+                waiting[-1].connect_ex(server.getsockname())
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        hub.reachable.cache_clear()
+        started = time.monotonic()
+        assert not hub.reachable()
+        assert time.monotonic() - started < 5
+        for client in waiting:
+            client.close()
+    hub.reachable.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["model", "data"])
+def test_unreachable_hub_in_a_process(place: Path, checkpoints, what: str) -> None:
+    words = {"model": ["model=bert-base", "data.root=../data"], "data": tiny(checkpoints["bert"])}
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "adaptkit", "train", *words[what]],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    refused(Answer(done.returncode, done.stdout, done.stderr), "cannot be reached")
+    nothing_left(place)
+
+
+# ---- the machine ----
+
+
+def full_disk(file_name: str):
+    """Return an os.replace that finds no space for files of that name."""
+    real = os.replace
+
+    def replace(source, target):
+        if Path(target).name == file_name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        return real(source, target)
+
+    return replace
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "delta.safetensors", "result.json", "complete"])
+def test_full_disk(place: Path, checkpoints, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.os, "replace", full_disk(file))
+    run = ["train", *tiny(checkpoints["bert"]), "data.root=../data", "output_dir=run"]
+    refused(call(*run), file, "No space left", status=1)
+    assert not list(place.rglob("*.tmp"))
+    if (place / "run" / "result.json").exists():
+        assert json.loads((place / "run" / "result.json").read_text())["status"] == "failed"
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    again = call(*run)
+    assert again.status == 0, again.err
+
+
+def test_full_disk_while_tensors_are_written(place: Path, checkpoints, monkeypatch) -> None:
+    def save_file(tensors, target, metadata=None):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr("safetensors.torch.save_file", save_file)
+    answer = call("train", *tiny(checkpoints["bert"]), "data.root=../data")
+    refused(answer, "delta.safetensors", "No space left", status=1)
+    assert not list(place.rglob("*.tmp"))
+    assert not list(place.rglob("delta.safetensors"))
+    nothing_left(place)
+
+
+def test_output_dir_is_a_file(place: Path, checkpoints) -> None:
+    (place / "taken").write_text("mine")
+    run = [*tiny(checkpoints["bert"]), "data.root=../data"]
+    for words in (["train"], ["train", "-m"]):
+        refused(call(*words, *run, "output_dir=taken"), "output_dir", "taken", "folder")
+    refused(call("train", *run, "output_dir=taken/below"), "output_dir", "taken", "folder")
+    assert (place / "taken").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
+def test_output_dir_is_not_writable(place: Path, checkpoints) -> None:
+    (place / "locked").mkdir(mode=0o500)
+    answer = call("train", *tiny(checkpoints["bert"]), "output_dir=locked/run")
+    refused(answer, "output_dir", "locked", status=1)
+
+
+def test_output_dir_on_a_read_only_file_system(place: Path, checkpoints) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("needs a file system that nobody can write to")
+    answer = call("train", *tiny(checkpoints["bert"]), "output_dir=/proc/self/run")
+    refused(answer, "output_dir", "/proc/self/run", status=1)
+
+
+# ---- a loss that is no number ----
+
+
+def test_diverging_run(place: Path, checkpoints) -> None:
+    answer = call("train", "method=full", *tiny(checkpoints["bert"]), "data.root=../data",
+                  "optimizer.lr=1e30", "optimizer.schedule=constant")  # fmt: skip
+    refused(answer, "at update", "diverged", "optimizer.lr", "1e+30")
+    nothing_left(place)
+    assert json.loads(next(place.rglob("result.json")).read_text())["status"] == "failed"
+
+
+def test_diverging_run_keeps_the_checkpoint_before(
+    place: Path, checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, calls = Classify.loss, []
+
+    def loss(self, logits, labels):
+        calls.append(1)
+        return calm(self, logits, labels) * (float("nan") if len(calls) == 3 else 1)
+
+    run = ["train", *tiny(checkpoints["bert"]), "data.root=../data", "output_dir=run"]
+    monkeypatch.setattr(Classify, "loss", loss)
+    refused(call(*run), "loss is nan at update 3", "diverged", "optimizer.lr")
+    assert (place / "run" / "checkpoints" / "checkpoint-2" / "complete").is_file()
+    again = call(*run)  # the third call of the loss is over: it goes on and finishes
+    assert again.status == 0, again.err
+    assert "from update 2" in again.err

@@ -1,0 +1,274 @@
+"""`plan` against published and independently computed numbers, and against real training steps."""
+
+import dataclasses
+import socket
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from families import save_tiny
+from torch import Tensor
+
+from adaptkit import config, plan
+from adaptkit.config import Model, Settings
+from adaptkit.models import loading
+from adaptkit.plan import Plan
+
+BIG = ("bert-large", "bert-large-cased", "roberta-large", "electra-large", "xlnet-large",
+       "t5-base", "t5-v1.1-base", "bart-large", "gpt2-medium")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan must need none."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("plan reached for the network")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@cache
+def composed(*overrides: str) -> Settings:
+    return config.settings(config.compose(list(overrides)))
+
+
+@cache
+def planned(*overrides: str, outputs: int = 2) -> Plan:
+    return plan.plan(composed("task=sst2", *overrides), outputs, "fp32")
+
+
+def of_model(table: dict[str, Any]) -> list[Any]:
+    """Parametrize over models, the big ones being slow."""
+    return [
+        pytest.param(name, *(v if isinstance(v, tuple) else (v,)), id=name,
+                     marks=[pytest.mark.slow] * (name in BIG))
+        for name, v in table.items()
+    ]  # fmt: skip
+
+
+# ---- totals, two-class classifiers, from the published shapes ----
+
+TOTALS = {
+    "bert-base": 109_483_778, "bert-large": 335_143_938, "roberta-base": 124_647_170,
+    "roberta-large": 355_361_794, "electra-small": 13_549_314, "electra-base": 109_483_778,
+    "electra-large": 335_143_938, "distilbert": 66_955_010, "albert-base": 11_685_122,
+    "deberta-v3-base": 184_423_682, "modernbert-base": 149_606_402, "xlnet-base": 117_310_466,
+    "xlnet-large": 361_320_450, "bert-base-cased": 108_311_810, "bert-large-cased": 333_581_314,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "total"), of_model(TOTALS))
+def test_total(name: str, total: int) -> None:
+    params = planned(f"model={name}", "method=full").params
+    assert params.total == params.trainable == params.stored == total
+    assert params.body_trainable + params.head_trainable == total
+    assert params.trainable_percent == 100
+
+
+# Heads: a linear map (BERT), a dense layer before it (RoBERTa, ELECTRA), a pooler of the
+# classifier's own (DeBERTa, ModernBERT without bias but with a norm of gains, XLNet's summary).
+HEADS = {
+    "bert-base": 1_538, "roberta-base": 592_130, "electra-small": 66_306, "electra-base": 592_130,
+    "distilbert": 592_130, "albert-base": 1_538, "deberta-v3-base": 592_130,
+    "modernbert-base": 768 * 768 + 768 + 1_538, "xlnet-base": 592_130, "gpt2": 2 * 768,
+    "bart-base": 592_130,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "head"), of_model(HEADS))
+def test_head(name: str, head: int) -> None:
+    assert planned(f"model={name}", "method=lora").params.head_trainable == head
+
+
+@pytest.mark.parametrize(("outputs", "head"), [(1, 769), (2, 1_538), (3, 2_307)])
+def test_head_follows_the_task(outputs: int, head: int) -> None:
+    assert planned("model=bert-base", "method=lora", outputs=outputs).params.head_trainable == head
+
+
+# ---- LoRA: r (in + out) per map ----
+
+QUERY_VALUE = {  # rank 8; other ranks in proportion
+    "bert-base": 294_912, "bert-large": 786_432, "roberta-base": 294_912, "roberta-large": 786_432,
+    "electra-small": 98_304, "electra-base": 294_912, "electra-large": 786_432,
+    "distilbert": 147_456, "albert-base": 24_576, "deberta-v3-base": 294_912, "gpt2": 294_912,
+    "gpt2-medium": 786_432, "opt-125m": 294_912, "t5-small": 294_912, "t5-base": 884_736,
+    "t5-v1.1-small": 344_064, "t5-v1.1-base": 884_736, "bart-base": 442_368, "bart-large": 1_179_648,
+}  # fmt: skip
+ALL_LINEAR = {  # rank 8, every map of the layers, no pooler
+    "bert-base": 1_327_104, "bert-large": 3_555_328 - 16_384, "roberta-base": 1_327_104,
+    "roberta-large": 3_538_944, "electra-small": 442_368, "electra-base": 1_327_104,
+    "distilbert": 663_552, "deberta-v3-base": 1_339_392 - 12_288, "opt-125m": 1_327_104,
+    "t5-small": 1_081_344, "t5-base": 3_244_032, "t5-v1.1-small": 1_277_952,
+    "t5-v1.1-base": 3_391_488, "bart-base": 1_622_016, "bart-large": 4_325_376,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rank", [4, 8, 16])
+@pytest.mark.parametrize(("name", "count"), of_model(QUERY_VALUE))
+def test_lora_on_query_and_value(name: str, count: int, rank: int) -> None:
+    override = [] if rank == 8 else [f"method.rank={rank}"]
+    found = planned(f"model={name}", "method=lora", *override)
+    assert found.params.body_trainable * 8 == count * rank
+    assert found.roles["query"] + found.roles["value"] == found.params.body_trainable
+    assert found.params.stored == found.params.trainable
+    assert found.delta_bytes == 4 * found.params.stored
+
+
+@pytest.mark.parametrize(("name", "count"), of_model(ALL_LINEAR))
+def test_lora_on_all_linear_maps(name: str, count: int) -> None:
+    found = planned(f"model={name}", "method=lora", "method.roles=[all]")
+    assert found.params.body_trainable == count
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), of_model({"xlnet-base": 737_280, "xlnet-large": 1_966_080})
+)
+def test_lora_on_xlnets_feed_forward_maps(name: str, count: int) -> None:
+    assert (
+        planned(f"model={name}", "method=lora", "method.roles=[ffn]").params.body_trainable == count
+    )
+
+
+def test_lora_with_grouped_keys_and_values() -> None:
+    """LLaMA 3.2 1B: 16 layers, width 2048, eight key-value heads of 64: value maps to 512."""
+    found = planned("model=llama-3.2-1b", "method=lora")
+    assert found.params.body_trainable == 16 * 8 * ((2048 + 2048) + (2048 + 512))
+
+
+def test_roberta_lora_with_head_is_the_published_file() -> None:
+    """The authors' checkpoint of RoBERTa-base on MNLI (three classes) holds 887,811 numbers."""
+    found = planned("model=roberta-base", "method=lora", outputs=3)
+    assert found.params.stored == 887_811
+    assert abs(found.delta_bytes - 3_568_073) < 20_000
+
+
+# ---- BitFit ----
+
+BITFIT = {  # all biases; with a head for two classes; percent of encoder
+    "bert-base-cased": (102_912, 104_450, 0.0950), "bert-base": (102_912, 104_450, 0.0940),
+    "bert-large-cased": (272_384, 274_434, 0.0817), "bert-large": (272_384, 274_434, 0.0813),
+    "roberta-base": (102_144, 694_274, 0.0823), "roberta-large": (271_360, 1_323_010, 0.0766),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "biases", "with_head", "percent"), of_model(BITFIT))
+def test_bitfit(name: str, biases: int, with_head: int, percent: float) -> None:
+    params = planned(f"model={name}", "method=bitfit").params
+    assert (params.body_trainable, params.trainable) == (biases, with_head)
+    encoder = params.total - params.head_trainable
+    assert 100 * biases / encoder == pytest.approx(percent, abs=5e-5)
+
+
+SUBSETS = {  # of BERT-base, without the pooler's bias that the authors' script adds
+    "query": 9_216, "key": 9_216, "value": 9_216, "up": 36_864, "output,down": 18_432,
+    "attention_norm,ffn_norm": 18_432, "attention_norm": 9_216, "query,up": 46_080,
+    "all": 102_912,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("components", "count"), SUBSETS.items())
+def test_bitfit_on_components(components: str, count: int) -> None:
+    found = planned("model=bert-base", "method=bitfit", f"method.components=[{components}]")
+    assert found.params.body_trainable == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("components", "count"), [("query", 24_576), ("up", 98_304),
+                                                   ("query,up", 122_880)])  # fmt: skip
+def test_bitfit_on_components_of_the_large_model(components: str, count: int) -> None:
+    found = planned("model=bert-large", "method=bitfit", f"method.components=[{components}]")
+    assert found.params.body_trainable == count
+
+
+@pytest.mark.parametrize(("outputs", "trainable"), [(1, 103_681), (3, 102_912 + 2_307)])
+def test_bitfit_heads(outputs: int, trainable: int) -> None:
+    assert (
+        planned("model=bert-base", "method=bitfit", outputs=outputs).params.trainable == trainable
+    )
+
+
+def test_probe_learns_its_own_map_alone() -> None:
+    found = planned("model=bert-base", "method=probe").params
+    assert (found.body_trainable, found.head_trainable) == (0, 768 * 2 + 2)
+
+
+# ---- every model of conf/ can be planned ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in config.options("model") if name != "auto"])
+def test_every_model_of_conf_can_be_planned(name: str) -> None:
+    found = planned(f"model={name}", "method=lora")
+    assert 0 < found.params.body_trainable < 0.1 * found.params.total
+    assert found.memory.total > 4 * found.params.total
+
+
+# ---- memory ----
+
+
+def test_memory_of_what_learns() -> None:
+    full, lora = (
+        planned("model=bert-base", "method=full"),
+        planned("model=bert-base", "method=lora"),
+    )
+    total, learnt = TOTALS["bert-base"], 294_912 + 1_538
+    assert full.memory.weights == 4 * total
+    assert full.memory.gradients == 4 * total
+    assert full.memory.optimizer == 8 * total  # Adam's two moments
+    assert lora.memory.weights == 4 * (total + 294_912)
+    assert (lora.memory.gradients, lora.memory.optimizer) == (4 * learnt, 8 * learnt)
+    assert 0 < lora.memory.activations < full.memory.activations
+    half = plan.plan(composed("task=sst2", "model=bert-base", "method=lora"), 2, "bf16")
+    assert half.memory.weights < 0.6 * lora.memory.weights
+    assert half.memory.activations < lora.memory.activations
+
+
+def real_activations(settings: Settings, tokens: int) -> int:
+    """Bytes that torch keeps for the backward pass of a real step, without parameters."""
+    model_config = loading.load_config(settings.model, 2)
+    loaded = loading.load_model(settings.model, model_config, "sequence")
+    generator = torch.Generator().manual_seed(0)
+    context = plan.Context(None, generator, 1)
+    adaptation = plan.adapted(loaded.model, loaded.head, settings, context)
+    own = {p.untyped_storage().data_ptr() for p in adaptation.model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = tensor  # alive, so that no address is used twice
+        return tensor
+
+    size = settings.trainer.batch_size
+    ids = torch.randint(10, 60, (size, tokens), generator=generator)
+    adaptation.model.train()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = adaptation.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    assert output.logits.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "bitfit"])
+@pytest.mark.parametrize(
+    "family", ["bert", "gpt2", "opt", "roberta", "deberta-v2", "xlnet", "bart"]
+)
+def test_activations_are_what_torch_keeps(family: str, method: str, checkpoints: Any) -> None:
+    settings = composed("task=sst2", "model=bert-base", f"method={method}", "trainer.batch_size=8",
+                        "task.max_length=96")  # fmt: skip
+    model = Model(family, str(checkpoints[family]))
+    settings = dataclasses.replace(settings, model=model)
+    found = plan.plan(settings, 2, "fp32").memory
+    assert (found.batch_size, found.tokens) == (8, 96)
+    assert found.activations == pytest.approx(real_activations(settings, 96), rel=0.10)
+
+
+def test_tokens_are_limited_by_the_body(tmp_path: Any) -> None:
+    settings = composed("task=sst2", "model=bert-base", "method=lora", "task.max_length=4000")
+    folder = save_tiny("roberta", tmp_path / "roberta")
+    settings = dataclasses.replace(settings, model=Model("roberta", str(folder)))
+    # 130 positions, of which the first two are never used.
+    assert plan.plan(settings, 2, "fp32").memory.tokens == 128
