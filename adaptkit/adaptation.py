@@ -153,11 +153,11 @@ class Adaptation:
         missing, extra = sorted(mine.keys() - tensors.keys()), sorted(tensors.keys() - mine.keys())
         wrong = [n for n in mine.keys() & tensors.keys() if mine[n].shape != tensors[n].shape]
         if missing or extra or wrong:
+            kinds = {"missing": missing, "left over": extra, "of another shape": sorted(wrong)}
+            found = "; ".join(f"{len(n)} {kind} ({n[0]} ...)" for kind, n in kinds.items() if n)
             raise AdaptError(
-                "the saved tensors do not fit this model: "
-                f"missing {missing[:3]} ({len(missing)}), unexpected {extra[:3]} ({len(extra)}), "
-                f"of another shape {sorted(wrong)[:3]} ({len(wrong)}). "
-                "They were saved by another method, other settings or for another body."
+                f"the saved delta does not fit the model that the config describes: {found}. "
+                "It was saved by another method, with other settings or for another body."
             )
         for name, tensor in tensors.items():
             mine[name].copy_(tensor)

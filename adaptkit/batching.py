@@ -93,7 +93,8 @@ class BucketSampler(Sampler[int]):
         full = [b for b in batches if len(b) == size]
         rest = [b for b in batches if len(b) < size]
         random.shuffle(full)
-        full.sort(key=lambda b: self.lengths[b[0]] < self.lengths.max())  # stable: longest first
+        longest = max((self.lengths[b[0]] for b in full), default=0)
+        full.sort(key=lambda b: self.lengths[b[0]] < longest)  # stable: only the longest move
         return iter(int(i) for batch in (*full, *rest) for i in batch)
 
 

@@ -12,6 +12,7 @@ checkpoints/         training state, removed when the run is done
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from adaptkit.files import is_main_process, save_tensors, write_lines, write_tex
 FORMAT = "1"
 DELTA, RESULT, CONFIG = "delta.safetensors", "result.json", "config.yaml"
 HISTORY, PREDICTIONS, CHECKPOINTS = "history.jsonl", "predictions.jsonl", "checkpoints"
+FILES = (DELTA, RESULT, CONFIG, HISTORY, PREDICTIONS)
 # Say where or how a run is carried out, not what it computes.
 IRRELEVANT = ("output_dir", "trainer.resume", "trainer.log_every", "tracker.name")
 
@@ -58,6 +60,17 @@ def save_delta(
     }
     save_tensors(directory / DELTA, tensors, metadata)
     return (directory / DELTA).stat().st_size if is_main_process() else 0
+
+
+def digest(directory: Path) -> str:
+    """Return the SHA-256 of a run's learnt tensors, by which damage is found later."""
+    if not is_main_process():
+        return ""
+    found = hashlib.sha256()
+    with (directory / DELTA).open("rb") as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
 
 
 def load_run(directory: Path) -> SavedRun:
@@ -186,9 +199,16 @@ def number(value: np.generic) -> int | float:
 
 def clear(directory: Path) -> None:
     """Remove what a run wrote, and nothing else that lies in its directory."""
-    for name in (DELTA, RESULT, CONFIG, HISTORY, PREDICTIONS, "train.log"):
+    for name in (*FILES, "train.log"):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+
+
+def sweep(directory: Path) -> None:
+    """Remove files whose writing was cut short by a kill."""
+    for name in FILES:
+        for partial in directory.glob(f".{name}.*.tmp"):
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -205,6 +225,7 @@ def claimed(directory: Path) -> Iterator[None]:
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
         with locked(directory):
+            sweep(directory)
             yield
     finally:
         for folder in made:

@@ -278,7 +278,7 @@ def anchored(plain: dict[str, Any]) -> dict[str, Any]:
         node = plain.get(group)
         value = node.get(key) if isinstance(node, dict) else None
         if isinstance(value, str) and (path := Path(value).expanduser()).exists():
-            node[key] = str(path.absolute())
+            node[key] = os.path.abspath(path)
     return plain
 
 
@@ -330,14 +330,15 @@ class explained:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        if isinstance(error, HydraException | OmegaConfBaseException):
+        flags = isinstance(error, ValueError) and "--" in str(error)
+        if flags or isinstance(error, HydraException | OmegaConfBaseException):
             raise ConfigError(explain(error, self.overrides)) from error
 
 
 def explain(error: BaseException, overrides: list[str]) -> str:
     """Say what is wrong with the overrides, from Hydra's exception."""
     text = str(error)
-    if found := re.search(r"Could not find '([\w.\-]+)/([^']*)'", text):
+    if found := re.search(r"Could not (?:find|load) '([\w.\-]+)/([^']*)'", text):
         group, option = found.groups()
         known = options(group)
         if known:
@@ -345,12 +346,45 @@ def explain(error: BaseException, overrides: list[str]) -> str:
     if found := re.search(r"Could not (?:override|append|delete).*?'([^']+)'", text):
         key = found.group(1).split("@")[0]
         known = known_keys(overrides)
+        if key in known and (entry := re.search(r"Key '([^']+)' is not in struct", text)):
+            return (
+                f"{key}: has no entry {entry.group(1)}; to add it: +{key}.{entry.group(1)}=VALUE."
+            )
         return (
             f"{key}: no such option or group; {did_you_mean(key, known) or near_leaf(key, known)}"
         )
-    if "mismatched input" in text or "extraneous input" in text or "token recognition" in text:
-        return f"the command line cannot be read: {first_line(error)}. Quote values with spaces."
+    if isinstance(error, ValueError) and "--" in text:  # flags that exclude each other
+        return text
+    if word := unreadable(text, overrides):
+        return (
+            f"{word}: cannot be read. Write KEY=VALUE, and in the shell put quotes around a value "
+            "with spaces, brackets or braces: 'KEY=[A,B]'."
+        )
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return (
+            f"{found.group(1)}: several values make a sweep: adaptkit train -m {found.group(1)}. "
+            "A list is written in brackets: KEY=[A,B]."
+        )
+    if key := re.search(r"Interpolation key '([^']+)' not found", text):
+        named = [o for o in overrides if key.group(1) in o] or ["the configuration"]
+        return f"{named[0]}: there is no option {key.group(1)}."
     return " ".join(text.split())
+
+
+def unreadable(text: str, overrides: list[str]) -> str | None:
+    """Return the word that is no override: the one Hydra names, or the first it cannot parse."""
+    if found := re.search(r"Error parsing override '([^']*)'", text):
+        return found.group(1)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for word in (o for o in overrides if "=" in o):  # others may be values of flags
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            return word
+    return None
 
 
 def near_leaf(key: str, known: list[str]) -> str:

@@ -38,7 +38,9 @@ def invalid(field: str, value: object, rule: str, way_out: str = "") -> ConfigEr
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return 'did you mean ...? ' with the closest of `known`, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = near or [longer for longer in names if name and name in longer][:3]
     return f"did you mean {' or '.join(near)}? " if near else ""
 
 

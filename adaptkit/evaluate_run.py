@@ -34,6 +34,8 @@ def verify(directory: Path) -> str:
         AdaptError: it is no finished run, or its body is not there any more.
     """
     saved = checkpoint.load_run(directory)
+    if checkpoint.digest(directory) != saved.result["delta_sha256"]:
+        return f"{checkpoint.DELTA} is not the file that the run wrote"
     run = replace(saved.settings, output_dir=directory)
     before = checkpoint.read_predictions(directory)
     splits = run.task.load(run.data, run.seed, train=not getattr(run.task, "labels", ("",)))
@@ -50,6 +52,10 @@ def verify(directory: Path) -> str:
         return (
             f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"
         )
+    recorded, scores = saved.result["scores"], flat_scores(scored)
+    wrong = [n for n in scores if not np.isclose(recorded[n], scores[n], 1e-4, 1e-5, equal_nan=True)]
+    if wrong:
+        return f"{wrong[0]} is {scores[wrong[0]]}, but {recorded[wrong[0]]} was recorded"
     return ""
 
 

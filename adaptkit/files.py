@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except Exception as error:
+    except BaseException as error:  # an interruption, too, leaves nothing behind
         temporary.unlink(missing_ok=True)
         # safetensors reports a full disk with an exception of its own.
         if isinstance(error, OSError) or "SafetensorError" in type(error).__name__:

@@ -151,11 +151,12 @@ def activations(adaptation: Adaptation, batch: int, tokens: int, precision: str)
             seen[base.untyped_storage()._cdata] = base.untyped_storage().nbytes()
         return tensor
 
-    inputs = {"input_ids": torch.full((batch, tokens), 1)}
+    # A mask without known values: like a batch with padding, it keeps attention off its short cuts.
+    inputs = {name: torch.ones(batch, tokens).long() for name in ("input_ids", "attention_mask")}
     if family(model).encoder_decoder:
         inputs["decoder_input_ids"] = inputs["input_ids"]
     model.train()
-    # The body alone and without padding: a classifier's pooling would look at values.
+    # The body alone: a classifier's pooling would look at values.
     saved = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with saved, autocast(precision, torch.device("cpu")):
         model.base_model(**inputs)

@@ -224,7 +224,7 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
     if resumed:
         interface.say(f"going on from update {resumed.rpartition('-')[2]}")
     reset_peak(prepared.device)
-    trainer.train(resume_from_checkpoint=resumed)
+    trainer.go_on(resumed)
     if not any(h["step"] == trainer.state.global_step for h in evaluations(trainer)):
         trainer.evaluate()
     trainer.restore_best()
@@ -239,6 +239,7 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
     facts = {
         "params": asdict(counts),
         "delta_bytes": size,
+        "delta_sha256": checkpoint.digest(directory),
         "updates": trainer.state.global_step,
         "best_update": trainer.best.update,
         "epochs": round(trainer.state.epoch, 4),
@@ -295,7 +296,10 @@ def restored(saved: checkpoint.SavedRun, labels: tuple[str, ...]) -> Prepared:
     """
     prepared = prepare(saved.settings, labels, updates=1, restoring=True)
     checkpoint.check_body(saved, prepared.fingerprint)
-    prepared.adaptation.load_delta(saved.tensors)
+    try:
+        prepared.adaptation.load_delta(saved.tensors)
+    except AdaptError as error:
+        raise AdaptError(f"{saved.directory}: {error}") from error
     return prepared
 
 

@@ -24,7 +24,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, TrainerState
+from transformers.trainer_utils import IntervalStrategy
 
 from adaptkit.adaptation import Adaptation, Step
 from adaptkit.batching import BucketSampler, Collator, Features, LongestFirst, lengths
@@ -33,6 +35,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.files import is_main_process, save_tensors, write_lines, write_text
 from adaptkit.precision import autocast
 
+STATE = "adaptkit.json"  # what the Trainer's own files do not hold
 COMPLETE = "complete"  # written last into a checkpoint: without it the save was cut short
 IN_MEMORY = 1 << 30  # bytes of a best delta that are kept in memory rather than on disk
 
@@ -289,7 +292,22 @@ class AdaptTrainer(Trainer):
         state = {"best_score": self.best.score, "best_update": self.best.update}
         state["seconds"] = self.elapsed()
         state["eval_seconds"] = self.seconds["eval"]
-        write_text(folder / "adaptkit.json", json.dumps(state))
+        state["over"] = self.control.should_training_stop
+        write_text(folder / STATE, json.dumps(state))
+
+    def go_on(self, checkpoint: str | None) -> None:
+        """Train from a checkpoint or from the start; nothing is done twice.
+
+        The Trainer itself makes one update too many from a checkpoint at which training had ended
+        within an epoch, and forgets that it was stopped early.
+        """
+        if checkpoint is None or not over(checkpoint):
+            self.train(resume_from_checkpoint=checkpoint)
+            return
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        self._load_from_checkpoint(checkpoint)
+        for finish in self.adaptation.finish:
+            finish()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder, device = Path(resume_from_checkpoint), self.args.device
@@ -297,7 +315,7 @@ class AdaptTrainer(Trainer):
         self.adaptation.load_delta({n: t.to(device) for n, t in delta.items()})
         if (folder / "best.safetensors").is_file():
             self.best_delta = load_file(folder / "best.safetensors")
-        state = json.loads((folder / "adaptkit.json").read_text())
+        state = json.loads((folder / STATE).read_text())
         self.best = Best(state["best_score"], state["best_update"])
         self._started = time.monotonic() - state["seconds"]
         self.seconds["eval"] = state["eval_seconds"]
@@ -346,6 +364,7 @@ class Hooks(TrainerCallback):
 
     def __init__(self, trainer: AdaptTrainer) -> None:
         self.trainer = trainer
+        self.save_later = False
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Gradients are final, weights have not moved."""
@@ -361,14 +380,23 @@ class Hooks(TrainerCallback):
             hook(self.trainer.now(made=1))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Put off a save that would come before the evaluation of the epoch that ends here."""
+        ends = control.should_training_stop or float(state.epoch).is_integer()
+        if ends and args.eval_strategy == IntervalStrategy.EPOCH:
+            self.save_later, control.should_save = control.should_save, False
+        self._flush(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save what was put off: the evaluation comes before it."""
+        control.should_save = control.should_save or self.save_later
+        self.save_later = False
+        self._flush(control)
+
+    def _flush(self, control: Any) -> None:
         """Log what was summed up before it is saved, so that a resumed log is the same."""
         control.should_log = control.should_log or control.should_save
         if control.should_log or control.should_evaluate or control.should_training_stop:
             self.trainer.check_losses()
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
-        """See on_step_end."""
-        self.on_step_end(args, state, control, **options)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Let the method finish."""
@@ -429,6 +457,11 @@ def training_arguments(
         log_level="error",
         log_level_replica="error",
     )
+
+
+def over(checkpoint: str) -> bool:
+    """Tell whether training had ended when a checkpoint was written."""
+    return json.loads((Path(checkpoint) / STATE).read_text())["over"]
 
 
 def last_complete(checkpoints: Path) -> str | None:

@@ -7,12 +7,15 @@ import functools
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from families import rows
 from safetensors.torch import load_file
@@ -20,6 +23,7 @@ from transformers import TrainerCallback
 
 from adaptkit.config import Settings, compose, settings
 from adaptkit.run import Interface, run
+from adaptkit.trainer import AdaptTrainer
 
 TRAIN_ROWS, VALIDATION_ROWS = 44, 20
 QUICK = {
@@ -42,6 +46,14 @@ def sentiment(folder: Path, train: int = TRAIN_ROWS, validation: int = VALIDATIO
     for name, count, seed in (("train", train, 1), ("validation", validation, 2)):
         lines = [json.dumps(row) for row in rows(count, seed)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def shallow(checkpoint: Path, folder: Path) -> Path:
+    """Copy a checkpoint and keep one of its layers, for tests that run many times."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
     return folder
 
 
@@ -70,9 +82,15 @@ def configure(
     return settings(plain)
 
 
+@functools.cache
+def _settle() -> None:
+    gc.collect()
+    gc.freeze()  # the Trainer's garbage collections then walk over the new objects only
+
+
 def carry_out(run_settings: Settings, *callbacks: TrainerCallback) -> tuple[dict, list[str]]:
     """Run and return the record and what was said; no progress bars."""
-    gc.freeze()  # the collections of the Trainer then take no time
+    _settle()
     said: list[str] = []
     record = run(run_settings, Interface(said.append, lambda what: callbacks))
     return record, said
@@ -86,6 +104,17 @@ def at(event: str, update: int, act: Callable[[], None]) -> TrainerCallback:
             act()
 
     return type("At", (TrainerCallback,), {event: react})()
+
+
+def script(patch: pytest.MonkeyPatch, accuracies: dict[int, float]) -> None:
+    """Let evaluations report chosen accuracies, by the update they are made after."""
+    score = AdaptTrainer.score
+
+    def scripted(self: AdaptTrainer, rows: Any) -> Any:
+        update = self.state.global_step if self.is_in_train else self.best.update
+        return replace(score(self, rows), scores={"accuracy": accuracies[update]})
+
+    patch.setattr(AdaptTrainer, "score", scripted)
 
 
 class Final(TrainerCallback):

@@ -4,6 +4,7 @@ LAYERS, WIDTH, INNER, HEADS = 3, 32, 64, 4
 TWO_STACKS = ("t5", "bart")
 GATED = GROUPED = ("llama", "mistral", "qwen2")  # two key-value heads for four query heads
 FUSED = ("gpt2", "modernbert", "gpt_neox")
+NO_BIAS = ("llama", "mistral", "t5", "modernbert")  # in the body
 LINEAR = ("query", "key", "value", "output", "up", "gate", "down")
 
 

@@ -114,7 +114,8 @@ CONFIG = [
     ("data.source=net", ["data.source=net", "auto", "local"]),
     ("data.train_rows=0", ["data.train_rows=0", "1 or more"]),
     ("method.rank", ["method.rank", "KEY=VALUE"]),
-    ("task.text=[a", ["cannot be read", "task.text=[a"]),
+    ("task.text=[a", ["cannot be read", "task.text=[a", "quotes"]),
+    ("task.also={more:extra}", ["task.also", "+task.also.more=VALUE"]),
     ("method=lora,full", ["method=lora,full", "-m"]),
     ("trainer.epochs=${nothing.here}", ["trainer.epochs", "nothing.here"]),
     ("data=5", ["data", "mapping"]),
@@ -138,14 +139,20 @@ def test_config_of_other_commands(place: Path, command: str, override: str) -> N
     ("words", "named"),
     [
         (["train", "--cfg", "job", "-m"], ["--cfg", "--multirun"]),
-        (["train", "--nonsense"], ["--nonsense", "--help"]),
-        (["train", "--cfg", "all_of_it"], ["--cfg", "job"]),
         (["list", "method"], ["list=method", "did you mean methods"]),
     ],
     ids=lambda words: " ".join(words),
 )
 def test_flags(place: Path, words: list[str], named: list[str]) -> None:
     refused(call(*words), *named)
+
+
+@pytest.mark.parametrize("flag", ["--nonsense", "--cfg=everything"])
+def test_unknown_flag(place: Path, flag: str) -> None:
+    answer = call("train", flag)
+    assert answer.status == 2
+    assert flag.partition("=")[0] in answer.err
+    assert "usage: adaptkit train" in answer.err
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "mlflow"])
@@ -220,9 +227,9 @@ DATA = {
     "ragged CSV": (text_file("train.csv", RAGGED), ["train.csv", "row 2", "cells"]),
     "unclosed quote": (text_file("train.csv", 'sentence,label\na,0\n"b,1\n'),
                        ["train.csv", "row 2"]),
-    "JSONL not UTF-8": (text_file("train.jsonl", NOT_UTF8), ["train.jsonl", "row 2", "UTF-8"]),
+    "JSONL not UTF-8": (text_file("train.jsonl", NOT_UTF8), ["train.jsonl", "line 2", "UTF-8"]),
     "CSV not UTF-8": (text_file("train.csv", b"sentence,label\na,0\ncaf\xe9,1\n"),
-                      ["train.csv", "row 2", "UTF-8"]),
+                      ["train.csv", "line 3", "UTF-8"]),
     "corrupt Parquet": (text_file("train.parquet", b"PAR1 nothing of the kind PAR1"),
                         ["train.parquet", "Parquet"]),
     "cut Parquet": (text_file("train.parquet", b""), ["train.parquet", "Parquet"]),
@@ -252,7 +259,7 @@ def test_data(place: Path, checkpoints, damage, words: list[str]) -> None:
         (["task=classify", "task.path=./no.csv", "task.text=a"], ["task.path=./no.csv", "no such"]),
         (["task=classify", "task.path=../one.txt", "task.text=a"], ["one.txt", ".csv"]),
         (["task=classify", "task.path=../one.csv", "task.text=a"], ["one.csv", "1 rows"]),
-        (["data.root=../data", "task.also={more: extra}"], ["'extra'", "validation.jsonl"]),
+        (["data.root=../data", "+task.also.more=extra"], ["'extra'", "validation.jsonl"]),
         (["data.root=../data", "task.metric=accuracy_and_f1", "task.labels=[a,b,c]"], ["two"]),
         (["data.root=../scores", "task=stsb"], ["stsb", "row 2", "'high'", "no number"]),
     ],
@@ -444,8 +451,9 @@ def test_eval_changes_no_method(finished: Path) -> None:
 def test_hub_offline(place: Path, checkpoints) -> None:
     refused(call("train", "model=bert-base", "data.root=../data"),
             "google-bert/bert-base-uncased", "cannot be reached", "model.path=DIR")  # fmt: skip
-    refused(call("train", *tiny(checkpoints["bert"])),
-            "nyu-mll/glue", "cannot be reached", "data.root=DIR", "sst2")  # fmt: skip
+    for words in (["data.source=hub"], ["task=qqp"]):  # what has no sample never falls back
+        refused(call("train", *tiny(checkpoints["bert"]), *words),
+                "nyu-mll/glue", "cannot be reached", "data.root=DIR")  # fmt: skip
     nothing_left(place)
 
 
@@ -476,7 +484,10 @@ def test_unreachable_hub_is_known_soon(kind: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["model", "data"])
 def test_unreachable_hub_in_a_process(place: Path, checkpoints, what: str) -> None:
-    words = {"model": ["model=bert-base", "data.root=../data"], "data": tiny(checkpoints["bert"])}
+    words = {
+        "model": ["model=bert-base", "data.root=../data"],
+        "data": tiny(checkpoints["bert"], "data.source=hub"),
+    }
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
         [sys.executable, "-m", "adaptkit", "train", *words[what]],
@@ -531,8 +542,7 @@ def test_full_disk_while_tensors_are_written(place: Path, checkpoints, monkeypat
 def test_output_dir_is_a_file(place: Path, checkpoints) -> None:
     (place / "taken").write_text("mine")
     run = [*tiny(checkpoints["bert"]), "data.root=../data"]
-    for words in (["train"], ["train", "-m"]):
-        refused(call(*words, *run, "output_dir=taken"), "output_dir", "taken", "folder")
+    refused(call("train", *run, "output_dir=taken"), "output_dir", "taken", "folder")
     refused(call("train", *run, "output_dir=taken/below"), "output_dir", "taken", "folder")
     assert (place / "taken").read_text() == "mine"
 

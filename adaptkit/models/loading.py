@@ -63,6 +63,11 @@ def load_tokenizer(model: Model, config: Any) -> Any:
         AdaptError: the folder or hub id has no tokenizer.
     """
     tokenizer = _load(AutoTokenizer, model)
+    if len(tokenizer) < config.vocab_size / 2:  # without its files an empty one is made
+        raise AdaptError(
+            f"model.path={model.path}: the tokenizer knows {len(tokenizer)} tokens, the model "
+            f"{config.vocab_size}. Put the model's own tokenizer files there (tokenizer.json ...)."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
     config.pad_token_id = tokenizer.pad_token_id
@@ -78,15 +83,16 @@ def load_model(model: Model, config: Any, head: str) -> Loaded:
     """
     loaded, info = _load(
         HEADS[head], model, config=config, dtype="auto", output_loading_info=True,
-        use_safetensors=True,
+        use_safetensors=True, ignore_mismatched_sizes=True,
     )  # fmt: skip
-    mismatched = [entry[0] for entry in info["mismatched_keys"]]
-    if mismatched:
+    # A head for other classes than the task's is replaced like a missing one.
+    mismatched = {entry[0] for entry in info["mismatched_keys"]}
+    if wrong := sorted(mismatched - head_names(loaded)):
         raise AdaptError(
-            f"model.path={model.path}: the weights do not fit config.json: {mismatched[:3]}. "
-            "The folder is broken; fetch it again."
+            f"model.path={model.path}: the weights do not fit config.json: {wrong[:3]} have other "
+            "shapes. The folder is broken; fetch it again."
         )
-    missing = set(info["missing_keys"])
+    missing = {*info["missing_keys"], *mismatched}
     body = [n for n, _ in loaded.named_parameters() if n.startswith(base_prefix(loaded))]
     if len(missing & set(body)) > len(body) / 2:
         raise AdaptError(
@@ -184,9 +190,12 @@ def _check_folder(folder: Path, weights: bool) -> None:
         raise AdaptError(f"model.path={folder}: holds no config.json. Give a model's folder.")
     try:
         kind = json.loads(config.read_text()).get("model_type", "")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, AttributeError) as error:
         raise AdaptError(f"model.path={folder}: config.json is broken: {error}.") from error
-    family_of(kind)
+    try:
+        family_of(kind)
+    except AdaptError as error:
+        raise AdaptError(f"model.path={folder}: {error}") from error
     if weights and not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         raise AdaptError(

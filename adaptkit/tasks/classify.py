@@ -76,16 +76,24 @@ class Classify(TextTask):
                 f"{next(iter(values))!r}; {len(values)} different values). "
                 "For scores use task=regress."
             )
-        if all(isinstance(v, int) for v in values) and min(values) >= 0:
+        if all(isinstance(v, str) and v.isdecimal() for v in values):
+            values = {int(v) for v in values}  # CSV has no numbers
+        if not all(isinstance(v, int) for v in values):
+            return tuple(sorted(str(v) for v in values))
+        if 0 <= min(values) <= max(values) < 1000:
             return tuple(str(i) for i in range(max(values) + 1))
-        return tuple(sorted(str(v) for v in values))
+        return tuple(str(v) for v in sorted(values))
 
     def _number(self, rows: Dataset, classes: tuple[str, ...], split: str) -> Dataset:
         """Add the column `labels` with class numbers; say which row has no such class."""
-        numbers = {name: i for i, name in enumerate(classes)}
+        # Where the file stores names, its numbers are places in that list, whatever the names are.
+        stored = getattr(rows.features[self.label], "names", None)
+        numbers = {} if stored else {name: i for i, name in enumerate(classes)}
         labels = []
         for row, value in enumerate(rows[self.label][:], 1):
-            number = value if isinstance(value, int) else numbers.get(str(value), None)
+            known = int(value) if isinstance(value, str) and value.isdecimal() else value
+            place = known if isinstance(known, int) else None
+            number = numbers.get(str(value), numbers.get(str(known), place))
             if number is None or not 0 <= number < len(classes):
                 hidden = " The labels of this split are withheld; score on another." * (value == -1)
                 raise AdaptError(

@@ -14,6 +14,7 @@ an error that names the row.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 EXTENSIONS = ("parquet", "jsonl", "csv")
+LONGEST_CELL = 1 << 30  # characters; Python's own limit is below that of a long text
 HELD_OUT = 0.1  # share of a single file that becomes the validation split
 
 
@@ -163,15 +165,18 @@ def _parquet(file: Path) -> Dataset:
 
 
 def _jsonl(file: Path) -> Dataset:
-    rows = []
-    with file.open(encoding="utf-8", errors="strict") as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    rows.append(_object(line, file, number))
-        except UnicodeDecodeError as error:
-            raise AdaptError(f"{file}: row {len(rows) + 1} is not UTF-8: {error}.") from error
-    return _from_rows(rows, file)
+    lines = enumerate(_text(file).split("\n"), 1)
+    return _from_rows([_object(line, file, number) for number, line in lines if line.strip()], file)
+
+
+def _text(file: Path) -> str:
+    """Return a file's text, without the byte order mark that spreadsheets write."""
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise AdaptError(f"{file}: line {line} is not UTF-8. Convert the file to UTF-8.") from error
 
 
 def _object(line: str, file: Path, number: int) -> dict[str, Any]:
@@ -186,16 +191,16 @@ def _object(line: str, file: Path, number: int) -> dict[str, Any]:
 
 def _csv(file: Path) -> Dataset:
     rows = []
-    with file.open(encoding="utf-8", newline="") as lines:
-        try:
-            for number, row in enumerate(csv.DictReader(lines, strict=True), 1):
-                if None in row or None in row.values():
-                    raise AdaptError(
-                        f"{file}: row {number} has another number of cells than the header."
-                    )
-                rows.append(row)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise AdaptError(f"{file}: row {len(rows) + 1} is broken: {error}.") from error
+    csv.field_size_limit(LONGEST_CELL)
+    try:
+        for number, row in enumerate(csv.DictReader(io.StringIO(_text(file)), strict=True), 1):
+            if None in row or None in row.values():
+                raise AdaptError(
+                    f"{file}: row {number} has another number of cells than the header."
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise AdaptError(f"{file}: row {len(rows) + 1} is broken: {error}.") from error
     return _from_rows(rows, file)
 
 
@@ -209,9 +214,21 @@ def _from_rows(rows: list[dict[str, Any]], file: Path) -> Dataset:
     try:
         return Dataset.from_dict({c: [row[c] for row in rows] for c in columns})
     except Exception as error:  # pyarrow raises several kinds for mixed types
-        raise AdaptError(
-            f"{file}: a column holds values of several types: {first_line(error)}."
-        ) from error
+        raise AdaptError(f"{file}: {_odd_one(rows, columns) or first_line(error)}.") from error
+
+
+def _odd_one(rows: list[dict[str, Any]], columns: list[str]) -> str | None:
+    """Name the first value that is of another type than those above it."""
+    for column in columns:
+        first: type | None = None
+        for number, row in enumerate(rows, 1):
+            kind = type(row[column])
+            if row[column] is not None and kind is not (first := first or kind):
+                return (
+                    f"row {number}: {column} is {row[column]!r}, which is no {first.__name__} as "
+                    "in the rows above; a column holds values of one type"
+                )
+    return None
 
 
 def _from_hub(wanted: Wanted, split: str) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +94,10 @@ class TextTask:
         Special tokens written in a text are plain text. At most `limit` tokens, the model's.
         """
         longest = min(self.max_length, limit or self.max_length)
+        guard = plain_text(tokenizer)
 
         def tokens(batch: dict[str, list]) -> dict[str, list]:
-            texts = [batch[column] for column in self.text]
+            texts = [[guard(text) for text in batch[column]] for column in self.text]
             out = tokenizer(
                 *texts, truncation=True, max_length=longest, split_special_tokens=True,
                 return_attention_mask=False,
@@ -118,3 +120,20 @@ class TextTask:
 
         glue = Glue(config_name=self.metric, keep_in_memory=True)
         return glue.compute(predictions=predictions, references=labels)
+
+
+def plain_text(tokenizer: Any) -> Callable[[str], str]:
+    """Return what breaks up special tokens in a text where `split_special_tokens` does not.
+
+    A unigram model (T5, XLNet, ALBERT) has them in its vocabulary and finds them by itself.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if type(getattr(backend, "model", None)).__name__ != "Unigram":
+        return lambda text: text
+
+    def broken_up(text: str) -> str:
+        for token in tokenizer.all_special_tokens:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    return broken_up

@@ -1,0 +1,1 @@
+"""The grammars behind the bundled samples: one module for each family of tasks."""

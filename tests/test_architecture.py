@@ -1,0 +1,242 @@
+"""The shape of the package: who imports whom, how long things are, and what conf/ mirrors."""
+
+import ast
+import dataclasses
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import adaptkit
+from adaptkit import config
+from adaptkit.errors import ConfigError
+from adaptkit.methods import METHODS
+from adaptkit.optimizers import OPTIMIZERS
+from adaptkit.regularizers import REGULARIZERS
+from adaptkit.tasks import TASKS
+
+PACKAGE = Path(adaptkit.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+# A module imports from rows above its own, and from its own package.
+ROWS = (
+    ("errors",),
+    ("files", "adaptation", "metrics"),
+    ("models", "layers", "precision", "optimizers", "batching"),
+    ("methods", "regularizers", "tasks"),
+    ("config",),
+    ("plan", "checkpoint", "trainer", "reports"),
+    ("run",),
+    ("progress",),
+    ("terminal", "evaluate_run"),
+    ("train", "commands"),
+    ("cli",),
+    ("__main__",),
+)
+RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
+SAME = {"layers": "models"}  # formulas and the places they are put in know each other
+FORBIDDEN = {
+    "methods": {"tasks", "trainer", "config", "optimizers", "batching"},
+    "regularizers": {"tasks", "trainer", "config", "methods"},
+    "tasks": {"methods", "regularizers", "trainer", "config", "layers"},
+    "models": {"methods", "regularizers", "tasks", "config"},
+}
+CONFIG_READERS = {"config", "train", "cli", "commands", "checkpoint"}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def group(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+each_file = pytest.mark.parametrize("path", FILES, ids=relative)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names a file imports anywhere, what only type checkers see left out."""
+    ignored = {
+        id(inner)
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(TREES[path]):
+        if id(node) in ignored:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            module = node.module or ""
+            if module == "adaptkit":
+                yield from (f"adaptkit.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules and packages of adaptkit that a file imports."""
+    parts = [name.split(".") for name in imports(path)]
+    found = {p[1] for p in parts if p[0] == "adaptkit" and len(p) > 1}
+    return {name for name in found if not name.startswith("__")}
+
+
+# ---- who imports whom ----
+
+
+@each_file
+def test_imports_follow_the_rows(path: Path) -> None:
+    mine = group(path)
+    if mine == "__init__":
+        assert not own_imports(path)
+        return
+    assert mine in RANK, f"give {mine} a row in ROWS"
+    for other in own_imports(path) - {mine}:
+        assert other in RANK, f"give {other} a row in ROWS"
+        together = SAME.get(mine, mine) == SAME.get(other, other)
+        assert RANK[other] < RANK[mine] or together, f"{relative(path)} imports {other}"
+        assert other not in FORBIDDEN.get(mine, ())
+
+
+@each_file
+def test_only_the_border_knows_hydra(path: Path) -> None:
+    tops = {name.partition(".")[0] for name in imports(path)}
+    if tops & {"hydra", "omegaconf"}:
+        assert group(path) in CONFIG_READERS
+    if group(path) == "checkpoint":
+        assert "hydra" not in tops
+
+
+REGISTRIES = ("methods", "regularizers", "tasks", "optimizers")
+
+
+def test_registries_and_config_import_no_torch() -> None:
+    names = [
+        ".".join(("adaptkit", *path.relative_to(PACKAGE).with_suffix("").parts))
+        for path in FILES
+        if group(path) in (*REGISTRIES, "config", "errors", "adaptation", "cli")
+    ]
+    names = [name.removesuffix(".__init__") for name in names]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'evaluate', 'sklearn'}\n"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+# ---- how long things are ----
+
+
+@each_file
+def test_files_are_short(path: Path) -> None:
+    length = len(path.read_text(encoding="utf-8").splitlines())
+    assert length < 300
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    yield from (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+@each_file
+def test_functions_are_short(path: Path) -> None:
+    lengths = {f.name: (f.end_lineno or 0) - f.lineno + 1 for f in functions(TREES[path])}
+    assert {name: n for name, n in lengths.items() if n > 60} == {}
+
+
+@each_file
+def test_what_is_public_has_a_docstring(path: Path) -> None:
+    tree = TREES[path]
+    assert ast.get_docstring(tree)
+    bare = [name for name, node in public(tree) if not ast.get_docstring(node)]
+    assert bare == []
+
+
+def public(
+    node: ast.Module | ast.ClassDef, prefix: str = ""
+) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    """Public classes and functions, methods included; not what is defined inside functions."""
+    for child in node.body:
+        if isinstance(child, ast.FunctionDef | ast.ClassDef) and not child.name.startswith("_"):
+            yield f"{prefix}{child.name}", child
+            if isinstance(child, ast.ClassDef):
+                yield from public(child, f"{prefix}{child.name}.")
+
+
+@each_file
+def test_no_assert_no_print(path: Path) -> None:
+    """Errors are raised where the value is used; only the command line speaks."""
+    nodes = list(ast.walk(TREES[path]))
+    assert not any(isinstance(node, ast.Assert) for node in nodes)
+    prints = [n for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
+    assert not prints or group(path) in ("cli", "commands", "train", "terminal", "progress")
+
+
+# ---- conf/ mirrors the package ----
+
+NEEDED = {  # what has no default
+    ("task", "classify"): ["task.path=rows.csv", "task.text=[sentence]"],
+    ("task", "regress"): ["task.path=rows.csv", "task.text=[sentence]"],
+    ("model", "auto"): ["model.path=some/model"],
+}
+ALL = [(part, name) for part in config.GROUPS for name in config.options(part)]
+
+
+def fields_of(cls: type) -> set[str]:
+    return {f.name for f in dataclasses.fields(cls) if f.init}
+
+
+def test_options_are_the_registries() -> None:
+    assert set(config.options("method")) == set(METHODS)
+    assert set(config.options("optimizer")) == set(OPTIMIZERS)
+    assert set(config.options("regularizer")) == set(REGULARIZERS)
+    assert set(TASKS) <= set(config.options("task"))
+
+
+@pytest.mark.parametrize(("part", "name"), ALL)
+def test_every_yaml_composes_and_builds(part: str, name: str) -> None:
+    plain = config.compose([f"{part}={name}", *NEEDED.get((part, name), [])])
+    package = {"mlflow": "mlflow", "wandb": "wandb", "tensorboard": "tensorboard"}.get(name, "sys")
+    if part == "tracker" and importlib.util.find_spec(package) is None:
+        with pytest.raises(ConfigError, match=f"needs the package {package}, .* pip install"):
+            config.settings(plain)
+        return
+    run = config.settings(plain)
+    if part == "method":
+        assert type(run.method) is METHODS[name] and run.method_name == name
+        assert set(plain["method"]) - {"name"} == fields_of(METHODS[name])
+    elif part == "optimizer":
+        assert type(run.optimizer) is OPTIMIZERS[name]
+        assert set(plain["optimizer"]) - {"name"} == fields_of(OPTIMIZERS[name])
+    elif part == "regularizer":
+        assert set(run.regularizers) == {name}
+        assert set(plain["regularizer"][name]) == fields_of(REGULARIZERS[name])
+    elif part == "task":
+        kind = plain["task"]["kind"]
+        assert type(run.task) is TASKS[kind]
+        assert set(plain["task"]) - {"kind"} == fields_of(TASKS[kind])
+    elif part == "model":
+        assert set(plain["model"]) == fields_of(config.Model)
+    elif part == "trainer":
+        assert set(plain["trainer"]) == fields_of(config.TrainerSettings)
+
+
+@pytest.mark.parametrize("name", [n for n in config.options("model") if n != "auto"])
+def test_every_models_architecture_is_known(name: str) -> None:
+    from adaptkit.models import anatomy, loading
+
+    model = config.settings(config.compose([f"model={name}"])).model
+    if model.architecture:  # what `plan` reads without network
+        loaded = loading.load_config(model, 2, offline=True)
+        assert loaded.model_type in anatomy.FAMILIES
+    else:
+        assert Path(model.path).is_dir()

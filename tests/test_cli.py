@@ -1,0 +1,544 @@
+"""The command line as a user types it: help, completion, suggestions, runs and what follows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commandline import call, data_root, tiny, write
+from families import rows
+
+from adaptkit import __version__
+from adaptkit.cli import COMMANDS, in_order
+from adaptkit.config import GROUPS, options, variant
+
+KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
+METHODS = tuple(options("method"))
+FILES = {"config.yaml", "delta.safetensors", "result.json", "history.jsonl", "predictions.jsonl",
+         "train.log"}  # fmt: skip
+KEYS = {  # of result.json
+    "task", "model", "method", "regularizers", "variant", "seed", "status", "error", "metric",
+    "score", "scores", "split", "data", "params", "delta_bytes", "updates", "best_update",
+    "epochs", "time", "memory", "precision", "device", "versions", "started_at", "finished_at",
+}  # fmt: skip
+BELOW = {
+    "data": {"source", "path", "rows"},
+    "params": {"total", "trainable", "body_trainable", "head_trainable", "stored",
+               "trainable_percent"},
+    "time": {"total_seconds", "train_seconds", "eval_seconds", "train_samples_per_second"},
+    "memory": {"peak_rss_bytes", "peak_device_bytes"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory beside a folder `data` with the task sst2."""
+    data_root(tmp_path / "data")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("ADAPTKIT_DATA", raising=False)
+    return here
+
+
+def process(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would."""
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+
+
+# ---- what needs no libraries ----
+
+
+def test_help_names_every_command(place: Path) -> None:
+    for words in (["--help"], ["-h"], ["help"]):
+        answer = call(*words)
+        assert answer.status == 0
+        assert all(f"  {command} " in answer.out for command in COMMANDS)
+    nothing = call()
+    assert (nothing.status, nothing.out) == (2, call("--help").out)
+
+
+def test_version() -> None:
+    assert call("--version").out.strip() == __version__
+
+
+def test_unknown_command() -> None:
+    answer = call("trian", "method=lora")
+    assert answer.status == 2
+    assert "'trian' is no command" in answer.err
+    assert "did you mean train?" in answer.err
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "train"])
+def test_help_of_commands(command: str) -> None:
+    answer = call(command, "--help")
+    assert answer.status == 0
+    assert answer.out.startswith(f"usage: adaptkit {command}")
+
+
+def test_help_of_train(place: Path) -> None:
+    answer = call("train", "--help")
+    assert answer.status == 0
+    for group in GROUPS:
+        assert f"{group}: " in answer.out
+    for words in (
+        *METHODS,
+        "batch_size: ",
+        "warmup_ratio: ",
+        'eval "$(adaptkit -sc install=bash)"',
+    ):
+        assert words in answer.out
+    assert not any(place.iterdir())
+
+
+def test_composed_configuration(place: Path) -> None:
+    answer = call("train", "method=lora", "method.rank=3", "--cfg", "job")
+    assert answer.status == 0
+    assert "  rank: 3\n" in answer.out
+    assert "hydra" not in answer.out.replace("${hydra", "")
+    assert not any(place.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "ordered"),
+    [
+        ("method=lora -m seed=0,1", "-m method=lora seed=0,1"),
+        ("-m method=lora seed=0,1", "-m method=lora seed=0,1"),
+        ("method=lora seed=0,1 --multirun", "--multirun method=lora seed=0,1"),
+        ("method=lora --cfg job", "--cfg job method=lora"),
+        ("method=lora --cfg=job", "--cfg=job method=lora"),
+        ("a=1 --cfg job --resolve b=2 -p method c=3", "--cfg job --resolve -p method a=1 b=2 c=3"),
+        ("a=1 --info plugins", "--info plugins a=1"),
+        ("a=1 --info b=2", "--info a=1 b=2"),
+        ("+experiment=x a=1", "experiment=x a=1"),
+        ("experiment=x a=-1 +b=--c ~d", "experiment=x a=-1 +b=--c ~d"),
+    ],
+)
+def test_flags_may_stand_anywhere(typed: str, ordered: str) -> None:
+    assert in_order(typed.split()) == ordered.split()
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_experiment(place: Path, plus: str) -> None:
+    words = [f"{plus}experiment=lora_mrpc_paper", "method.rank=2", "--cfg", "job"]
+    out = call("train", *words).out
+    assert "epochs: 30" in out
+    assert "  rank: 2\n" in out  # what is typed wins
+    assert "FacebookAI/roberta-base" in out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list(kind: str) -> None:
+    expected = options(kind.removesuffix("s"))
+    found = json.loads(call("list", kind, "--json").out)
+    assert list(found) == [kind]
+    assert list(found[kind]) == expected
+    assert all(found[kind].values()), "an entry says nothing about itself"
+    out = call("list", kind).out
+    assert all(f"  {name} " in out for name in expected)
+
+
+def test_list_everything() -> None:
+    assert set(json.loads(call("list", "--json").out)) == set(KINDS)
+
+
+def test_variant_keeps_runs_apart() -> None:
+    assert variant(["method=lora", "task=sst2", "seed=3"]) == "default"
+    assert variant(["method=lora", "method.rank=4"]) == "method.rank=4"
+    assert variant(["b=1", "a=2"]) == variant(["a=2", "b=1"])
+    names = [["a=b/c"], ["a=b_c"], ["a=b c"], ["a=" + "x" * 200], ["a=" + "x" * 201], ["~a"], ["a"]]
+    found = [variant(words) for words in names]
+    assert len(set(found)) == len(found)
+    assert all("/" not in name and len(name) < 120 for name in found)
+
+
+WITHOUT_TORCH = """
+import sys
+from adaptkit.cli import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as end:
+    status = end.code or 0
+heavy = {"torch", "transformers", "datasets", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("--help", 0),
+        ("list", 0),
+        ("train --help", 0),
+        ("train --cfg job", 0),
+        ("train method=lroa", 2),
+        ("train method.rnk=3", 2),
+        ("train method.rank=0", 2),
+        ("train model=auto", 2),
+        ("plan method.rank=0", 2),
+        ("verify nowhere", 2),
+        ("eval nowhere", 2),
+    ],
+)
+def test_torch_is_not_imported(words: str, status: int, place: Path) -> None:
+    started = time.monotonic()
+    done = process(sys.executable, "-c", WITHOUT_TORCH, *words.split())
+    assert done.returncode == status, done.stderr
+    assert time.monotonic() - started < 5  # half a second where nothing else runs
+    assert not any(place.iterdir())
+
+
+# ---- completion ----
+
+
+def completed(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what is offered after `line` has been typed."""
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    answer = call("-sc", "query=bash")
+    assert answer.status == 0
+    assert answer.err == ""
+    return answer.out.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "some", "none"),
+    [
+        ("adaptkit ", ["train", "plan", "eval", "verify", "list"], ["method="]),
+        ("adaptkit tr", ["train"], ["list"]),
+        ("adaptkit train ", ["method=", "task=", "model="], ["train"]),
+        ("adaptkit train meth", ["method=", "method."], ["task="]),
+        ("adaptkit train method=", ["method=lora", "method=bitfit"], []),
+        ("adaptkit train method=l", ["method=lora"], ["method=bitfit"]),
+        (
+            "adaptkit train method=lora method.r",
+            ["method.rank=", "method.rank_stabilised="],
+            ["method.alpha="],
+        ),
+        ("adaptkit train method=probe method.", ["method.pooling="], ["method.rank="]),
+        ("adaptkit train -m task=s", ["task=sst2", "task=stsb"], ["task=mrpc"]),
+        ("adaptkit plan model=rob", ["model=roberta-base"], ["model=gpt2"]),
+        ("adaptkit train optimizer.warm", ["optimizer.warmup_ratio="], []),
+    ],
+)
+def test_completion(
+    line: str, some: list[str], none: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = completed(line, monkeypatch)
+    assert set(some) <= set(offered)
+    assert not set(none) & set(offered)
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_completion_works_in_bash(tmp_path: Path) -> None:
+    """Source the script that is printed, then press tab as bash does."""
+    command = tmp_path / "adaptkit"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m adaptkit "$@"\n')
+    command.chmod(0o755)
+    script = """
+    eval "$(adaptkit -sc install=bash)"
+    complete -p adaptkit
+    press() {
+        COMP_LINE="$1"; COMP_POINT=${#1}; COMP_WORDS=($1); COMPREPLY=()
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        $(complete -p adaptkit | sed 's/.*-F \\([^ ]*\\).*/\\1/') adaptkit
+        echo "$1:" "${COMPREPLY[@]}"
+    }
+    press "adaptkit tr"
+    press "adaptkit train method=lor"
+    """
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = process("bash", "--norc", "-c", script, PATH=path)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("complete ")
+    assert lines[1].split(": ")[1].split() == ["train"]
+    assert [word.rpartition("=")[2] for word in lines[2].split(": ")[1].split()] == ["lora"]
+
+
+# ---- runs ----
+
+
+def record(directory: Path) -> dict:
+    """Return result.json."""
+    return json.loads((directory / "result.json").read_text())
+
+
+def only_run(place: Path) -> Path:
+    """Return the one run directory below `outputs`."""
+    found = list(place.glob("outputs/*/*/*/*/seed*"))
+    assert len(found) == 1
+    return found[0]
+
+
+def check_record(found: dict) -> None:
+    """Check that the record has all its keys, with values that make sense."""
+    assert KEYS <= found.keys()
+    for key, below in BELOW.items():
+        assert found[key].keys() == below
+    assert found["data"]["rows"].keys() == {"train", "validation"}
+    params = found["params"]
+    assert params["trainable"] == params["body_trainable"] + params["head_trainable"]
+    assert 0 < params["trainable"] <= params["total"]
+    assert found["score"] == found["scores"][found["metric"]]
+    assert 0 < found["best_update"] <= found["updates"] == 4
+    assert {"torch", "transformers", "adaptkit"} <= found["versions"].keys()
+    assert found["time"]["total_seconds"] >= found["time"]["eval_seconds"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_run_from_start_to_verification(place: Path, checkpoints, method: str) -> None:
+    words = [f"method={method}", *tiny(checkpoints["bert"]), "data.root=../data"]
+    answer = call("train", *words)
+    assert answer.status == 0, answer.err
+    assert answer.out.startswith(f"sst2/bert/{method} seed 0: accuracy ")
+    run = only_run(place)
+    assert run.relative_to(place / "outputs").parts[:3] == ("sst2", "bert", method)
+    assert {p.name for p in run.iterdir()} == FILES
+    found = record(run)
+    check_record(found)
+    assert (found["status"], found["error"], found["method"]) == ("done", None, method)
+    assert found["data"]["source"] == "local"
+    assert found["data"]["rows"] == {"train": 32, "validation": 12}
+    assert found["delta_bytes"] == (run / "delta.safetensors").stat().st_size
+    predictions = [json.loads(line) for line in (run / "predictions.jsonl").open()]
+    right = sum(row["prediction"] == row["label"] for row in predictions) / len(predictions)
+    assert [row["id"] for row in predictions] == [str(i) for i in range(12)]
+    assert right == pytest.approx(found["score"])
+    planned = json.loads(call("plan", *words, "--json").out)
+    assert planned["params"] == found["params"]
+    verified = call("verify", run)
+    assert (verified.status, verified.err) == (0, "")
+    assert "the same predictions" in verified.out
+
+
+def test_run_of_a_regression(place: Path, checkpoints) -> None:
+    scores = [{"sentence1": r["sentence"], "sentence2": "a film", "label": r["label"] * 2.5 + i / 9}
+              for i, r in enumerate(rows(12))]  # fmt: skip
+    for split in ("train", "validation"):
+        write(place / "data" / "stsb" / f"{split}.parquet", scores)
+    answer = call("train", "task=stsb", *tiny(checkpoints["bert"]), "data.root=data")
+    assert answer.status == 0, answer.err
+    found = record(only_run(place))
+    check_record(found)
+    assert found["metric"] == "pearson"
+    assert set(found["scores"]) == {"pearson", "spearmanr"}
+    assert call("verify", only_run(place)).status == 0
+
+
+def test_file_of_any_format_is_a_data_set(place: Path, checkpoints) -> None:
+    """One file is cut into two splits; classes may be words, and numbers in CSV are text."""
+    named = [{"text": r["sentence"], "mood": ("bad", "good")[r["label"]]} for r in rows(40)]
+    for file in ("films.csv", "films.jsonl", "films.parquet"):
+        write(place / file, named)
+        answer = call("train", "task=classify", f"task.path={file}", "task.text=text",
+                      "task.label=mood", *tiny(checkpoints["bert"]), f"output_dir=of_{file}")  # fmt: skip
+        assert answer.status == 0, answer.err
+        assert record(place / f"of_{file}")["task"] == "films"
+        assert record(place / f"of_{file}")["data"]["rows"] == {"train": 36, "validation": 4}
+    assert len({record(place / f"of_films.{e}")["score"] for e in ("csv", "jsonl", "parquet")}) == 1
+
+
+def test_the_three_formats_are_the_same_data(place: Path, checkpoints) -> None:
+    found = {}
+    for extension in ("jsonl", "csv", "parquet"):
+        for split, seed in (("train", 1), ("validation", 2)):
+            write(place / extension / "sst2" / f"{split}.{extension}", rows(16, seed=seed))
+        answer = call("train", *tiny(checkpoints["bert"]), f"data.root={extension}",
+                      f"output_dir=run_{extension}")  # fmt: skip
+        assert answer.status == 0, answer.err
+        found[extension] = (place / f"run_{extension}" / "predictions.jsonl").read_text()
+    assert len(set(found.values())) == 1
+
+
+def test_checkpoint_with_a_head_for_other_classes(place: Path, checkpoints) -> None:
+    """A classifier of three classes serves as the body of a task with two."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder = Path(shutil.copytree(checkpoints["bert"], place / "three"))
+    AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).save_pretrained(folder)
+    answer = call("train", "method=bitfit", *tiny(folder), "data.root=../data", "output_dir=run")
+    assert answer.status == 0, answer.err
+    assert record(place / "run")["params"]["head_trainable"] == 32 * 2 + 2
+    assert call("verify", "run").status == 0
+
+
+def test_finished_run_is_not_repeated(place: Path, checkpoints) -> None:
+    words = ["train", "method=bitfit", *tiny(checkpoints["bert"]), "data.root=../data"]
+    assert call(*words).status == 0
+    run = only_run(place)
+    first = record(run)
+    (run / "mine.txt").write_text("a note")
+
+    again = call(*words)
+    assert again.status == 0
+    assert "done before" in again.err
+    assert "trainer.resume=never" in again.err
+    assert again.out.startswith("sst2/bert/bitfit seed 0")
+    assert record(run) == first
+
+    never = call(*words, "trainer.resume=never")
+    assert never.status == 0
+    assert "done before" not in never.err
+    assert only_run(place) == run
+    repeated = record(run)
+    assert repeated["finished_at"] >= first["finished_at"]
+    assert repeated["time"] != first["time"]
+    assert repeated["scores"] == first["scores"]
+    assert (run / "mine.txt").read_text() == "a note"
+
+
+def test_other_settings_in_the_same_folder_are_refused(place: Path, checkpoints) -> None:
+    words = ["train", "method=bitfit", *tiny(checkpoints["bert"]), "data.root=../data"]
+    words.append("output_dir=run")
+    assert call(*words).status == 0
+    first = record(place / "run")
+    other = call(*words, "optimizer.lr=0.1", "seed=1")
+    assert other.status == 2
+    for word in ("run", "optimizer.lr", "seed", "output_dir", "trainer.resume=never"):
+        assert word in other.err
+    assert record(place / "run") == first
+    assert call(*words, "optimizer.lr=0.1", "trainer.resume=never").status == 0
+
+
+def test_paths_are_kept_whatever_the_working_directory(
+    place: Path, checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = shutil.copytree(checkpoints["bert"], place / "body")
+    words = ["method=bitfit", "trainer=debug", "output_dir=run"]
+    relative = call("train", *words, "model=auto", "model.path=./body", "data.root=../data")
+    assert relative.status == 0, relative.err
+    same = call("train", *words, "model=auto", f"model.path={body}",
+                f"data.root={place.parent / 'data'}")  # fmt: skip
+    assert "done before" in same.err, same.err
+
+    elsewhere = place.parent / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert call("verify", "../here/run").status == 0
+    moved = shutil.move(place / "run", elsewhere / "moved")
+    assert call("verify", moved).status == 0
+    assert {p.name for p in elsewhere.iterdir()} == {"moved"}
+
+
+def test_data_root_from_the_environment(
+    place: Path, checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAPTKIT_DATA", str(place.parent / "data"))
+    assert call("train", "method=bitfit", *tiny(checkpoints["bert"])).status == 0
+    assert record(only_run(place))["data"]["path"] == str(place.parent / "data" / "sst2")
+    monkeypatch.delenv("ADAPTKIT_DATA")
+    assert call("verify", only_run(place)).status == 0
+
+
+# ---- eval ----
+
+
+@pytest.fixture
+def finished(place: Path, checkpoints) -> Path:
+    """A finished run on sst2 that has learnt something."""
+    data_root(place.parent / "more", train=200, validation=40)
+    words = ["train", "method=full", *tiny(checkpoints["bert"]), "data.root=../more",
+             "trainer.max_steps=24", "trainer.eval_every=12", "trainer.batch_size=16",
+             "optimizer.lr=3e-3", "output_dir=run"]  # fmt: skip
+    answer = call(*words)
+    assert answer.status == 0, answer.err
+    return place / "run"
+
+
+def evaluated(*words: str | Path) -> dict:
+    """Return the record of `adaptkit eval WORDS`."""
+    answer = call("eval", *words, "--json")
+    assert answer.status == 0, answer.err
+    return json.loads(answer.out)
+
+
+def test_eval_on_the_same_and_another_split(finished: Path) -> None:
+    own = record(finished)
+    same = evaluated(finished)
+    assert same["score"] == own["score"]
+    assert same["data"]["rows"] == 40
+    again = evaluated(finished, "task.validation=train")
+    assert (again["split"], again["data"]["rows"]) == ("train", 200)
+    assert Path(again["directory"]) == finished / "eval" / "sst2-train"
+    assert len((finished / "eval" / "sst2-train" / "predictions.jsonl").open().readlines()) == 200
+    assert record(finished) == own
+    text = call("eval", finished, "task.validation=train").out
+    assert f"accuracy {again['score']:.4f}" in text
+
+
+def test_eval_maps_labels_by_name(finished: Path) -> None:
+    """imdb's rows with its classes in another order: the same score as in the run's order."""
+    root = finished.parent / "other"
+    flipped = [{"text": r["sentence"], "label": 1 - r["label"]} for r in rows(40, seed=2)]
+    write(root / "imdb" / "test.jsonl", flipped)
+    words = ["task=imdb", "data.root=other", "task.labels=[positive,negative]"]
+    found = evaluated(finished, *words, "--output", "out")
+    assert found["score"] == evaluated(finished)["score"]
+    assert (finished.parent / "out" / "predictions.jsonl").is_file()
+    wrong = evaluated(finished, "task=imdb", "data.root=other")
+    assert wrong["score"] == pytest.approx(1 - found["score"])
+
+
+def test_eval_refuses_other_classes(finished: Path) -> None:
+    pairs = [{"sentence1": "a", "sentence2": "b", "label": i % 2} for i in range(4)]
+    write(finished.parent / "other" / "rte" / "validation.jsonl", pairs)
+    answer = call("eval", finished, "task=rte", "data.root=other")
+    assert answer.status == 2
+    for word in ("rte", "not_entailment", "positive", "task.labels="):
+        assert word in answer.err
+    assert not (finished / "eval").exists()
+
+
+# ---- plan and sweeps ----
+
+
+def test_plan_needs_no_weights_and_no_network(place: Path) -> None:
+    words = ["plan", "method=lora", "model=roberta-base", "task=sst2", "trainer.precision=fp32"]
+    found = json.loads(call(*words, "--json").out)
+    body, head = 4 * 768 * 8 * 12, 768 * 768 + 768 + 768 * 2 + 2
+    assert found["params"]["body_trainable"] == body
+    assert found["params"]["head_trainable"] == head
+    assert found["params"]["total"] == 124_647_170 + body  # published classifier + pairs
+    assert found["delta_bytes"] == 4 * (body + head)
+    text = call(*words).out
+    for word in ("lora on roberta-base for sst2", f"{body:,}", f"{head:,}", "query", "memory"):
+        assert word in text
+    assert not any(place.iterdir())
+
+
+def test_sweep_goes_on_after_a_failure(place: Path, checkpoints, capfd) -> None:
+    words = ["method=lora", "method.rank=2,99", "seed=0,1", *tiny(checkpoints["bert"])]
+    answer = call("train", *words, "data.root=../data", "-m")
+    assert answer.status == 1
+    done = sorted(p.parent for p in place.glob("outputs/**/result.json"))
+    states = [record(run)["status"] for run in done]
+    assert states.count("done") == 2
+    assert {run.name for run in done if record(run)["status"] == "done"} == {"seed0", "seed1"}
+    assert "2 of 4 runs done, 2 failed" in answer.out
+    assert "method.rank=99: exceeds" in " ".join(answer.out.split())
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors
+    assert errors.count("adaptkit: method.rank=99: exceeds the rank 32") == 2
+
+    again = call("train", *words, "data.root=../data", "-m")
+    assert again.status == 1  # what is done is not repeated
+    assert capfd.readouterr().err.count("done before") == 2
+
+
+def test_sweep_in_which_nothing_runs(place: Path) -> None:
+    wrong = call("train", "-m", "method.rank=0,-1", "model=bert-base")
+    assert wrong.status == 1
+    assert wrong.err.count("must be 1 or more") == 2
+    assert "0 of 2 runs done, 2 failed" in wrong.out
+    assert "method.rank=-1" in wrong.out

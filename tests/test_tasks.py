@@ -1,0 +1,436 @@
+"""Tasks: where rows come from, which of them, how labels are numbered and texts are encoded."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from families import tiny_config, tiny_tokenizer
+
+from adaptkit.config import compose, options, settings
+from adaptkit.tasks import source
+from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.regress import Regress
+
+ROWS = [{"text": f"row {i}", "label": i % 2} for i in range(6)]
+
+
+@dataclass(frozen=True)
+class Given:
+    """The settings of the group `data` that a task looks at."""
+
+    root: str | None = None
+    source: str = "auto"
+    train_rows: int | None = None
+    eval_rows: int | None = None
+
+
+def write(file: Path, rows: list[dict[str, Any]], features: Any = None) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".parquet":
+        datasets.Dataset.from_list(rows, features=features).to_parquet(file)
+    elif file.suffix == ".jsonl":
+        file.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    else:
+        with file.open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.DictWriter(lines, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return file
+
+
+def classify(path: Path | None = None, **options: Any) -> Classify:
+    return Classify(**{"name": "mine", "path": path and str(path), "text": ("text",), **options})
+
+
+# ---- where rows come from ----
+
+
+@pytest.mark.parametrize("extension", ["parquet", "jsonl", "csv"])
+@pytest.mark.parametrize("where", ["path", "root"])
+def test_folder(extension, where, tmp_path):
+    for split, rows in (("train", ROWS), ("validation", ROWS[:3])):
+        write(tmp_path / "mine" / f"{split}.{extension}", rows)
+    task = classify(tmp_path / "mine" if where == "path" else None)
+    splits = task.load(Given(root=str(tmp_path) if where == "root" else None), seed=0)
+    assert splits.train["text"][:] == [row["text"] for row in ROWS]
+    assert splits.train["labels"][:] == [0, 1, 0, 1, 0, 1]
+    assert splits.validation[""]["labels"][:] == [0, 1, 0]
+    assert splits.origin == source.Origin("local", str(tmp_path / "mine"))
+    assert splits.labels == ("0", "1")
+
+
+@pytest.mark.parametrize("extension", ["parquet", "jsonl", "csv"])
+def test_one_file_is_cut_in_two(extension, tmp_path):
+    rows = [{"text": f"row {i}", "label": i % 2} for i in range(40)]
+    file = write(tmp_path / f"all.{extension}", rows)
+    first, second = (classify(file).load(Given(), seed) for seed in (0, 1))
+    train, validation = first.train["text"][:], first.validation[""]["text"][:]
+    assert len(validation) == 4
+    assert sorted(train + validation) == sorted(row["text"] for row in rows)
+    assert second.validation[""]["text"][:] == validation  # seeds are compared on the same rows
+
+
+@pytest.mark.parametrize("extension", ["parquet", "jsonl", "csv"])
+def test_texts_come_through_as_they_are(extension, tmp_path):
+    texts = ["a, b", 'say "no"', " blanks ", "l1\nl2", "naïve – 日本 🙂", "", "\t", "null", "NA"]
+    rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.{extension}", rows)
+    assert classify(tmp_path).load(Given(), 0).train["text"][:] == texts
+
+
+def test_local_root_comes_before_the_hub(tmp_path):
+    for split in ("train", "validation"):
+        write(tmp_path / "mine" / f"{split}.jsonl", ROWS)
+    task = classify(name="mine", path=None)
+    task = Classify(name="mine", path="someone/something", text=("text",))
+    assert task.origin(Given(root=str(tmp_path))).source == "local"
+    assert task.origin(Given(root=str(tmp_path), source="hub")).source == "hub"
+
+
+def test_without_train(tmp_path):
+    write(tmp_path / "validation.jsonl", ROWS)
+    splits = classify(tmp_path).load(Given(), seed=0, train=False)
+    assert splits.train is None
+    assert len(splits.validation[""]) == 6
+
+
+def test_order_and_other_columns_stay(tmp_path):
+    rows = [{"text": f"{i}", "label": i % 2, "idx": 100 - i} for i in range(9)]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    splits = classify(tmp_path).load(Given(), seed=3)
+    assert splits.validation[""]["idx"][:] == [100 - i for i in range(9)]
+
+
+# ---- which rows ----
+
+
+@pytest.fixture
+def skewed(tmp_path) -> Classify:
+    """Three classes, 700 / 250 / 50."""
+    counts = {0: 700, 1: 250, 2: 50}
+    rows = [{"text": f"{label} {i}", "label": label} for label, n in counts.items() for i in range(n)]  # noqa: E501
+    order = np.random.default_rng(0).permutation(len(rows))
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", [rows[i] for i in order])
+    return classify(tmp_path)
+
+
+def chosen(task: Any, count: int, seed: int = 0) -> list[str]:
+    return task.load(Given(train_rows=count), seed).train["text"][:]
+
+
+@pytest.mark.parametrize("count", [3, 10, 20, 100, 333, 999])
+def test_subset_is_stratified(count, skewed):
+    shares = {"0": 0.7, "1": 0.25, "2": 0.05}
+    found = Counter(text[0] for text in chosen(skewed, count))
+    assert sum(found.values()) == count
+    for label, share in shares.items():
+        assert abs(found[label] - share * count) <= 1, found
+
+
+def test_subset_is_nested_and_seeded(skewed):
+    sizes = [chosen(skewed, n) for n in (8, 64, 512)]
+    assert set(sizes[0]) < set(sizes[1]) < set(sizes[2])
+    assert chosen(skewed, 64) == sizes[1]
+    assert chosen(skewed, 64, seed=1) != sizes[1]
+    assert len(set(sizes[1])) == 64
+
+
+def test_subset_keeps_the_order_of_rows(skewed):
+    everything = skewed.load(Given(), 0).train["text"][:]
+    places = [everything.index(text) for text in chosen(skewed, 50)]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("count", [1000, 5000])
+def test_subset_larger_than_the_split(count, skewed):
+    assert len(chosen(skewed, count)) == 1000
+
+
+def test_evaluation_subset(skewed):
+    splits = skewed.load(Given(eval_rows=20), 0)
+    assert len(splits.validation[""]) == 20
+    assert len(splits.train) == 1000
+
+
+def test_subset_of_scores(tmp_path):
+    rows = [{"text": f"{i}", "label": i / 7} for i in range(50)]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    task = Regress(name="mine", path=str(tmp_path), text=("text",))
+    small, large = (set(chosen(task, n)) for n in (5, 20))
+    assert small < large
+    assert len(large) == 20
+
+
+# ---- how labels are numbered ----
+
+NAMES = datasets.Features(
+    {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos", "odd"])}
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "numbers", "names"),
+    [
+        ([0, 1, 1, 0], (), [0, 1, 1, 0], ("0", "1")),
+        ([0, 2, 1, 2], (), [0, 2, 1, 2], ("0", "1", "2")),
+        ([2, 0, 2, 0], (), [2, 0, 2, 0], ("0", "1", "2")),  # class 1 does not occur
+        ([True, False, True], (), [1, 0, 1], ("0", "1")),
+        (["yes", "no", "yes"], (), [1, 0, 1], ("no", "yes")),  # in the order of the alphabet
+        (["yes", "no", "yes"], ("yes", "no"), [0, 1, 0], ("yes", "no")),
+        ([0, 1, 1], ("bad", "good"), [0, 1, 1], ("bad", "good")),
+        ([0, 1, 1], ("bad", "good", "none"), [0, 1, 1], ("bad", "good", "none")),
+        (["good", "bad"], ("bad", "good"), [1, 0], ("bad", "good")),
+        (["0", "1", "1"], (), [0, 1, 1], ("0", "1")),  # as CSV holds numbers
+        (["0", "1", "1"], ("bad", "good"), [0, 1, 1], ("bad", "good")),
+        (["0900", "1000"], (), [0, 1], ("900", "1000")),
+        (["1", "a", "1"], (), [0, 1, 0], ("1", "a")),
+        (list(range(12)), (), list(range(12)), tuple(map(str, range(12)))),
+        (list(map(str, range(12))), (), list(range(12)), tuple(map(str, range(12)))),
+        ([-1, 1, -1], (), [0, 1, 0], ("-1", "1")),
+        ([2000, 1000, 900], (), [2, 1, 0], ("900", "1000", "2000")),
+        ([1, 2, 1], ("1", "2"), [0, 1, 0], ("1", "2")),
+    ],
+    ids=str,
+)
+def test_numbering(values, given, numbers, names, tmp_path):
+    rows = [{"text": "x", "label": value} for value in values]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    splits = classify(tmp_path, labels=given).load(Given(), 0)
+    assert splits.labels == names
+    assert splits.train["labels"][:] == numbers
+    assert splits.validation[""]["labels"][:] == numbers
+    assert all(type(number) is int for number in splits.train["labels"][:])
+
+
+def test_class_names_stored_in_parquet(tmp_path):
+    rows = [{"text": "x", "label": label} for label in (1, 0, 1)]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.parquet", rows, NAMES)
+    splits = classify(tmp_path).load(Given(), 0)
+    assert splits.labels == ("neg", "pos", "odd")
+    assert splits.train["labels"][:] == [1, 0, 1]
+
+
+def test_stored_names_that_are_numerals(tmp_path):
+    """A number in a column with stored names is a place in that list, not a name."""
+    names = datasets.ClassLabel(names=["2", "1", "0"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": names})
+    rows = [{"text": "x", "label": label} for label in (0, 1, 2, 2)]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.parquet", rows, features)
+    splits = classify(tmp_path).load(Given(), 0)
+    assert splits.labels == ("2", "1", "0")
+    assert splits.train["labels"][:] == [0, 1, 2, 2]
+
+
+def test_splits_in_different_formats_agree(tmp_path):
+    """CSV holds "10" where JSON holds 10: the same class has the same number."""
+    rows = [{"text": "x", "label": i} for i in range(12)]
+    write(tmp_path / "train.csv", rows)
+    write(tmp_path / "validation.jsonl", rows)
+    splits = classify(tmp_path).load(Given(), 0)
+    assert splits.train["labels"][:] == splits.validation[""]["labels"][:] == list(range(12))
+
+
+def test_own_column_named_labels(tmp_path):
+    rows = [{"text": "x", "label": i % 2, "labels": "something else"} for i in range(4)]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    assert classify(tmp_path).load(Given(), 0).train["labels"][:] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("values", [[0.0, 5.0, 2.5], [1, 2, 3], ["0.5", "1", "4e0"]], ids=str)
+def test_scores(values, tmp_path):
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", [{"text": "x", "label": v} for v in values])
+    splits = Regress(name="mine", path=str(tmp_path), text=("text",)).load(Given(), 0)
+    assert splits.train["labels"][:] == [float(v) for v in values]
+    assert splits.labels == ("",)
+
+
+# ---- how texts are encoded ----
+
+SPECIAL = {
+    "bert": "[CLS] [SEP] [PAD] [MASK] [UNK]",
+    "roberta": "<s> </s> <pad> <mask>",
+    "gpt2": "<|endoftext|>",
+    "t5": "</s> <pad>",
+    "xlnet": "<sep> <cls> <pad>",
+    "llama": "<s> </s>",
+    "qwen2": "<|endoftext|> <|im_start|>",
+    "deberta-v2": "[CLS] [SEP]",
+}
+
+
+def encoded(rows: list[dict], tokenizer: Any, limit: int | None = 128, **options: Any) -> Any:
+    table = datasets.Dataset.from_list([{**row, "labels": 0} for row in rows])
+    return classify(**options).encode(table, tokenizer, limit)
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_tokens_in_a_text_are_plain_text(name):
+    tokenizer = tiny_tokenizer(name)
+    added = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    added |= set(tokenizer.all_special_ids) if name == "gpt2" else set()  # one token for all
+
+    def special(text: str) -> Counter:
+        ids = encoded([{"text": text}], tokenizer)["input_ids"][0]
+        return Counter(i for i in ids if i in added)
+
+    assert special(f"good {SPECIAL[name]} film") == special("good film")
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "t5", "xlnet"])
+@pytest.mark.parametrize("pair", [False, True])
+def test_ordinary_texts_are_encoded_as_the_tokenizer_does(name, pair):
+    tokenizer = tiny_tokenizer(name)
+    rows = [
+        {"one": "the film was not bad", "two": "good"},
+        {"one": "meh", "two": "an hour too long"},
+    ]
+    columns = ("one", "two") if pair else ("one",)
+    found = encoded(rows, tokenizer, text=columns)
+    for row, ids in zip(rows, found["input_ids"], strict=True):
+        expected = tokenizer(*(row[column] for column in columns))
+        assert ids == expected["input_ids"]
+    assert found["length"][:] == [len(ids) for ids in found["input_ids"]]
+    assert ("token_type_ids" in found.column_names) == (
+        "token_type_ids" in tokenizer.model_input_names
+    )
+    assert set(found.column_names) - {"token_type_ids"} == {"input_ids", "labels", "length"}
+
+
+def test_pairs_carry_types():
+    found = encoded([{"a": "good film", "b": "bad"}], tiny_tokenizer("bert"), text=("a", "b"))
+    assert found["token_type_ids"][0] == [0, 0, 0, 0, 1, 1]  # [CLS] good film [SEP] bad [SEP]
+
+
+@pytest.mark.parametrize(
+    ("limit", "wanted", "expected"), [(16, 128, 16), (128, 10, 10), (None, 40, 40), (128, 200, 128)]
+)
+def test_truncation(limit, wanted, expected):
+    tokenizer = tiny_tokenizer("bert")
+    long = " ".join(["good"] * 300)
+    ids = encoded([{"text": long}, {"text": "bad"}], tokenizer, limit, max_length=wanted)
+    assert ids["length"][:] == [expected, 3]
+    assert ids["input_ids"][0][0] == tokenizer.cls_token_id
+    assert ids["input_ids"][0][-1] == tokenizer.sep_token_id
+
+
+def test_the_longer_text_of_a_pair_is_cut():
+    tokenizer = tiny_tokenizer("bert")
+    row = {"a": " ".join(["good"] * 50), "b": "the film was bad"}
+    ids = encoded([row], tokenizer, text=("a", "b"), max_length=20)["input_ids"][0]
+    assert len(ids) == 20
+    assert tokenizer.decode(ids).split("[SEP]")[1].strip() == "the film was bad"
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "opt", "llama"])
+def test_longest_input_fits_the_model(name):
+    """The limit that the run passes on is what the family can read."""
+    from adaptkit.models.anatomy import family_of
+
+    config = tiny_config(name)
+    assert family_of(config.model_type).positions(config) == 128
+
+
+# ---- losses and predictions ----
+
+
+def test_classify_loss_and_predictions():
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]], dtype=torch.bfloat16)
+    labels = torch.tensor([0, 1])
+    chances = torch.exp(logits.double()) / torch.exp(logits.double()).sum(1, keepdim=True)
+    expected = -(chances[0, 0].log() + chances[1, 1].log()) / 2
+    loss = classify().loss(logits, labels)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(float(expected), abs=1e-6)
+    assert classify().reduce(logits).tolist() == [0, 2]
+    assert classify().outputs(("a", "b", "c")) == 3
+
+
+def test_regress_loss_and_predictions():
+    task = Regress(name="mine", text=("text",))
+    logits, labels = torch.tensor([[1.0], [4.0]], dtype=torch.bfloat16), torch.tensor([2.0, 2.5])
+    assert float(task.loss(logits, labels)) == pytest.approx((1.0 + 2.25) / 2)
+    assert task.reduce(logits).tolist() == [1.0, 4.0]
+    assert task.reduce(torch.zeros(1, 1)).shape == (1,)
+    assert task.outputs(("",)) == 1
+
+
+# ---- the GLUE tasks, as published ----
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Configuration of nyu-mll/glue: columns, class names in order, the official metric."""
+
+    text: tuple[str, ...]
+    labels: tuple[str, ...]
+    metric: dict[str, float]  # of labels 1 1 0 0, predictions 1 0 0 0
+    best: str
+
+
+ACCURACY, F1 = {"accuracy": 0.75}, {"accuracy": 0.75, "f1": 2 / 3}
+ENTAILS = ("entailment", "not_entailment")
+GLUE = {
+    "cola": Fact(("sentence",), ("unacceptable", "acceptable"),
+                 {"matthews_correlation": 3**-0.5}, "matthews_correlation"),
+    "sst2": Fact(("sentence",), ("negative", "positive"), ACCURACY, "accuracy"),
+    "mrpc": Fact(("sentence1", "sentence2"), ("not_equivalent", "equivalent"), F1, "f1"),
+    "qqp": Fact(("question1", "question2"), ("not_duplicate", "duplicate"), F1, "f1"),
+    "stsb": Fact(("sentence1", "sentence2"), (),
+                 {"pearson": 3**-0.5, "spearmanr": 3**-0.5}, "pearson"),
+    "mnli": Fact(("premise", "hypothesis"), ("entailment", "neutral", "contradiction"),
+                 ACCURACY, "accuracy"),
+    "qnli": Fact(("question", "sentence"), ENTAILS, ACCURACY, "accuracy"),
+    "rte": Fact(("sentence1", "sentence2"), ENTAILS, ACCURACY, "accuracy"),
+    "wnli": Fact(("sentence1", "sentence2"), ENTAILS[::-1], ACCURACY, "accuracy"),
+}  # fmt: skip
+
+
+def configured(name: str, *overrides: str) -> Any:
+    return settings(compose(["model=auto", "model.path=x", f"task={name}", *overrides])).task
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_glue(name):
+    task, fact = configured(name), GLUE[name]
+    assert (task.name, task.path, task.subset) == (name, "nyu-mll/glue", name)
+    assert task.text == fact.text
+    assert task.label == "label"
+    assert getattr(task, "labels", ()) == fact.labels
+    assert task.train == "train"
+    assert task.best == fact.best
+    scores = task.score(np.array([1, 0, 0, 0]), np.array([1, 1, 0, 0]))
+    assert scores == pytest.approx(fact.metric)
+    assert isinstance(task, Regress if name == "stsb" else Classify)
+    matched = {"": "validation_matched", "mismatched": "validation_mismatched"}
+    assert task.scored() == (matched if name == "mnli" else {"": "validation"})
+
+
+def test_all_of_glue_is_there():
+    assert set(GLUE) <= set(options("task"))
+
+
+def test_mnli_is_scored_on_both_splits(tmp_path):
+    rows = [{"premise": "a", "hypothesis": "b", "label": i % 3} for i in range(6)]
+    for split, count in (("train", 6), ("validation_matched", 4), ("validation_mismatched", 5)):
+        write(tmp_path / "mnli" / f"{split}.jsonl", rows[:count])
+    splits = configured("mnli").load(Given(root=str(tmp_path)), 0)
+    assert list(splits.validation) == ["", "mismatched"]
+    assert [len(part) for part in splits.validation.values()] == [4, 5]
