@@ -346,10 +346,9 @@ def explain(error: BaseException, overrides: list[str]) -> str:
     if found := re.search(r"Could not (?:override|append|delete).*?'([^']+)'", text):
         key = found.group(1).split("@")[0]
         known = known_keys(overrides)
-        if key in known and (entry := re.search(r"Key '([^']+)' is not in struct", text)):
-            return (
-                f"{key}: has no entry {entry.group(1)}; to add it: +{key}.{entry.group(1)}=VALUE."
-            )
+        if entry := re.search(rf"full_key: {re.escape(key)}\.(\S+)", str(error.__cause__)):
+            new = f"{key}.{entry.group(1)}"
+            return f"{new}: there is no such entry yet; to add it, write +{new}=VALUE."
         return (
             f"{key}: no such option or group; {did_you_mean(key, known) or near_leaf(key, known)}"
         )

@@ -53,9 +53,9 @@ def verify(directory: Path) -> str:
             f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"
         )
     recorded, scores = saved.result["scores"], flat_scores(scored)
-    wrong = [n for n in scores if not np.isclose(recorded[n], scores[n], 1e-4, 1e-5, equal_nan=True)]
-    if wrong:
-        return f"{wrong[0]} is {scores[wrong[0]]}, but {recorded[wrong[0]]} was recorded"
+    for name, value in scores.items():
+        if not np.isclose(recorded[name], value, rtol=1e-4, atol=1e-5, equal_nan=True):
+            return f"{name} is {value}, but {recorded[name]} was recorded"
     return ""
 
 

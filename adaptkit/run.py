@@ -228,6 +228,7 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
     if not any(h["step"] == trainer.state.global_step for h in evaluations(trainer)):
         trainer.evaluate()
     trainer.restore_best()
+    trainer.finish()
     scored = trainer.final_scores()
     sample = first_logits(trainer, prepared, text_rows)
     counts = params(prepared.adaptation)

@@ -269,6 +269,12 @@ class AdaptTrainer(Trainer):
         if best is not None:
             self.adaptation.load_delta({n: t.to(self.args.device) for n, t in best.items()})
 
+    def finish(self) -> None:
+        """Let the method finish; its last word is about the weights that are kept."""
+        for last in self.adaptation.finish:
+            last()
+            self.kept = (-1, {})  # made by other weights
+
     # ---- checkpoints: what learns, the hooks' state and the Trainer's own ----
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -306,8 +312,6 @@ class AdaptTrainer(Trainer):
             return
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
         self._load_from_checkpoint(checkpoint)
-        for finish in self.adaptation.finish:
-            finish()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder, device = Path(resume_from_checkpoint), self.args.device
@@ -397,11 +401,6 @@ class Hooks(TrainerCallback):
         control.should_log = control.should_log or control.should_save
         if control.should_log or control.should_evaluate or control.should_training_stop:
             self.trainer.check_losses()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Let the method finish."""
-        for finish in self.trainer.adaptation.finish:
-            finish()
 
 
 def parameter_groups(adaptation: Adaptation, optimizer: Any) -> list[dict[str, Any]]:

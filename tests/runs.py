@@ -159,9 +159,11 @@ def outcome(directory: Path) -> dict[str, Any]:
 def bits(value: Any) -> Any:
     """Return a nested value with tensors as bytes, so that == means equal to the bit."""
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if (
-            value.dim()
-        ) else value.item()
+        return (
+            value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            if (value.dim())
+            else value.item()
+        )
     if isinstance(value, dict):
         return {key: bits(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

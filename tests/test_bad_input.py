@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from commandline import Answer, call, data_root, tiny, write
-from families import rows
+from families import rows, save_tiny
 
 from adaptkit import files
 from adaptkit.models import hub
@@ -220,8 +221,8 @@ DATA = {
                         ["train", "row 1", "sentence", "5"]),
     "mixed types": (table_file("train.jsonl", sentences(row6={"sentence": 6})),
                     ["train.jsonl", "row 6", "sentence", "6"]),
-    "column missing in a row": (text_file("train.jsonl", '{"sentence": "a", "label": 0}\n{"label": 1}\n'),
-                                ["train.jsonl", "row 2", "'sentence'"]),
+    "column missing": (text_file("train.jsonl", '{"sentence": "a", "label": 0}\n{"label": 1}\n'),
+                       ["train.jsonl", "row 2", "'sentence'"]),
     "broken JSONL": (text_file("train.jsonl", BROKEN_JSON), ["train.jsonl", "row 2", "JSON"]),
     "list in JSONL": (text_file("train.jsonl", "[1, 2]\n"), ["train.jsonl", "row 1", "object"]),
     "ragged CSV": (text_file("train.csv", RAGGED), ["train.csv", "row 2", "cells"]),
@@ -371,12 +372,20 @@ def test_device_that_is_not_there(place: Path, checkpoints, monkeypatch) -> None
 # ---- run directories ----
 
 
+@pytest.fixture(scope="module")
+def original(checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run beside its body and its data."""
+    folder = tmp_path_factory.mktemp("original")
+    body = shutil.copytree(checkpoints["bert"], folder / "body")
+    words = ["train", "method=bitfit", *tiny(body), f"data.root={data_root(folder / 'data')}"]
+    assert call(*words, f"output_dir={folder / 'run'}").status == 0
+    return folder / "run"
+
+
 @pytest.fixture
-def finished(place: Path, body: Path) -> Path:
-    """A finished run."""
-    words = ["train", "method=bitfit", *tiny(body), "data.root=../data", "output_dir=run"]
-    assert call(*words).status == 0
-    return place / "run"
+def finished(place: Path, original: Path) -> Path:
+    """A copy of a finished run that a test may damage."""
+    return Path(shutil.copytree(original, place / "run"))
 
 
 def edited(folder: Path) -> None:
@@ -423,9 +432,9 @@ def test_predictions_gone(finished: Path) -> None:
 
 
 def test_changed_body(finished: Path, body: Path) -> None:
-    from families import save_tiny
-
     save_tiny("bert", body, seed=1)
+    config = finished / "config.yaml"
+    config.write_text(re.sub(r"path: \S+/body\b", f"path: {body}", config.read_text()))
     for command in ("verify", "eval"):
         refused(call(command, finished), str(finished), str(body), "fingerprint", "model.path")
 
@@ -451,9 +460,13 @@ def test_eval_changes_no_method(finished: Path) -> None:
 def test_hub_offline(place: Path, checkpoints) -> None:
     refused(call("train", "model=bert-base", "data.root=../data"),
             "google-bert/bert-base-uncased", "cannot be reached", "model.path=DIR")  # fmt: skip
-    for words in (["data.source=hub"], ["task=qqp"]):  # what has no sample never falls back
+    # Data that was asked for, or has no sample, is not replaced by one.
+    for path, words in {
+        "nyu-mll/glue": ["data.source=hub"],
+        "owner/films": ["task=classify", "task.path=owner/films", "task.text=text"],
+    }.items():
         refused(call("train", *tiny(checkpoints["bert"]), *words),
-                "nyu-mll/glue", "cannot be reached", "data.root=DIR")  # fmt: skip
+                path, "cannot be reached", "data.root=DIR")  # fmt: skip
     nothing_left(place)
 
 
@@ -512,7 +525,7 @@ def full_disk(file_name: str):
     return replace
 
 
-@pytest.mark.parametrize("file", ["config.yaml", "delta.safetensors", "result.json", "complete"])
+@pytest.mark.parametrize("file", ["config.yaml", "delta.safetensors", "complete"])
 def test_full_disk(place: Path, checkpoints, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.os, "replace", full_disk(file))
     run = ["train", *tiny(checkpoints["bert"]), "data.root=../data", "output_dir=run"]

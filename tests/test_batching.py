@@ -68,9 +68,7 @@ def test_longest_full_batch_comes_first(count, size, seed):
     rows = texts(count, seed)
     cut = batches(BucketSampler(rows, size, seed), size)
     full = [batch for batch in cut if len(batch) == size]
-    assert [len(batch) for batch in cut] == [size] * len(full) + [count % size] * (
-        count % size > 0
-    )
+    assert [len(batch) for batch in cut] == [size] * len(full) + [count % size] * (count % size > 0)
     if full:
         assert rows[full[0]].max() == max(rows[batch].max() for batch in full)
 

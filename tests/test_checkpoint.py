@@ -84,7 +84,7 @@ def test_delta(finished):
     """One pair per adapted map, query and value of one layer of width 32, and the head."""
     with safe_open(finished[0] / "delta.safetensors", framework="pt") as file:
         metadata = file.metadata()
-        shapes = {name: tuple(file.get_tensor(name).shape) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(file.get_tensor(name).shape) for name in file.keys()}
     pairs = [shape for name, shape in shapes.items() if ".lora." in name]
     assert sorted(pairs) == [(8, 32), (8, 32), (32, 8), (32, 8)]
     assert shapes["classifier.weight"] == (2, 32)

@@ -341,8 +341,8 @@ def test_file_of_any_format_is_a_data_set(place: Path, checkpoints) -> None:
     named = [{"text": r["sentence"], "mood": ("bad", "good")[r["label"]]} for r in rows(40)]
     for file in ("films.csv", "films.jsonl", "films.parquet"):
         write(place / file, named)
-        answer = call("train", "task=classify", f"task.path={file}", "task.text=text",
-                      "task.label=mood", *tiny(checkpoints["bert"]), f"output_dir=of_{file}")  # fmt: skip
+        task = ["task=classify", f"task.path={file}", "task.text=text", "task.label=mood"]
+        answer = call("train", *task, *tiny(checkpoints["bert"]), f"output_dir=of_{file}")
         assert answer.status == 0, answer.err
         assert record(place / f"of_{file}")["task"] == "films"
         assert record(place / f"of_{file}")["data"]["rows"] == {"train": 36, "validation": 4}
@@ -444,16 +444,22 @@ def test_data_root_from_the_environment(
 # ---- eval ----
 
 
-@pytest.fixture
-def finished(place: Path, checkpoints) -> Path:
+@pytest.fixture(scope="module")
+def learnt(checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on sst2 that has learnt something."""
-    data_root(place.parent / "more", train=200, validation=40)
-    words = ["train", "method=full", *tiny(checkpoints["bert"]), "data.root=../more",
-             "trainer.max_steps=24", "trainer.eval_every=12", "trainer.batch_size=16",
-             "optimizer.lr=3e-3", "output_dir=run"]  # fmt: skip
-    answer = call(*words)
+    folder = tmp_path_factory.mktemp("learnt")
+    words = ["train", "method=full", *tiny(checkpoints["bert"]), "trainer.batch_size=16",
+             "trainer.max_steps=24", "trainer.eval_every=12", "optimizer.lr=3e-3",
+             f"data.root={data_root(folder, train=200, validation=40)}"]  # fmt: skip
+    answer = call(*words, f"output_dir={folder / 'run'}")
     assert answer.status == 0, answer.err
-    return place / "run"
+    return folder / "run"
+
+
+@pytest.fixture
+def finished(place: Path, learnt: Path) -> Path:
+    """A copy of that run, in the working directory."""
+    return Path(shutil.copytree(learnt, place / "run"))
 
 
 def evaluated(*words: str | Path) -> dict:

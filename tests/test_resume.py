@@ -251,7 +251,8 @@ class Stateful:
 )
 def test_methods(groups, changes, method, bench, tmp_path, monkeypatch):
     moments = (Moment("on_step_end", 5, None), Moment("on_step_end", 9, 8))
-    found = check(bench, tmp_path / "run", monkeypatch, moments, groups, {**STEPS, **changes}, method)  # noqa: E501
+    changes = {**STEPS, **changes}
+    found = check(bench, tmp_path / "run", monkeypatch, moments, groups, changes, method)
     if "regularizer=[l2_sp]" in groups:
         assert any("l2_sp" in line for line in found["history"])
 
@@ -276,9 +277,7 @@ RISES_THEN_FALLS = {2: 0.5, 4: 0.9, 6: 0.7, 8: 0.8, 10: 0.6, 12: 0.6}
 def test_best_weights_survive(moment, bench, tmp_path, monkeypatch):
     script(monkeypatch, RISES_THEN_FALLS)
     changes = {**STEPS, "trainer.eval_every": 2, "trainer.keep": "best"}
-    found = check(
-        bench, tmp_path / "run", monkeypatch, (moment,), changes=changes, script="best"
-    )
+    found = check(bench, tmp_path / "run", monkeypatch, (moment,), changes=changes, script="best")
     assert found["record"]["best_update"] == 4
     assert found["record"]["updates"] == 12
     assert found["record"]["score"] == 0.9
@@ -297,9 +296,7 @@ def test_best_weights_survive(moment, bench, tmp_path, monkeypatch):
 def test_early_stopping(moment, bench, tmp_path, monkeypatch):
     script(monkeypatch, RISES_THEN_FALLS)
     changes = {**STEPS, "trainer.eval_every": 2, "trainer.early_stopping_patience": 3}
-    found = check(
-        bench, tmp_path / "run", monkeypatch, (moment,), changes=changes, script="stop"
-    )
+    found = check(bench, tmp_path / "run", monkeypatch, (moment,), changes=changes, script="stop")
     assert found["record"]["updates"] == 10  # three evaluations after the best, at update 4
     assert found["record"]["best_update"] == 4
 

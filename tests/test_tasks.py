@@ -91,7 +91,6 @@ def test_texts_come_through_as_they_are(extension, tmp_path):
 def test_local_root_comes_before_the_hub(tmp_path):
     for split in ("train", "validation"):
         write(tmp_path / "mine" / f"{split}.jsonl", ROWS)
-    task = classify(name="mine", path=None)
     task = Classify(name="mine", path="someone/something", text=("text",))
     assert task.origin(Given(root=str(tmp_path))).source == "local"
     assert task.origin(Given(root=str(tmp_path), source="hub")).source == "hub"
@@ -119,7 +118,11 @@ def test_order_and_other_columns_stay(tmp_path):
 def skewed(tmp_path) -> Classify:
     """Three classes, 700 / 250 / 50."""
     counts = {0: 700, 1: 250, 2: 50}
-    rows = [{"text": f"{label} {i}", "label": label} for label, n in counts.items() for i in range(n)]  # noqa: E501
+    rows = [
+        {"text": f"{label} {i}", "label": label}
+        for label, count in counts.items()
+        for i in range(count)
+    ]
     order = np.random.default_rng(0).permutation(len(rows))
     for split in ("train", "validation"):
         write(tmp_path / f"{split}.jsonl", [rows[i] for i in order])

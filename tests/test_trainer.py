@@ -11,8 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from runs import bits, carry_out, command, configure, finished, history, outcome, script
-from runs import sentiment, shallow  # noqa: I001
+from runs import (
+    bits,
+    carry_out,
+    command,
+    configure,
+    finished,
+    history,
+    outcome,
+    script,
+    sentiment,
+    shallow,
+)
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -35,7 +45,9 @@ class Place:
     quiet: Path
     data: Path
 
-    def settings(self, directory: Path, *groups: str, quiet: bool = False, method: Any = None, **changes: Any) -> Any:  # noqa: E501
+    def settings(
+        self, directory: Path, *groups: str, quiet: bool = False, method: Any = None, **changes: Any
+    ) -> Any:
         model = self.quiet if quiet else self.model
         made = configure(directory, model, self.data, *groups, **changes)
         return replace(made, method=method, method_name="test") if method else made
@@ -99,7 +111,10 @@ class Spy:
 @pytest.fixture(params=[1, 2], ids=["one batch", "two batches"])
 def spied(request, place, tmp_path) -> list[tuple]:
     spy = Spy()
-    changes = {**FOUR, "trainer.gradient_accumulation": request.param, "trainer.max_grad_norm": 0.1}
+    changes = {
+        **FOUR, "trainer.gradient_accumulation": request.param, "trainer.max_grad_norm": 0.1,
+        "trainer.keep": "last",
+    }  # fmt: skip
     # Four updates with accumulation end within an epoch of six batches.
     record, _ = carry_out(place.settings(tmp_path / "run", method=spy, **changes))
     assert record["updates"] == 4
@@ -138,22 +153,34 @@ def test_after_sees_moved_weights_and_the_same_gradients(spied):
     assert same(spied[-1][2], spied[-2][2])
 
 
-def test_finish_comes_before_the_weights_are_kept(place, tmp_path):
-    """What `finish` does to the weights is part of the result."""
+@pytest.mark.parametrize(("keep", "update"), [("best", 2), ("last", 4)])
+def test_finish_has_the_last_word(keep, update, place, tmp_path, monkeypatch):
+    """What `finish` makes of the weights that are kept is what is saved and scored."""
+    seen: list[dict] = []
 
-    class Rounded:
+    class Constant:
         def adapt(self, start: Adaptation, context: Any) -> Adaptation:
+            @torch.no_grad()
             def finish() -> None:
-                with torch.no_grad():
-                    for weight in start.trainable.values():
-                        weight.copy_((weight * 64).round() / 64)
+                seen.append(copied(start))
+                start.trainable["classifier.weight"].zero_()
+                start.trainable["classifier.bias"].copy_(torch.tensor([0.0, 1.0]))
 
             return start.plus(finish=finish)
 
-    settings = place.settings(tmp_path / "run", method=Rounded(), **FOUR, **{"trainer.keep": "last"})
-    carry_out(settings)
-    for tensor in load_file(tmp_path / "run" / "delta.safetensors").values():
-        assert torch.equal(tensor * 64, (tensor * 64).round())
+    weights = Weights()
+    changes = {**FOUR, "trainer.keep": keep, "trainer.eval_every": 2}
+    with monkeypatch.context() as patch:
+        script(patch, {2: 0.9, 4: 0.8})
+        carry_out(place.settings(tmp_path / "run", method=Constant(), **changes), weights)
+    assert len(seen) == 1
+    assert same(seen[0], weights.seen[update])
+    found = outcome(tmp_path / "run")
+    assert {json.loads(line)["prediction"] for line in found["predictions"].splitlines()} == {1}
+    saved = load_file(tmp_path / "run" / "delta.safetensors")
+    assert not saved.pop("classifier.weight").any()
+    saved.pop("classifier.bias")
+    assert same(saved, {name: weights.seen[update][name] for name in saved})
 
 
 # ---- penalties ----
@@ -230,14 +257,16 @@ class Rates(TrainerCallback):
     """Notes the learning rate of every parameter at every update."""
 
     def __init__(self) -> None:
-        self.seen: list[dict[int, tuple[float, float]]] = []
+        self.seen: list[dict[str, float]] = []
 
     def on_pre_optimizer_step(
-        self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any
-    ) -> None:
+        self, args: Any, state: Any, control: Any,
+        model: Any = None, optimizer: Any = None, **_: Any,
+    ) -> None:  # fmt: skip
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.seen.append(
             {
-                id(parameter): (group["lr"], group["weight_decay"])
+                names[id(parameter)]: group["lr"]
                 for group in optimizer.param_groups
                 for parameter in group["params"]
             }
@@ -258,11 +287,9 @@ def shape(schedule: str, update: int, warmup: int, total: int) -> float:
 @pytest.mark.parametrize("warmup", [0.0, 0.25, 0.3])
 def test_rates_through_the_schedule(schedule, warmup, place, tmp_path):
     scale = {"classifier.*": 10.0, "*.embeddings.*": 0.1, "*.bias": 0.5}
-    names: dict[int, str] = {}
 
     class Scaled:
         def adapt(self, start: Adaptation, context: Any) -> Adaptation:
-            names.update({id(p): name for name, p in start.trainable.items()})
             return start.plus(lr_scale=scale)
 
     changes = {
@@ -274,9 +301,8 @@ def test_rates_through_the_schedule(schedule, warmup, place, tmp_path):
     assert len(rates.seen) == 8
     for update, seen in enumerate(rates.seen):
         expected = 2e-3 * shape(schedule, update, math.ceil(8 * warmup), 8)
-        for parameter, (lr, _) in seen.items():
-            name, factor = names[parameter], 1.0
-            factor *= 10.0 if name.startswith("classifier.") else 1.0
+        for name, lr in seen.items():
+            factor = 10.0 if name.startswith("classifier.") else 1.0
             factor *= 0.1 if ".embeddings." in name else 1.0
             factor *= 0.5 if name.endswith(".bias") else 1.0
             assert lr == pytest.approx(expected * factor, rel=1e-9, abs=1e-15), (name, update)
@@ -344,9 +370,7 @@ def light(place: Place, directory: Path, rows: int, changes: dict) -> AdaptTrain
         _light["prepared"] = pipeline.prepare(settings, LABELS, 1, restoring=False)
         splits = settings.task.load(settings.data, 0)
         _light["rows"] = pipeline.encode(settings, _light["prepared"], splits.train)
-    return pipeline.trainer_of(
-        _light["prepared"], settings, _light["rows"].select(range(rows)), {}
-    )
+    return pipeline.trainer_of(_light["prepared"], settings, _light["rows"].select(range(rows)), {})
 
 
 def test_max_steps_overrides_epochs(place, tmp_path):
@@ -402,9 +426,7 @@ class Weights(TrainerCallback):
     def __init__(self) -> None:
         self.seen: dict[int, dict[str, torch.Tensor]] = {}
 
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         self.seen[state.global_step] = {n: p.detach().clone() for n, p in model.named_parameters()}
 
 
