@@ -62,7 +62,7 @@ class Adaptation:
     penalty: Mapping[str, Penalty] = field(default_factory=dict)  # by name, added to the task loss
     before_update: tuple[Hook, ...] = ()  # gradients final (clipped), weights not moved
     after_update: tuple[Hook, ...] = ()  # weights moved, gradients still there
-    finish: tuple[Callable[[], None], ...] = ()  # once, after training, on the weights that are kept
+    finish: tuple[Callable[[], None], ...] = ()  # once, on the weights that are kept
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # name pattern -> factor
     features: Callable[[Batch], Tensor] | None = None  # see below
     merge: Callable[[], None] | None = None  # folds what was learnt into the body's own weights

@@ -24,7 +24,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adaptkit.config import Settings, load_plain, settings
+from adaptkit.compose import load_plain
+from adaptkit.config import Settings, settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
 from adaptkit.files import is_main_process, save_tensors, write_lines, write_text
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit import terminal
-from adaptkit.config import CONF, GROUPS, compose, options, settings
+from adaptkit.compose import CONF, GROUPS, compose, options
+from adaptkit.config import settings
 from adaptkit.errors import AdaptError, one_of, unknown
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")

@@ -40,8 +40,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return 'did you mean ...? ' with the closest of `known`, or nothing."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = [n for n in near if likeness(name, n) > likeness(name, near[0]) - 0.1]
     near = near or [longer for longer in names if name and name in longer][:3]
     return f"did you mean {' or '.join(near)}? " if near else ""
+
+
+def likeness(one: str, other: str) -> float:
+    """Return how much of two names is the same, between 0 and 1."""
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def unknown(field: str, value: object, known: Iterable[str]) -> ConfigError:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from adaptkit import checkpoint
-from adaptkit.config import compose, options, settings
+from adaptkit.compose import compose, options
+from adaptkit.config import settings
 from adaptkit.errors import AdaptError
 from adaptkit.files import write_json
 from adaptkit.models import loading
-from adaptkit.run import Prepared, encode, restored, trainer_of
-from adaptkit.trainer import Scored, flat_scores
+from adaptkit.prepare import Prepared, encode, restored, trainer_of
+from adaptkit.scores import Scored, flat_scores
 
 
 def score(run: Any, prepared: Prepared, splits: Any) -> dict[str, Scored]:

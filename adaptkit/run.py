@@ -3,54 +3,35 @@
 from __future__ import annotations
 
 import gc
-import logging
-import math
-import os
 import shutil
-import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 
 from adaptkit import checkpoint, precision
-from adaptkit.adaptation import Adaptation, Context
-from adaptkit.batching import Collator
 from adaptkit.config import Settings
-from adaptkit.errors import AdaptError, MachineError, first_line
+from adaptkit.errors import AdaptError, MachineError
 from adaptkit.files import is_main_process, write_json
 from adaptkit.models import loading
-from adaptkit.models.anatomy import family
-from adaptkit.plan import Plan, adapted, params, plan
+from adaptkit.plan import Plan, params, plan
+from adaptkit.prepare import Prepared, encode, prepare, restored, total_updates, trainer_of
+from adaptkit.record import counts_line, device_name, fail, identity, logged, peak, reset_peak
+from adaptkit.resuming import last_complete
+from adaptkit.scores import Scored, flat_scores
 from adaptkit.tasks.text import Splits
-from adaptkit.trainer import AdaptTrainer, Scored, flat_scores, last_complete
+from adaptkit.trainer import AdaptTrainer
 
-log = logging.getLogger("adaptkit")
 SAMPLE_WARNING = (
     "WARNING: neither a local folder nor the hub has {task}: using the bundled SAMPLE, a few "
     "hundred rows of a grammar. Its scores say nothing about the real task; for that set "
     "data.root=DIR."
 )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A body under a task's head, adapted, on its device, with what feeds it."""
-
-    adaptation: Adaptation
-    tokenizer: Any
-    collator: Collator
-    limit: int | None  # longest input the body can read
-    fingerprint: str
-    device: torch.device
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -137,19 +118,6 @@ def complete(
     return record
 
 
-def identity(settings: Settings) -> dict[str, Any]:
-    """Return what tells one run from another."""
-    return {
-        "task": settings.task.name,
-        "model": settings.model.name,
-        "method": settings.method_name,
-        "regularizers": sorted(settings.regularizers),
-        "variant": settings.output_dir.parent.name,
-        "seed": settings.seed,
-        "metric": settings.task.best,
-    }
-
-
 def already_done(settings: Settings) -> dict[str, Any] | None:
     """Return the record of a finished run in the directory; make room for one that starts anew.
 
@@ -172,41 +140,6 @@ def already_done(settings: Settings) -> dict[str, Any] | None:
     return result if result and result["status"] == "done" else None
 
 
-def prepare(settings: Settings, labels: tuple[str, ...], updates: int, restoring: bool) -> Prepared:
-    """Seed, load the body, adapt it, and put it on its device in its number format.
-
-    Raises:
-        AdaptError: the model or tokenizer cannot be loaded, or cannot be adapted in this way.
-    """
-    set_seed(settings.seed)  # before the model is built: new heads are drawn here
-    device = precision.device_of(settings.trainer.device)
-    number_format = precision.resolve(settings.trainer.precision, device)
-    config = loading.load_config(settings.model, settings.task.outputs(labels))
-    tokenizer = loading.load_tokenizer(settings.model, config)
-    loaded = loading.load_model(settings.model, config, settings.task.head)
-    loaded.model.to(device).float()
-    generator = torch.Generator().manual_seed(settings.seed)
-    context = Context(tokenizer, generator, updates, restoring)
-    adaptation = adapted(loaded.model, loaded.head, settings, context)
-    precision.cast(adaptation, number_format)
-    collator = Collator(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
-    limit = family(loaded.model).positions(config)
-    return Prepared(
-        adaptation, tokenizer, collator, limit, loaded.fingerprint, device, number_format
-    )
-
-
-def trainer_of(
-    prepared: Prepared, settings: Settings, train: Any, validation: Mapping[str, Any],
-    callbacks: tuple[TrainerCallback, ...] = (),
-) -> AdaptTrainer:  # fmt: skip
-    """Return the trainer of a prepared adaptation."""
-    return AdaptTrainer(
-        prepared.adaptation, settings.task, settings, prepared.collator, train, validation,
-        prepared.precision, prepared.device, settings.output_dir, callbacks,
-    )  # fmt: skip
-
-
 def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
     """Train (or go on training), put back the best weights, score and save the delta."""
     clock, directory = time.monotonic(), settings.output_dir
@@ -225,7 +158,7 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
         interface.say(f"going on from update {resumed.rpartition('-')[2]}")
     reset_peak(prepared.device)
     trainer.go_on(resumed)
-    if not any(h["step"] == trainer.state.global_step for h in evaluations(trainer)):
+    if trainer.state.global_step not in trainer.evaluated():
         trainer.evaluate()
     trainer.restore_best()
     trainer.finish()
@@ -259,49 +192,9 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
     return Trained(scored, sample, facts)
 
 
-def evaluations(trainer: AdaptTrainer) -> list[dict[str, Any]]:
-    """Return the logged evaluations."""
-    return [h for h in trainer.state.log_history if f"eval_{trainer.task.best}" in h]
-
-
-def encode(settings: Settings, prepared: Prepared, rows: Any) -> Any:
-    """Tokenise rows, and say how many were cut."""
-    encoded = settings.task.encode(rows, prepared.tokenizer, prepared.limit)
-    longest = min(settings.task.max_length, prepared.limit or settings.task.max_length)
-    full = sum(length >= longest for length in encoded["length"][:])
-    if full:
-        log.info("%d of %d rows fill or exceed %d tokens", full, len(encoded), longest)
-    return encoded
-
-
-def total_updates(settings: Settings, rows: int) -> int:
-    """Return how many updates a run makes."""
-    trainer = settings.trainer
-    if trainer.max_steps:
-        return trainer.max_steps
-    together = trainer.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
-    per_epoch = math.ceil(math.ceil(rows / together) / trainer.gradient_accumulation)
-    return math.ceil(trainer.epochs * per_epoch)
-
-
 def first_logits(trainer: AdaptTrainer, prepared: Prepared, rows: Any) -> Tensor:
     """Return the logits of the given rows as one batch."""
     return trainer.logits(prepared.collator(list(rows))).float().cpu()
-
-
-def restored(saved: checkpoint.SavedRun, labels: tuple[str, ...]) -> Prepared:
-    """Load a run's body again, adapt it, and put the learnt tensors in.
-
-    Raises:
-        AdaptError: the body is another one, or the tensors do not fit.
-    """
-    prepared = prepare(saved.settings, labels, updates=1, restoring=True)
-    checkpoint.check_body(saved, prepared.fingerprint)
-    try:
-        prepared.adaptation.load_delta(saved.tensors)
-    except AdaptError as error:
-        raise AdaptError(f"{saved.directory}: {error}") from error
-    return prepared
 
 
 def prove(settings: Settings, splits: Splits, expected: Tensor) -> None:
@@ -331,72 +224,3 @@ def same(found: Tensor, expected: Tensor, device: torch.device) -> bool:
 
 
 # ---- the log, the clock, the memory ----
-
-
-class logged:
-    """Context in which the log is also appended to train.log."""
-
-    def __init__(self, directory: Path) -> None:
-        self.handler = (
-            logging.FileHandler(directory / "train.log", encoding="utf-8")
-            if is_main_process()
-            else logging.NullHandler()
-        )
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-
-    def __enter__(self) -> None:
-        log.addHandler(self.handler)
-        log.setLevel(logging.INFO)
-
-    def __exit__(self, *_: object) -> None:
-        log.removeHandler(self.handler)
-        self.handler.close()
-
-
-def fail(settings: Settings, error: Exception, started: datetime) -> None:
-    """Leave a record of a failed run; checkpoints stay for another try."""
-    expected = isinstance(error, AdaptError | MachineError)
-    log.error("%s", error if expected else traceback.format_exc())
-    record = {
-        **identity(settings),
-        "status": "failed",
-        "error": str(error) if expected else f"{type(error).__name__}: {first_line(error)}",
-        "started_at": started.isoformat(timespec="seconds"),
-        "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    try:
-        write_json(settings.output_dir / checkpoint.RESULT, record)
-    except MachineError:  # the disk may be what failed
-        log.error("the record of the failure could not be written")
-
-
-def reset_peak(device: torch.device) -> None:
-    """Start counting device memory anew."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak(device: torch.device) -> dict[str, int | None]:
-    """Return the highest memory use so far, of the process and of the device."""
-    rss = None
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"peak_rss_bytes": rss, "peak_device_bytes": on_device}
-
-
-def device_name(device: torch.device) -> str:
-    """Return 'cpu' or the name of the accelerator."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def counts_line(costs: Plan) -> str:
-    """Say how much learns, as `adaptkit plan` counts it."""
-    p = costs.params
-    return (
-        f"{costs.method} on {costs.model}: {p.body_trainable:,} of the body learn and "
-        f"{p.head_trainable:,} of the head, {p.trainable_percent:.3g} % of {p.total:,}"
-    )

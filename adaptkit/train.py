@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit import terminal
-from adaptkit.config import CONF, explained, plain_data, register_resolvers, settings
+from adaptkit.compose import CONF, explained, plain_data, register_resolvers
+from adaptkit.config import settings
 from adaptkit.errors import AdaptError
 
 

@@ -21,7 +21,8 @@ from families import rows
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from adaptkit.config import Settings, compose, settings
+from adaptkit.compose import compose
+from adaptkit.config import Settings, settings
 from adaptkit.run import Interface, run
 from adaptkit.trainer import AdaptTrainer
 

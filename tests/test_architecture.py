@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import adaptkit
-from adaptkit import config
+from adaptkit import compose, config
 from adaptkit.errors import ConfigError
 from adaptkit.methods import METHODS
 from adaptkit.optimizers import OPTIMIZERS
@@ -28,8 +28,11 @@ ROWS = (
     ("files", "adaptation", "metrics"),
     ("models", "layers", "precision", "optimizers", "batching"),
     ("methods", "regularizers", "tasks"),
-    ("config",),
-    ("plan", "checkpoint", "trainer", "reports"),
+    ("config", "compose"),
+    ("plan", "checkpoint", "arguments", "scores"),
+    ("record", "resuming", "callbacks"),
+    ("trainer",),
+    ("prepare",),
     ("run",),
     ("progress",),
     ("terminal", "evaluate_run"),
@@ -45,7 +48,7 @@ FORBIDDEN = {
     "tasks": {"methods", "regularizers", "trainer", "config", "layers"},
     "models": {"methods", "regularizers", "tasks", "config"},
 }
-CONFIG_READERS = {"config", "train", "cli", "commands", "checkpoint"}
+CONFIG_READERS = {"compose", "train", "cli", "commands", "checkpoint"}
 
 
 def relative(path: Path) -> str:
@@ -188,7 +191,7 @@ NEEDED = {  # what has no default
     ("task", "regress"): ["task.path=rows.csv", "task.text=[sentence]"],
     ("model", "auto"): ["model.path=some/model"],
 }
-ALL = [(part, name) for part in config.GROUPS for name in config.options(part)]
+ALL = [(part, name) for part in compose.GROUPS for name in compose.options(part)]
 
 
 def fields_of(cls: type) -> set[str]:
@@ -196,15 +199,15 @@ def fields_of(cls: type) -> set[str]:
 
 
 def test_options_are_the_registries() -> None:
-    assert set(config.options("method")) == set(METHODS)
-    assert set(config.options("optimizer")) == set(OPTIMIZERS)
-    assert set(config.options("regularizer")) == set(REGULARIZERS)
-    assert set(TASKS) <= set(config.options("task"))
+    assert set(compose.options("method")) == set(METHODS)
+    assert set(compose.options("optimizer")) == set(OPTIMIZERS)
+    assert set(compose.options("regularizer")) == set(REGULARIZERS)
+    assert set(TASKS) <= set(compose.options("task"))
 
 
 @pytest.mark.parametrize(("part", "name"), ALL)
 def test_every_yaml_composes_and_builds(part: str, name: str) -> None:
-    plain = config.compose([f"{part}={name}", *NEEDED.get((part, name), [])])
+    plain = compose.compose([f"{part}={name}", *NEEDED.get((part, name), [])])
     package = {"mlflow": "mlflow", "wandb": "wandb", "tensorboard": "tensorboard"}.get(name, "sys")
     if part == "tracker" and importlib.util.find_spec(package) is None:
         with pytest.raises(ConfigError, match=f"needs the package {package}, .* pip install"):
@@ -230,11 +233,11 @@ def test_every_yaml_composes_and_builds(part: str, name: str) -> None:
         assert set(plain["trainer"]) == fields_of(config.TrainerSettings)
 
 
-@pytest.mark.parametrize("name", [n for n in config.options("model") if n != "auto"])
+@pytest.mark.parametrize("name", [n for n in compose.options("model") if n != "auto"])
 def test_every_models_architecture_is_known(name: str) -> None:
     from adaptkit.models import anatomy, loading
 
-    model = config.settings(config.compose([f"model={name}"])).model
+    model = config.settings(compose.compose([f"model={name}"])).model
     if model.architecture:  # what `plan` reads without network
         loaded = loading.load_config(model, 2, offline=True)
         assert loaded.model_type in anatomy.FAMILIES

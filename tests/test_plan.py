@@ -11,7 +11,7 @@ from families import FAMILIES
 from shapes import NO_BIAS
 from torch import Tensor
 
-from adaptkit import config, plan
+from adaptkit import compose, config, plan
 from adaptkit.config import Model, Settings
 from adaptkit.models import loading
 from adaptkit.plan import Plan
@@ -34,7 +34,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def composed(*overrides: str) -> Settings:
-    return config.settings(config.compose(list(overrides)))
+    return config.settings(compose.compose(list(overrides)))
 
 
 @cache
@@ -204,7 +204,7 @@ def test_probe_learns_its_own_map_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in config.options("model") if name != "auto"])
+@pytest.mark.parametrize("name", [name for name in compose.options("model") if name != "auto"])
 def test_every_model_of_conf_can_be_planned(name: str) -> None:
     found = planned(f"model={name}", "method=lora")
     assert 0 < found.params.body_trainable < 0.1 * found.params.total

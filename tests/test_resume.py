@@ -33,7 +33,8 @@ from runs import (
 )
 
 from adaptkit import run as pipeline
-from adaptkit.trainer import COMPLETE, AdaptTrainer
+from adaptkit.resuming import COMPLETE
+from adaptkit.trainer import AdaptTrainer
 
 
 @pytest.fixture(scope="module")

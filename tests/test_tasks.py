@@ -15,7 +15,8 @@ import pytest
 import torch
 from families import tiny_config, tiny_tokenizer
 
-from adaptkit.config import compose, options, settings
+from adaptkit.compose import compose, options
+from adaptkit.config import settings
 from adaptkit.tasks import source
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.regress import Regress

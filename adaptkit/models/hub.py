@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
+import ssl
 import sys
 import threading
-from urllib.parse import urlparse
+from http.client import HTTPException
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 ALTERNATIVES = (
     "The hub cannot be reached and its cache does not hold it. Give a local folder "
@@ -24,26 +26,29 @@ def settle() -> None:
 
 @functools.cache
 def reachable() -> bool:
-    """Try to connect to the hub, or to the proxy that leads there; name lookup included."""
+    """Ask the hub for an answer, through the proxy where there is one; any answer will do."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return False
-    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    url = urlparse(proxy or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    address = (url.hostname or "huggingface.co", url.port or (443 if url.scheme == "https" else 80))
+    url = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     answer: list[bool] = []
-
-    def connect() -> None:
-        try:
-            socket.create_connection(address, timeout=SECONDS).close()
-            answer.append(True)
-        except OSError:
-            answer.append(False)
-
     # In a thread, because a name lookup cannot be given a time limit.
-    thread = threading.Thread(target=connect, daemon=True)
+    thread = threading.Thread(target=lambda: answer.append(_answers(url)), daemon=True)
     thread.start()
     thread.join(SECONDS)
     return bool(answer and answer[0])
+
+
+def _answers(url: str) -> bool:
+    """Tell whether a server answers: one that accepts connections may still be silent."""
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=SECONDS).close()
+    except HTTPError:  # a refusal is an answer
+        return True
+    except URLError as error:  # which certificates to trust, the hub's library decides
+        return isinstance(error.reason, ssl.SSLError)
+    except (OSError, HTTPException, ValueError):
+        return False
+    return True
 
 
 def _work_offline() -> None:

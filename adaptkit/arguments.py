@@ -1,0 +1,70 @@
+"""Our settings in the Trainer's words: its arguments and the optimizer's parameter groups."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from adaptkit.adaptation import Adaptation
+from adaptkit.config import Settings
+
+
+def parameter_groups(adaptation: Adaptation, optimizer: Any) -> list[dict[str, Any]]:
+    """Return groups with lr and weight_decay; vectors and scalars do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in adaptation.trainable.items():
+        decay = optimizer.weight_decay if parameter.dim() > 1 else 0.0
+        groups[adaptation.factor(name), decay].append(parameter)
+    return [
+        {"params": parameters, "lr": optimizer.lr * factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
+    ]
+
+
+def training_arguments(
+    settings: Settings, precision: str, device: torch.device, directory: Path
+) -> TrainingArguments:
+    """Translate our settings into the Trainer's."""
+    trainer, optimizer = settings.trainer, settings.optimizer
+    every = trainer.checkpoint_every or trainer.eval_every
+    tracker = settings.tracker.name
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(directory / "tensorboard"))
+    return TrainingArguments(
+        output_dir=str(directory / "checkpoints"),
+        run_name=str(directory),
+        num_train_epochs=trainer.epochs,
+        max_steps=trainer.max_steps or -1,
+        per_device_train_batch_size=trainer.batch_size,
+        per_device_eval_batch_size=trainer.eval_batch_size,
+        gradient_accumulation_steps=trainer.gradient_accumulation,
+        learning_rate=optimizer.lr,
+        weight_decay=optimizer.weight_decay,
+        max_grad_norm=trainer.max_grad_norm,
+        lr_scheduler_type="constant_with_warmup"
+        if optimizer.schedule == "constant"
+        else optimizer.schedule,
+        warmup_steps=optimizer.warmup_ratio,  # below 1: a share of all updates
+        eval_strategy="steps" if trainer.eval_every else "epoch",
+        eval_steps=trainer.eval_every,
+        save_strategy="steps" if every else "epoch",
+        save_steps=every or 500,
+        save_total_limit=2,  # the one being written may be cut short
+        logging_steps=trainer.log_every,
+        logging_nan_inf_filter=False,  # a loss that is no number stops the run
+        fp16=precision == "fp16",
+        use_cpu=device.type == "cpu",
+        seed=settings.seed,
+        report_to=[] if tracker == "none" else [tracker],
+        label_names=["labels"],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=device.type == "cuda",
+        log_level="error",
+        log_level_replica="error",
+    )
