@@ -22,10 +22,10 @@ demo: $(VENV)/encoder
 	@echo "next: $(BIN)/adaptkit list methods; $(BIN)/adaptkit train --help"
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-all: $(VENV)/installed
-	$(BIN)/python -m pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

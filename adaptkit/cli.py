@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:  # outside of any run: a folder that cannot be written, for example
+        print(f"adaptkit: {error}", file=sys.stderr)
+        return 1
 
 
 def dispatch(arguments: list[str]) -> int:

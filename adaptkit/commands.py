@@ -20,7 +20,9 @@ def plan_(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="adaptkit plan", description="What a run would cost: no weights, no network."
     )
-    parser.add_argument("overrides", nargs="*", help="as for adaptkit train: method=lora ...")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], help="as for adaptkit train: method=lora ..."
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     chosen = parser.parse_intermixed_args(arguments)
     run = settings(compose(chosen.overrides))
@@ -80,7 +82,10 @@ def eval_(arguments: list[str]) -> int:
     )
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument(
-        "overrides", nargs="*", help="task=imdb, task.validation=test, data.root=DIR, ..."
+        "overrides",
+        nargs="*",
+        default=[],
+        help="task=imdb, task.validation=test, data.root=DIR, ...",
     )
     parser.add_argument("--output", type=Path, help="default: RUN/eval/TASK-SPLIT")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
@@ -93,7 +98,7 @@ def eval_(arguments: list[str]) -> int:
     if chosen.json:
         print(json.dumps(record, indent=2))
     else:
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in record["scores"].items())
+        scores = ", ".join(f"{n} {terminal.decimal(v)}" for n, v in record["scores"].items())
         rows = record["data"]["rows"]
         print(f"{chosen.run} on {record['task']} ({record['split']}, {rows} rows): {scores}")
         print(f"  {record['directory']}")

@@ -13,7 +13,7 @@ from adaptkit import checkpoint
 from adaptkit.compose import compose, options
 from adaptkit.config import settings
 from adaptkit.errors import AdaptError
-from adaptkit.files import write_json
+from adaptkit.files import finite, write_json
 from adaptkit.models import loading
 from adaptkit.prepare import Prepared, encode, restored, trainer_of
 from adaptkit.scores import Scored, flat_scores
@@ -55,7 +55,8 @@ def verify(directory: Path) -> str:
         )
     recorded, scores = saved.result["scores"], flat_scores(scored)
     for name, value in scores.items():
-        if not np.isclose(recorded[name], value, rtol=1e-4, atol=1e-5, equal_nan=True):
+        before_score = np.nan if recorded[name] is None else recorded[name]
+        if not np.isclose(before_score, value, rtol=1e-4, atol=1e-5, equal_nan=True):
             return f"{name} is {value}, but {recorded[name]} was recorded"
     return ""
 
@@ -94,6 +95,7 @@ def evaluate(directory: Path, overrides: list[str], output: Path | None) -> dict
         "versions": loading.versions(),
     }
     checkpoint.write_predictions(place, scored)
+    record = finite(record)
     write_json(place / checkpoint.RESULT, record)
     return record
 

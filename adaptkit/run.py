@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from adaptkit import checkpoint, precision
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError, MachineError
-from adaptkit.files import is_main_process, write_json
+from adaptkit.files import finite, is_main_process, write_json
 from adaptkit.models import loading
 from adaptkit.plan import Plan, params, plan
 from adaptkit.prepare import Prepared, encode, prepare, restored, total_updates, trainer_of
@@ -79,6 +79,7 @@ def run(settings: Settings, interface: Interface) -> dict[str, Any]:
             except Exception as error:
                 fail(settings, error, started)
                 raise
+        record = finite(record)
         write_json(directory / checkpoint.RESULT, record)
         if is_main_process():
             shutil.rmtree(directory / checkpoint.CHECKPOINTS, ignore_errors=True)

@@ -96,15 +96,23 @@ def line(record: dict[str, Any]) -> str:
     name = "/".join((record["task"], record["model"], record["method"]))
     best = f"best at update {record['best_update']} of {record['updates']}"
     others = "".join(
-        f", {key} {value:.4f}" for key, value in record["scores"].items() if key != record["metric"]
+        f", {key} {decimal(value)}"
+        for key, value in record["scores"].items()
+        if key != record["metric"]
     )
     sample = " ON SAMPLE DATA" if record["data"]["source"] == "sample" else ""
+    score = f"{record['metric']} {decimal(record['score'])}"
     return (
-        f"{name} seed {record['seed']}: {record['metric']} {record['score']:.4f}{others}{sample} "
+        f"{name} seed {record['seed']}: {score}{others}{sample} "
         f"({record['split']}, {record['data']['rows']['validation']} rows, {best}); "
         f"{params['trainable']:,} parameters, {size(record['delta_bytes'])}, "
         f"{time['total_seconds']:.0f} s"
     )
+
+
+def decimal(score: float | None) -> str:
+    """Return a score to four places; a correlation with a constant is undefined."""
+    return "undefined" if score is None or score != score else f"{score:.4f}"
 
 
 def size(count: float) -> str:
@@ -121,13 +129,14 @@ def table(outcomes: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(
-        "run", "status", "data", "metric", "score", "seconds", "why it failed", title="sweep"
-    )
+    grid = Table(title="sweep")
+    grid.add_column("run", overflow="fold", ratio=1)  # the end of a name tells runs apart
+    for title in ("status", "data", "metric", "score", "seconds", "why it failed"):
+        grid.add_column(title)
     for outcome in outcomes:
         record = outcome.record
         row = (
-            ("done", record["data"]["source"], record["metric"], f"{record['score']:.4f}",
+            ("done", record["data"]["source"], record["metric"], decimal(record["score"]),
              f"{record['time']['total_seconds']:.0f}", "")
             if record else ("failed", "", "", "", "", outcome.error)
         )  # fmt: skip

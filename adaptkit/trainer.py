@@ -8,7 +8,6 @@ hold what learns instead of the whole model. There is no branch on a method's or
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import defaultdict
@@ -30,7 +29,7 @@ from adaptkit.batching import BucketSampler, Collator, Features, LongestFirst, l
 from adaptkit.callbacks import Hooks
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError
-from adaptkit.files import save_tensors, write_lines, write_text
+from adaptkit.files import save_tensors, to_json, write_lines, write_text
 from adaptkit.precision import autocast
 from adaptkit.scores import Best, Scored, flat_scores
 
@@ -294,5 +293,5 @@ class AdaptTrainer(Trainer):
     def write_history(self) -> None:
         """Rewrite history.jsonl: after an interruption it holds nothing that was undone."""
         if self.is_world_process_zero():
-            lines = [json.dumps(entry) for entry in self.state.log_history]
+            lines = [to_json(entry) for entry in self.state.log_history]
             write_lines(self.directory / "history.jsonl", lines)

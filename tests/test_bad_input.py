@@ -157,6 +157,12 @@ def test_unknown_flag(place: Path, flag: str) -> None:
     assert "usage: adaptkit train" in answer.err
 
 
+def test_eval_of_nothing(place: Path) -> None:
+    answer = call("eval")
+    assert answer.status == 2
+    assert "required: run\n" in answer.err
+
+
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "mlflow"])
 def test_tracker_that_is_not_installed(
     place: Path, tracker: str, monkeypatch: pytest.MonkeyPatch
@@ -569,6 +575,15 @@ def test_output_dir_is_a_file(place: Path, checkpoints) -> None:
     refused(call("train", *run, "output_dir=taken"), "output_dir", "taken", "folder")
     refused(call("train", *run, "output_dir=taken/below"), "output_dir", "taken", "folder")
     assert (place / "taken").read_text() == "mine"
+
+
+def test_sweep_in_a_folder_that_takes_no_files(place: Path, monkeypatch) -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("needs a file system that nobody can write to")
+    monkeypatch.chdir("/proc/self")
+    answer = call("train", "-m", "method=lora,bitfit", f"output_dir={place}/run")
+    refused(answer, "outputs", status=1)
+    nothing_left(place)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")

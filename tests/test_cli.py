@@ -532,6 +532,8 @@ def test_sweep_goes_on_after_a_failure(place: Path, checkpoints, capfd) -> None:
     assert states.count("done") == 2
     assert {run.name for run in done if record(run)["status"] == "done"} == {"seed0", "seed1"}
     assert "2 of 4 runs done, 2 failed" in answer.out
+    cells = "".join(line.split("│")[1].strip() for line in answer.out.splitlines() if "│" in line)
+    assert all(f"method.rank={rank}" in cells for rank in (2, 99))  # names are not cut
     assert "method.rank=99: exceeds" in " ".join(answer.out.split())
     errors = capfd.readouterr().err
     assert "Traceback" not in errors
