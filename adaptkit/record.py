@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,8 @@ class logged:
 def fail(settings: Settings, error: Exception, started: datetime) -> None:
     """Leave a record of a failed run; checkpoints stay for another try."""
     expected = isinstance(error, AdaptError | MachineError)
-    log.error("%s", error if expected else traceback.format_exc())
+    if expected:  # the command writes the traceback of what was not
+        log.error("%s", error)
     record = {
         **identity(settings),
         "status": "failed",

@@ -124,6 +124,15 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+def told_apart(names: list[str]) -> list[str]:
+    """Shorten run directories to the folders in which they differ."""
+    parts = [name.split("/") for name in names]
+    if len({len(p) for p in parts}) > 1:
+        return names
+    differ = [i for i, level in enumerate(zip(*parts, strict=True)) if len(set(level)) > 1]
+    return ["/".join(p[i] for i in differ) or name for p, name in zip(parts, names, strict=True)]
+
+
 def table(outcomes: list[Any]) -> None:
     """Print how the jobs of a sweep ended."""
     from rich.console import Console
@@ -133,14 +142,15 @@ def table(outcomes: list[Any]) -> None:
     grid.add_column("run", overflow="fold", ratio=1)  # the end of a name tells runs apart
     for title in ("status", "data", "metric", "score", "seconds", "why it failed"):
         grid.add_column(title)
-    for outcome in outcomes:
+    names = told_apart([outcome.name for outcome in outcomes])
+    for name, outcome in zip(names, outcomes, strict=True):
         record = outcome.record
         row = (
             ("done", record["data"]["source"], record["metric"], decimal(record["score"]),
              f"{record['time']['total_seconds']:.0f}", "")
             if record else ("failed", "", "", "", "", outcome.error)
         )  # fmt: skip
-        grid.add_row(outcome.name, *row)
+        grid.add_row(name, *row)
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(grid)
     failed = sum(outcome.record is None for outcome in outcomes)
