@@ -34,8 +34,8 @@ def training_arguments(
     trainer, optimizer = settings.trainer, settings.optimizer
     every = trainer.checkpoint_every or trainer.eval_every
     tracker = settings.tracker.name
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(directory / "tensorboard"))
-    return TrainingArguments(
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "tensorboard")
+    arguments = TrainingArguments(
         output_dir=str(directory / "checkpoints"),
         run_name=str(directory),
         num_train_epochs=trainer.epochs,
@@ -65,6 +65,12 @@ def training_arguments(
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=device.type == "cuda",
+        accelerator_config={"non_blocking": device.type == "cuda"},
         log_level="error",
         log_level_replica="error",
     )
+    # Several devices are used by several processes (torchrun), never by one: nn.DataParallel would
+    # multiply the batch and so change the number of updates.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments

@@ -20,14 +20,13 @@ class Hooks(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Gradients are final, weights have not moved."""
-        hooks = self.trainer.adaptation.before_update
-        if hooks and args.max_grad_norm == 0:
-            self.trainer.accelerator.unscale_gradients()  # clipping would have done it
-        for hook in hooks:
+        for hook in self.trainer.adaptation.before_update:
             hook(self.trainer.now())
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Weights have moved, gradients are still there."""
+        if self.trainer.accelerator.optimizer_step_was_skipped:  # fp16 overflow: they have not
+            return
         for hook in self.trainer.adaptation.after_update:
             hook(self.trainer.now(made=1))
 

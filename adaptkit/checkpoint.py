@@ -68,9 +68,12 @@ def digest(directory: Path) -> str:
     if not is_main_process():
         return ""
     found = hashlib.sha256()
-    with (directory / DELTA).open("rb") as file:
-        while part := file.read(1 << 20):
-            found.update(part)
+    with safe_open(directory / DELTA, framework="np") as file:  # the file's own order varies
+        found.update(json.dumps(file.metadata() or {}, sort_keys=True).encode())
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            found.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            found.update(tensor.tobytes())
     return found.hexdigest()
 
 

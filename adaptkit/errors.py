@@ -1,8 +1,8 @@
 """The two kinds of failure a user sees, and the checks that raise them.
 
     AdaptError          something the user can mend: exit status 2, no traceback
-    └── ConfigError     a field of the configuration breaks a rule
-    MachineError        disk, network, memory: exit status 1, no traceback
+    ├── ConfigError     a field of the configuration breaks a rule
+    └── MachineError    disk, network, memory: exit status 1, no traceback
 
 Everything else is a defect of the program: status 1, traceback in the log of the run.
 Every message names the field, the value, the rule and the way out. Nothing here imports torch.

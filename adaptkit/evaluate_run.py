@@ -34,12 +34,13 @@ def verify(directory: Path) -> str:
     Raises:
         AdaptError: it is no finished run, or its body is not there any more.
     """
-    saved = checkpoint.load_run(directory)
+    saved = as_recorded(checkpoint.load_run(directory))
     if checkpoint.digest(directory) != saved.result["delta_sha256"]:
         return f"{checkpoint.DELTA} is not the file that the run wrote"
     run = replace(saved.settings, output_dir=directory)
     before = checkpoint.read_predictions(directory)
-    splits = run.task.load(run.data, run.seed, train=not getattr(run.task, "labels", ("",)))
+    task = run.task.with_labels(labels_of(saved))
+    splits = task.load(run.data, run.seed, train=False)
     scored = score(run, restored(saved, splits.labels), splits)
     after = {
         f"{suffix}/{row}" if suffix else str(row): checkpoint.number(value)
@@ -67,10 +68,12 @@ def evaluate(directory: Path, overrides: list[str], output: Path | None) -> dict
     Raises:
         AdaptError: the other task has other classes, or something cannot be read.
     """
-    saved = checkpoint.load_run(directory)
-    run = changed(saved, overrides)
-    splits = run.task.load(run.data, run.seed, train=False)
+    saved = as_recorded(checkpoint.load_run(directory))
     own = labels_of(saved)
+    run = changed(saved, overrides)
+    if run.task.name == saved.settings.task.name:
+        run = replace(run, task=run.task.with_labels(own))
+    splits = run.task.load(run.data, run.seed, train=False)
     order = matching(own, splits.labels, run.task.name)
     prepared = restored(saved, own)
     scored = {
@@ -133,11 +136,15 @@ def task_option(plain: dict[str, Any]) -> str:
     return name if name in options("task") else kind
 
 
+def as_recorded(saved: checkpoint.SavedRun) -> checkpoint.SavedRun:
+    """Return a run in the number format it was trained in, which `auto` chose by the machine."""
+    trainer = replace(saved.settings.trainer, precision=saved.result["precision"])
+    return replace(saved, settings=replace(saved.settings, trainer=trainer))
+
+
 def labels_of(saved: checkpoint.SavedRun) -> tuple[str, ...]:
     """Return the classes a run was trained on."""
-    run = saved.settings
-    named = getattr(run.task, "labels", ("",))
-    return named or run.task.load(run.data, run.seed).labels
+    return tuple(saved.result["labels"])
 
 
 def matching(own: tuple[str, ...], other: tuple[str, ...], task: str) -> list[int] | None:

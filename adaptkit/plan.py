@@ -14,7 +14,7 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config import Settings
 from adaptkit.models.anatomy import family, family_of, roles_of
 from adaptkit.models.loading import empty_model, load_config
-from adaptkit.precision import DTYPES, autocast, cast
+from adaptkit.precision import DTYPES, autocast, cast, halved
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,14 @@ class Plan:
     params: Params
     roles: dict[str, int]  # trainable parameters by role
     delta_bytes: int
-    memory: Memory
+    memory: Memory | None
     precision: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data; the counts of parameters stand at the top as well."""
         plain = asdict(self)
-        plain["memory"]["total"] = self.memory.total
+        if self.memory:
+            plain["memory"]["total"] = self.memory.total
         return {**plain["params"], **plain}
 
 
@@ -94,8 +95,12 @@ def adapted(model: nn.Module, head: frozenset[str], run: Settings, context: Cont
     return adaptation
 
 
-def plan(run: Settings, outputs: int, precision: str, updates: int = 1) -> Plan:
+def plan(
+    run: Settings, outputs: int, precision: str, updates: int = 1, memory: bool = True
+) -> Plan:
     """Build the adapted model from shapes alone and add up what it will cost.
+
+    `memory=False` leaves out the estimate of memory, which takes seconds.
 
     Raises:
         AdaptError: the method cannot adapt this model; nothing was loaded.
@@ -107,10 +112,10 @@ def plan(run: Settings, outputs: int, precision: str, updates: int = 1) -> Plan:
         context = Context(None, torch.Generator().manual_seed(0), updates)
         adaptation = adapted(empty.model, empty.head, run, context)
         counts = params(adaptation)
-        memory = memory_of(run, adaptation, counts, precision, config)
+        found = memory_of(run, adaptation, counts, precision, config) if memory else None
         return Plan(
             run.task.name, run.model.name, run.method_name, counts, by_role(adaptation, roles),
-            4 * counts.stored, memory, precision,
+            4 * counts.stored, found, precision,
         )  # fmt: skip
 
 
@@ -118,13 +123,16 @@ def memory_of(
     run: Settings, adaptation: Adaptation, counts: Params, precision: str, config: Any
 ) -> Memory:
     """Estimate the memory of training: what learns is fp32, frozen matrices are in `precision`."""
-    frozen = [p for p in adaptation.model.parameters() if not p.requires_grad]
-    half = DTYPES[precision].itemsize
+    size = DTYPES[precision].itemsize
+    frozen = sum(
+        parameter.numel() * (size if halved(name, parameter) else 4)
+        for name, parameter in adaptation.model.named_parameters()
+        if not parameter.requires_grad
+    )
     limit = family_of(config.model_type).positions(config)
     tokens = min(run.task.max_length, limit or run.task.max_length)
     return Memory(
-        weights=4 * counts.trainable
-        + sum(p.numel() * (half if p.dim() > 1 else 4) for p in frozen),
+        weights=4 * counts.trainable + frozen,
         gradients=4 * counts.trainable,
         optimizer=run.optimizer.state_bytes * counts.trainable,
         activations=activations(adaptation, run.trainer.batch_size, tokens, precision),

@@ -7,8 +7,11 @@ fp32 master copy, and the forward pass runs under autocast.
 from __future__ import annotations
 
 import contextlib
+import os
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import invalid
@@ -25,7 +28,9 @@ def device_of(name: str) -> torch.device:
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise invalid("trainer.device", name, "this machine has no CUDA device", "Use auto or cpu")
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
+    if there and name != "cpu":  # torchrun gives each process of a run its own device
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def resolve(name: str, device: torch.device) -> str:
@@ -55,10 +60,35 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
 
 
 def cast(adaptation: Adaptation, precision: str) -> None:
-    """Keep what learns in fp32, frozen matrices in `precision`, all other numbers in fp32."""
-    for parameter in adaptation.model.parameters():
-        frozen_matrix = not parameter.requires_grad and parameter.dim() > 1
-        parameter.data = parameter.data.to(DTYPES[precision] if frozen_matrix else torch.float32)
+    """Keep what learns in fp32, frozen matrices in `precision`, all other numbers in fp32.
+
+    The linear maps of the head compute in fp32 as well: bf16 has eight bits, so that scores between
+    4 and 5 would take 33 values only.
+    """
+    for name, parameter in adaptation.model.named_parameters():
+        kind = DTYPES[precision] if halved(name, parameter) else torch.float32
+        parameter.data = parameter.data.to(kind)
     for buffer in adaptation.model.buffers():
         if buffer.is_floating_point():
             buffer.data = buffer.data.float()
+    if precision != "fp32":
+        for name, module in adaptation.model.named_modules():
+            if isinstance(module, nn.Linear) and f"{name}.weight" in adaptation.head:
+                module.register_forward_hook(_in_fp32)
+
+
+def halved(name: str, parameter: nn.Parameter) -> bool:
+    """Tell whether a parameter is kept in the half format.
+
+    Not the original of a parametrized tensor: a small update added to it would be rounded away.
+    """
+    return (
+        not parameter.requires_grad
+        and parameter.dim() > 1
+        and ".parametrizations." not in f".{name}"
+    )
+
+
+def _in_fp32(module: nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    with torch.autocast(output.device.type, enabled=False):
+        return F.linear(inputs[0].float(), module.weight, module.bias)

@@ -48,7 +48,7 @@ def prepare(settings: Settings, labels: tuple[str, ...], updates: int, restoring
     config = loading.load_config(settings.model, settings.task.outputs(labels))
     tokenizer = loading.load_tokenizer(settings.model, config)
     loaded = loading.load_model(settings.model, config, settings.task.head)
-    loaded.model.to(device).float()
+    loaded.model.to(device)  # number formats: precision.cast below
     generator = torch.Generator().manual_seed(settings.seed)
     context = Context(tokenizer, generator, updates, restoring)
     adaptation = adapted(loaded.model, loaded.head, settings, context)

@@ -54,7 +54,7 @@ class logged:
 
 def fail(settings: Settings, error: Exception, started: datetime) -> None:
     """Leave a record of a failed run; checkpoints stay for another try."""
-    expected = isinstance(error, AdaptError | MachineError)
+    expected = isinstance(error, AdaptError)
     if expected:  # the command writes the traceback of what was not
         log.error("%s", error)
     record = {

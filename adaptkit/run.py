@@ -69,7 +69,8 @@ def run(settings: Settings, interface: Interface) -> dict[str, Any]:
             interface.say(SAMPLE_WARNING.format(task=settings.task.name))
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
-        costs = plan(settings, settings.task.outputs(splits.labels), number_format)
+        outputs = settings.task.outputs(splits.labels)
+        costs = plan(settings, outputs, number_format, memory=False)
         interface.say(counts_line(costs))
         started = datetime.now(timezone.utc)
         checkpoint.write_config(directory, settings.plain)
@@ -108,6 +109,7 @@ def complete(
             "path": splits.origin.path,
             "rows": {"train": len(splits.train), "validation": len(splits.validation[""])},
         },
+        "labels": list(splits.labels),
         **trained.facts,
         "versions": loading.versions(),
         "started_at": started.isoformat(timespec="seconds"),
@@ -129,7 +131,8 @@ def already_done(settings: Settings) -> dict[str, Any] | None:
     if not (directory / checkpoint.CONFIG).is_file():
         return None
     if settings.trainer.resume == "never":
-        checkpoint.clear(directory)
+        if is_main_process():
+            checkpoint.clear(directory)
         return None
     other = checkpoint.differences(directory, settings.plain)
     if other:
@@ -161,6 +164,8 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
     trainer.go_on(resumed)
     if trainer.state.global_step not in trainer.evaluated():
         trainer.evaluate()
+    seconds = trainer.elapsed()  # those before an interruption included
+    before = max(0.0, seconds - (time.monotonic() - clock))
     trainer.restore_best()
     trainer.finish()
     scored = trainer.final_scores()
@@ -170,7 +175,6 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
         directory, prepared.adaptation.delta(), settings, prepared.fingerprint
     )
     checkpoint.write_predictions(directory, scored)
-    seconds = trainer.elapsed()
     facts = {
         "params": asdict(counts),
         "delta_bytes": size,
@@ -179,7 +183,7 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
         "best_update": trainer.best.update,
         "epochs": round(trainer.state.epoch, 4),
         "time": {
-            "before_seconds": max(0.0, seconds - (time.monotonic() - clock)),
+            "before_seconds": before,
             "train_seconds": round(seconds - trainer.seconds["eval"], 3),
             "eval_seconds": round(trainer.seconds["eval"], 3),
             "train_samples_per_second": round(
@@ -222,6 +226,3 @@ def same(found: Tensor, expected: Tensor, device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.equal(found, expected)
     return torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
-
-
-# ---- the log, the clock, the memory ----

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -29,11 +28,9 @@ from adaptkit.batching import BucketSampler, Collator, Features, LongestFirst, l
 from adaptkit.callbacks import Hooks
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError
-from adaptkit.files import save_tensors, to_json, write_lines, write_text
+from adaptkit.files import to_json, write_text
 from adaptkit.precision import autocast
 from adaptkit.scores import Best, Scored, flat_scores
-
-IN_MEMORY = 1 << 30  # bytes of a best delta that are kept in memory rather than on disk
 
 
 class AdaptTrainer(Trainer):
@@ -60,6 +57,7 @@ class AdaptTrainer(Trainer):
         self.seconds = {"eval": 0.0}
         self._sums: dict[str, float] = defaultdict(float)  # penalties since the last log
         self._terms = 0
+        self._written = 0  # lines of history.jsonl
         self._pending: list[dict[str, Tensor]] = []
         self._accumulation = settings.trainer.gradient_accumulation
         self.started = time.monotonic()
@@ -107,19 +105,25 @@ class AdaptTrainer(Trainer):
         Raises:
             AdaptError: one of them is no number; the message names the update.
         """
-        first = self.state.global_step - len(self._pending) // self._accumulation + 1
-        for i, terms in enumerate(self._pending):
-            for name, value in terms.items():
-                if not math.isfinite(float(value)):
-                    raise AdaptError(
-                        f"{name} is {float(value)} at update {first + i // self._accumulation}: "
-                        "the run has diverged. Checkpoints before it are kept. Lower optimizer.lr "
-                        f"(now {self.settings.optimizer.lr:g}), raise optimizer.warmup_ratio, or "
-                        "use trainer.precision=fp32."
-                    )
-                self._sums[name] += float(value)
+        if not self._pending:
+            return
+        names, made = list(self._pending[0]), len(self._pending) // self._accumulation
+        rows = torch.stack([torch.stack([t[n].float() for n in names]) for t in self._pending])
+        for i, row in enumerate(rows.tolist()):
+            update = self.state.global_step - made + 1 + i // self._accumulation
+            for name, value in zip(names, row, strict=True):
+                if not math.isfinite(value):
+                    raise AdaptError(self._diverged(name, value, update))
+                self._sums[name] += value
         self._terms += len(self._pending)
         self._pending.clear()
+
+    def _diverged(self, name: str, value: float, update: int) -> str:
+        return (
+            f"{name} is {value} at update {update}: the run has diverged. Checkpoints before it "
+            f"are kept. Lower optimizer.lr (now {self.settings.optimizer.lr:g}), raise "
+            "optimizer.warmup_ratio, or use trainer.precision=fp32."
+        )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Group what learns by weight decay (matrices only) and learning-rate factor."""
@@ -202,7 +206,8 @@ class AdaptTrainer(Trainer):
         parts = []
         for batch in self._batches(rows, sampler):
             with autocast(self.precision, self.args.device):
-                parts.append(self.adaptation.features(self._inputs(batch)).float().cpu())
+                found = self.adaptation.features(self._inputs(batch)).float()
+            parts.append(self.accelerator.gather_for_metrics(found).cpu())
         features = torch.from_numpy(sampler.restore(torch.cat(parts).numpy()))
         return Features(features, rows["labels"][:], lengths(rows))
 
@@ -221,23 +226,15 @@ class AdaptTrainer(Trainer):
     # ---- best weights ----
 
     def _keep_best(self) -> None:
-        if self.settings.trainer.keep != "best" or not self.is_world_process_zero():
-            return
-        delta = self.adaptation.delta()
-        if sum(t.numel() * t.element_size() for t in delta.values()) <= IN_MEMORY:
+        if self.settings.trainer.keep == "best":  # in every process: all score the same weights
+            delta = self.adaptation.delta()
             self.best_delta = {n: t.to("cpu", copy=True) for n, t in delta.items()}
-        else:
-            save_tensors(Path(self.args.output_dir) / "best.safetensors", delta)
 
     def restore_best(self) -> None:
         """Put the best weights back, where they are wanted."""
-        if self.settings.trainer.keep != "best" or self.best.update == self.state.global_step:
-            return
-        best = self.best_delta
-        if best is None and (Path(self.args.output_dir) / "best.safetensors").is_file():
-            best = load_file(Path(self.args.output_dir) / "best.safetensors")
-        if best is not None:
-            self.adaptation.load_delta({n: t.to(self.args.device) for n, t in best.items()})
+        if self.best_delta is not None and self.best.update != self.state.global_step:
+            device = self.args.device
+            self.adaptation.load_delta({n: t.to(device) for n, t in self.best_delta.items()})
 
     def finish(self) -> None:
         """Let the method finish; its last word is about the weights that are kept."""
@@ -291,7 +288,9 @@ class AdaptTrainer(Trainer):
         self.write_history()
 
     def write_history(self) -> None:
-        """Rewrite history.jsonl: after an interruption it holds nothing that was undone."""
+        """Append to history.jsonl; the first time write it anew, without what was undone."""
+        new = self.state.log_history[self._written :]
+        mode, self._written = "a" if self._written else "w", len(self.state.log_history)
         if self.is_world_process_zero():
-            lines = [to_json(entry) for entry in self.state.log_history]
-            write_lines(self.directory / "history.jsonl", lines)
+            with (self.directory / "history.jsonl").open(mode, encoding="utf-8") as file:
+                file.writelines(f"{to_json(entry)}\n" for entry in new)

@@ -83,9 +83,10 @@ class LowRank(nn.Module):
         y = F.linear(x, weight, self.bias)
         low = self.dropout(x)
         for role, pair in self.lora.items():
-            delta = (self.scale * pair(low)).to(y.dtype)
-            rows = getattr(self, f"rows_{role}")
-            y = y + delta if rows is None else y.index_add(-1, rows, delta)
+            rows, up = getattr(self, f"rows_{role}"), pair.B
+            if rows is not None:  # zeros for the outputs of other roles
+                up = up.new_zeros(y.shape[-1], up.shape[1]).index_copy(0, rows, up)
+            y = y + F.linear(self.scale * F.linear(low, pair.A), up).to(y.dtype)
         return y
 
     @torch.no_grad()

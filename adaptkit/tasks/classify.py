@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, one_of
@@ -24,17 +24,22 @@ METRICS = {
 class Classify(TextTask):
     """One of C classes per row. `labels` names them in the order of their numbers."""
 
-    labels: tuple[str, ...] = ()  # empty: taken from the data
+    labels: tuple[str | int, ...] = ()  # empty: taken from the data
     metric: str = "accuracy"  # accuracy | accuracy_and_f1 | matthews
     best: str = ""  # empty: the metric's first score
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
         one_of("task.metric", self.metric, METRICS)
         if len(self.labels) == 1:
             raise AdaptError(f"task.labels={list(self.labels)}: name two classes or more.")
         if not self.best:
             object.__setattr__(self, "best", METRICS[self.metric])
+
+    def with_labels(self, labels: tuple[str, ...]) -> Classify:
+        """Return this task with the classes a run was trained on, where it names none itself."""
+        return self if self.labels else replace(self, labels=labels)
 
     def load(self, data: Any, seed: int, train: bool = True) -> Splits:
         """Read, check, number and sample the splits.
@@ -80,7 +85,7 @@ class Classify(TextTask):
             values = {int(v) for v in values}  # CSV has no numbers
         if not all(isinstance(v, int) for v in values):
             return tuple(sorted(str(v) for v in values))
-        if 0 <= min(values) <= max(values) < 1000:
+        if min(values) == 0 and max(values) < 1000:
             return tuple(str(i) for i in range(max(values) + 1))
         return tuple(str(v) for v in sorted(values))
 
@@ -89,10 +94,12 @@ class Classify(TextTask):
         # Where the file stores names, its numbers are places in that list, whatever the names are.
         stored = getattr(rows.features[self.label], "names", None)
         numbers = {} if stored else {name: i for i, name in enumerate(classes)}
+        # Classes that are called 1, 2, ... are meant by name, never by their place in the list.
+        by_place = stored or not all(name.lstrip("-").isdecimal() for name in classes)
         labels = []
         for row, value in enumerate(rows[self.label][:], 1):
             known = int(value) if isinstance(value, str) and value.isdecimal() else value
-            place = known if isinstance(known, int) else None
+            place = known if by_place and isinstance(known, int) else None
             number = numbers.get(str(value), numbers.get(str(known), place))
             if number is None or not 0 <= number < len(classes):
                 hidden = " The labels of this split are withheld; score on another." * (value == -1)

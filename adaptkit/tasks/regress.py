@@ -26,6 +26,10 @@ class Regress(TextTask):
         super().__post_init__()
         one_of("task.metric", self.metric, ("correlations",))
 
+    def with_labels(self, labels: tuple[str, ...]) -> Regress:
+        """Return this task: numbers have no names."""
+        return self
+
     def load(self, data: Any, seed: int, train: bool = True) -> Splits:
         """Read, check and sample the splits.
 

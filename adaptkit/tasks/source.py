@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,9 +266,9 @@ def subset(
 
     order = np.random.default_rng(seed).permutation(len(rows))
     if labels is not None:  # sort rows by their relative rank within their class
-        rank: dict[int, float] = {}
-        for name in set(labels.values()):
-            members = [i for i in order if labels[i] == name]
-            rank |= {i: (k + 0.5) / len(members) for k, i in enumerate(members)}
+        total, before, rank = Counter(labels.values()), Counter[int](), {}
+        for i in order:
+            rank[i] = (before[labels[i]] + 0.5) / total[labels[i]]
+            before[labels[i]] += 1
         order = sorted(order, key=rank.__getitem__)
     return rows.select(sorted(int(i) for i in order[:count]))

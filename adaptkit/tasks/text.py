@@ -102,6 +102,10 @@ class TextTask:
                 *texts, truncation=True, max_length=longest, split_special_tokens=True,
                 return_attention_mask=False,
             )  # fmt: skip
+            # Where no special token is added an empty text has no token: it gets one.
+            for name in out:
+                lone = tokenizer.eos_token_id if name == "input_ids" else 0
+                out[name] = [values or [lone or 0] for values in out[name]]
             out["length"] = [len(ids) for ids in out["input_ids"]]
             return dict(out)
 
