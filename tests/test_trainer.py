@@ -431,11 +431,9 @@ class Weights(TrainerCallback):
         self.seen[state.global_step] = {n: p.detach().clone() for n, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("memory", [1 << 30, 0], ids=["in memory", "on disk"])
 @pytest.mark.parametrize(("keep", "update"), [("best", 4), ("last", 12)])
-def test_kept_weights(keep, update, memory, place, tmp_path, monkeypatch):
+def test_kept_weights(keep, update, place, tmp_path, monkeypatch):
     """Of two best evaluations the first counts."""
-    monkeypatch.setattr("adaptkit.trainer.IN_MEMORY", memory)
     script(monkeypatch, RISES_THEN_FALLS)
     weights = Weights()
     changes = {**EVERY_TWO, "trainer.keep": keep}

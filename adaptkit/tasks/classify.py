@@ -98,7 +98,8 @@ class Classify(TextTask):
         by_place = stored or not all(name.lstrip("-").isdecimal() for name in classes)
         labels = []
         for row, value in enumerate(rows[self.label][:], 1):
-            known = int(value) if isinstance(value, str) and value.isdecimal() else value
+            digits = isinstance(value, str) and value.isdecimal()
+            known = int(value) if digits or isinstance(value, bool) else value
             place = known if by_place and isinstance(known, int) else None
             number = numbers.get(str(value), numbers.get(str(known), place))
             if number is None or not 0 <= number < len(classes):
