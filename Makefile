@@ -18,7 +18,7 @@ $(VENV)/encoder: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/encoder
-	$(BIN)/adaptkit train method=lora task=sst2 model=auto model.path=$(MINILM) data.train_rows=2000 optimizer.lr=1e-3
+	$(BIN)/adaptkit train method=lora task=sst2 model=auto model.name=minilm model.path=$(MINILM) data.train_rows=2000 optimizer.lr=1e-3
 	@echo "next: $(BIN)/adaptkit list methods; $(BIN)/adaptkit train --help"
 
 test: $(VENV)/installed

@@ -15,6 +15,7 @@ from adaptkit import terminal
 from adaptkit.compose import CONF, explained, plain_data, register_resolvers
 from adaptkit.config import settings
 from adaptkit.errors import AdaptError
+from adaptkit.models import hub
 
 
 @dataclass
@@ -77,6 +78,8 @@ def carry_out(plain: dict[str, Any]) -> Outcome:
     directory = Path(plain["output_dir"])
     try:
         chosen = settings(plain)
+        chosen.task.origin(chosen.data)  # what is out of reach is said before torch is loaded
+        hub.check_model(chosen.model.path, chosen.model.revision)
         with terminal.working() as interface:
             from adaptkit.run import run
 

@@ -89,7 +89,8 @@ def test_texts_come_through_as_they_are(extension, tmp_path):
     assert classify(tmp_path).load(Given(), 0).train["text"][:] == texts
 
 
-def test_local_root_comes_before_the_hub(tmp_path):
+def test_local_root_comes_before_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "reachable", lambda: True)
     for split in ("train", "validation"):
         write(tmp_path / "mine" / f"{split}.jsonl", ROWS)
     task = Classify(name="mine", path="someone/something", text=("text",))

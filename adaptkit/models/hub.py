@@ -8,8 +8,11 @@ import ssl
 import sys
 import threading
 from http.client import HTTPException
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+
+from adaptkit.errors import AdaptError
 
 ALTERNATIVES = (
     "The hub cannot be reached and its cache does not hold it. Give a local folder "
@@ -36,6 +39,28 @@ def reachable() -> bool:
     thread.start()
     thread.join(SECONDS)
     return bool(answer and answer[0])
+
+
+def check_model(path: str, revision: str | None) -> None:
+    """Before any library is loaded: is there such a folder, or can the hub or its cache serve it?
+
+    Raises:
+        AdaptError: there is not, or it cannot; the message names the alternatives.
+    """
+    if Path(path).expanduser().is_dir():
+        return
+    if path.startswith((".", "/", "~")):
+        raise AdaptError(
+            f"model.path={path}: no such folder. Give a folder or a hub id (owner/name)."
+        )
+    settle()
+    if reachable():
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(path, "config.json", revision=revision or "main")
+    if not isinstance(cached, str):
+        raise AdaptError(f"model.path={path}: {ALTERNATIVES}")
 
 
 def _answers(url: str) -> bool:

@@ -153,12 +153,8 @@ def _load(cls: Any, model: Model, **options: Any) -> Any:
     local = Path(model.path).expanduser()
     if local.is_dir():
         _check_folder(local, weights=cls in HEADS.values())
-        source: str = str(local)
-    elif model.path.startswith((".", "/", "~")):
-        raise AdaptError(f"{where}: no such folder. Give a folder or a hub id (owner/name).")
-    else:
-        hub.settle()
-        source = model.path
+    hub.check_model(model.path, model.revision)
+    source = str(local) if local.is_dir() else model.path
     try:
         return cls.from_pretrained(
             source, revision=model.revision or "main", trust_remote_code=False, **options

@@ -80,9 +80,20 @@ def find(wanted: Wanted) -> Origin:
         raise AdaptError(f"task.path: {wanted.name} has no hub id; set task.path or data.root.")
     if wanted.path.startswith((".", "/", "~")) or wanted.path.endswith(EXTENSIONS):
         raise AdaptError(f"task.path={wanted.path}: no such file or folder.")
-    if wanted.source == "auto" and (SAMPLES / wanted.name).is_dir() and not _on_hub(wanted):
+    if _on_hub(wanted):
+        return Origin("hub", wanted.path)
+    if wanted.source == "auto" and (SAMPLES / wanted.name).is_dir():
         return _sample(wanted)
-    return Origin("hub", wanted.path)
+    raise _out_of_reach(wanted)
+
+
+def _out_of_reach(wanted: Wanted) -> AdaptError:
+    subset = f" ({wanted.subset})" if wanted.subset else ""
+    return AdaptError(
+        f"data set {wanted.path}{subset}: the hub cannot be reached and its cache does not hold "
+        f"it. Set data.root=DIR with DIR/{wanted.name}/train.parquet (or environment "
+        "ADAPTKIT_DATA), or fetch it once on a machine with a network."
+    )
 
 
 def _sample(wanted: Wanted) -> Origin:
@@ -241,13 +252,9 @@ def _from_hub(wanted: Wanted, split: str) -> Dataset:
     try:
         return load_dataset(wanted.path, wanted.subset, split=split, revision=wanted.revision)
     except Exception as error:
-        where = f"data set {wanted.path}" + (f" ({wanted.subset})" if wanted.subset else "")
         if not hub.reachable():
-            raise AdaptError(
-                f"{where}: the hub cannot be reached and its cache does not hold it. Set "
-                f"data.root=DIR with DIR/{wanted.name}/{split}.parquet (or environment "
-                "ADAPTKIT_DATA), or fetch it once on a machine with a network."
-            ) from error
+            raise _out_of_reach(wanted) from error
+        where = f"data set {wanted.path}" + (f" ({wanted.subset})" if wanted.subset else "")
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise MachineError(f"{where}: {first_line(error)}.") from error
         raise AdaptError(f"{where}, split {split!r}: {first_line(error)}.") from error
