@@ -13,11 +13,11 @@ What a run does, in order:
    words with a text named by ``--exclude`` or ``--heldout``, and proves by a second, independent
    pass that no such n-gram is left (``ngram_report.json``);
 2. trains the vocabulary, tokenises once, and keeps both in ``--cache``;
-3. trains with the Hugging Face ``Trainer``: packed sequences, small batches, no dropout, bf16
-   autocast, the learning rate scheduled on the time spent training (``--minutes``), so that it
-   reaches zero at the end whatever the speed. A step longer than ``--step-cap`` seconds counts as
-   that long only: a stopped or suspended process loses nothing;
-4. writes the model, ``curve.jsonl`` and ``result.json`` to ``--output``. Checkpoints in float32
+3. starts the token embeddings from the counts of which tokens stand near each other (``vectors``);
+4. trains with the Hugging Face ``Trainer``: packed sequences, small batches, no dropout, bf16
+   autocast, the learning rate scheduled on the processor time of a thread (``--minutes``), so that
+   it reaches zero at the end whatever else the machine does meanwhile;
+5. writes the model, ``curve.jsonl`` and ``result.json`` to ``--output``. Checkpoints in float32
    go to ``OUTPUT/checkpoints``; the same command line continues from the newest one, also with
    larger ``--minutes`` after the run is finished.
 
@@ -510,6 +510,32 @@ def span_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
 # ---------------------------------------------------------------------------------------- models
 
 
+def vectors(tokens: np.ndarray, size: int, width: int, window: int = 5) -> torch.Tensor:
+    """Return a vector for every token from its company, [size, width], of variance one.
+
+    Left singular vectors, times the root of the singular values, of the positive pointwise mutual
+    information of tokens within ``window`` places of each other (Levy, Goldberg and Dagan 2015).
+    """
+    counts = np.zeros(size * size, np.float32)
+    line = tokens.astype(np.int64)
+    for distance in range(1, window + 1):
+        for start in range(0, len(line) - distance, 4_000_000):
+            part = slice(start, min(start + 4_000_000, len(line) - distance))
+            pairs = line[part] * size + line[part.start + distance : part.stop + distance]
+            counts += np.bincount(pairs, minlength=size * size).astype(np.float32) / distance
+    table = torch.from_numpy(counts.reshape(size, size))
+    table = table + table.T
+    share = (table.sum(1) + 1).pow(0.75)
+    expected = (table.sum(1)[:, None] * (share / share.sum())).clamp(min=1e-3)
+    information = (table / expected).clamp(min=1.0).log()
+    left, values, _ = torch.svd_lowrank(information, width, niter=4)
+    result = left * values.sqrt()
+    known = result.norm(dim=1) > 0
+    result = result - result[known].mean(0)
+    result = result / result.norm(dim=1, keepdim=True).clamp(min=1e-6) * width**0.5
+    return torch.where(known[:, None], result, torch.randn(size, width))
+
+
 def place_waves(table: torch.nn.Embedding) -> None:
     """Start position embeddings as sine waves: neighbours are found much sooner than by chance."""
     count, width = table.weight.shape
@@ -715,20 +741,24 @@ class Blocks(torch.utils.data.Dataset):
 
 @dataclass
 class Clock:
-    """Time spent training; a step longer than ``cap`` seconds counts as ``cap``."""
+    """Processor time spent training, per thread: waiting for other processes does not count."""
 
     total: float
     warmup: float
-    cap: float
     seconds: float = 0.0
     saved: float = 0.0
     last: float | None = None
 
+    @staticmethod
+    def now() -> float:
+        """Return the processor time of a thread so far."""
+        return time.process_time() / torch.get_num_threads()
+
     def tick(self) -> None:
         """Count the time since the last call."""
-        now = time.monotonic()
+        now = self.now()
         if self.last is not None:
-            self.seconds += min(now - self.last, self.cap)
+            self.seconds += now - self.last
         self.last = now
 
     def factor(self) -> float:
@@ -750,7 +780,7 @@ class Progress(TrainerCallback):
     ) -> None:
         """Start the clock with the first step."""
         if self.clock.last is None:
-            self.clock.last = time.monotonic()
+            self.clock.last = self.clock.now()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -865,9 +895,12 @@ def train(
     """Train until the clock runs out; return the model and the figures of the run."""
     torch.manual_seed(args.seed)
     model = recipe.build(tokenizer, args.positions)
+    table = model.get_input_embeddings().weight
+    if args.vectors:
+        table.data.copy_(vectors(tokens, *table.shape) * table.std())
     model.set_attn_implementation("eager")  # on a CPU faster than the fused kernels' backward
     LOGGER.info("%d parameters, %d training tokens", model.num_parameters(), len(tokens))
-    clock = Clock(args.minutes * 60, args.warmup, args.step_cap)
+    clock = Clock(args.minutes * 60, args.warmup)
     checkpoint = newest_checkpoint(args)
     restore(clock, checkpoint, args.output / "curve.jsonl")
     settings = training_arguments(args, recipe)
@@ -977,7 +1010,7 @@ def parser() -> argparse.ArgumentParser:
     add("--exclude", default=[], help="text not to train on (no COLUMN: all text columns)", **many)
     add("--heldout", default=[], help="text for the final test; excluded as well", **many)
     add("--cache", type=Path, help="folder for prepared data (default: OUTPUT/cache)")
-    add("--minutes", type=float, default=50, help="time to train, not counting preparation")
+    add("--minutes", type=float, default=50, help="processor time a thread, without preparation")
     add("--resume", default="auto", help="checkpoint; 'auto': the newest in OUTPUT; or 'none'")
     add("--seed", type=int, default=0, help="seed of initialisation, order and masking")
     add("--threads", type=int, default=0, help="CPU threads (0: torch decides)")
@@ -991,6 +1024,7 @@ def add_sizes(shown: argparse.ArgumentParser) -> None:
     add("--vocabulary-words", type=int, default=4_000_000, help="words to train it on, about")
     add("--positions", type=int, default=512, help="longest sequence of the model")
     add("--length", type=int, default=128, help="sequence length in training")
+    add("--vectors", action=argparse.BooleanOptionalAction, default=True, help="start from counts")
     add("--long-share", type=float, default=0.1, help="share of batches in full length instead")
     add("--batch-tokens", type=int, default=4096, help="tokens in a batch")
     add("--learning-rate", type=float, help="peak learning rate (default: the model's recipe)")
@@ -998,7 +1032,6 @@ def add_sizes(shown: argparse.ArgumentParser) -> None:
     add("--mask", type=float, help="share of tokens to predict (default: the model's recipe)")
     add("--ngram", type=int, default=13, help="words in an n-gram of the leak check")
     add("--shortest", type=int, default=8, help="shorter texts are not compared")
-    add("--step-cap", type=float, default=5, help="longest time in seconds a step can count")
     add("--save-seconds", type=float, default=300, help="training time between checkpoints")
     add("--log-steps", type=int, default=50, help="steps between rows of curve.jsonl")
 
