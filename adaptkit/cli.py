@@ -10,6 +10,7 @@ COMMANDS = {
     "plan": "parameters, bytes and memory of a run, before it starts",
     "eval": "score a finished run on another task or split",
     "verify": "rebuild a finished run from disk and compare its predictions",
+    "smoke": "try everything on the bundled models and samples, with no network",
     "list": "methods, models, tasks, regularizers, optimizers, experiments",
 }
 USAGE = """adaptkit: adapt a pretrained language model to a task with any published method

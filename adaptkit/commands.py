@@ -1,4 +1,4 @@
-"""plan, eval, verify and list. No torch until a command needs it."""
+"""plan, eval, verify, smoke and list. No torch until a command needs it."""
 
 from __future__ import annotations
 
@@ -123,6 +123,24 @@ def verify_(arguments: list[str]) -> int:
             print(f"{directory}: {problem or 'the same predictions and scores'}")
             status = status or int(bool(problem))
     return status
+
+
+def smoke_(arguments: list[str]) -> int:
+    """`adaptkit smoke [NAME ...]`: every method, regulariser and task on the bundled models."""
+    parser = argparse.ArgumentParser(
+        prog="adaptkit smoke",
+        description="Train, score, save, reload and verify everything there is for a few updates "
+        "on the bundled models and samples, with the network blocked.",
+    )
+    parser.add_argument("only", nargs="*", help="names to try: lora, mini-t5, task=; default: all")
+    parser.add_argument("--output", type=Path, help="keep the run directories there")
+    chosen = parser.parse_args(arguments)
+    with terminal.working():
+        from adaptkit.smoke import smoke
+
+        results = smoke(chosen.only, chosen.output, terminal.tried)
+    terminal.smoke_table(results)
+    return int(any(result.outcome == "failed" for result in results))
 
 
 def check_run(directory: Path) -> None:

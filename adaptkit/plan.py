@@ -107,7 +107,7 @@ def plan(
     """
     config = load_config(run.model, outputs, offline=True)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        empty = empty_model(config, run.task.head)
+        empty = empty_model(run.model, config, run.task.head)
         roles = roles_of(empty.model)
         context = Context(None, torch.Generator().manual_seed(0), updates)
         adaptation = adapted(empty.model, empty.head, run, context)

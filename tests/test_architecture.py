@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import adaptkit
-from adaptkit import compose, config
+from adaptkit import bundled, compose, config
 from adaptkit.errors import ConfigError
 from adaptkit.methods import METHODS
 from adaptkit.optimizers import OPTIMIZERS
@@ -25,7 +25,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # A module imports from rows above its own, and from its own package.
 ROWS = (
     ("errors",),
-    ("files", "adaptation", "metrics"),
+    ("files", "bundled", "adaptation", "metrics"),
     ("models", "layers", "precision", "optimizers", "batching"),
     ("methods", "regularizers", "tasks"),
     ("config", "compose"),
@@ -36,6 +36,7 @@ ROWS = (
     ("run",),
     ("progress",),
     ("terminal", "evaluate_run"),
+    ("smoke",),
     ("train", "commands"),
     ("cli",),
     ("__main__",),
@@ -242,4 +243,4 @@ def test_every_models_architecture_is_known(name: str) -> None:
         loaded = loading.load_config(model, 2, offline=True)
         assert loaded.model_type in anatomy.FAMILIES
     else:
-        assert Path(model.path).is_dir()
+        assert bundled.model(model.path).is_dir()

@@ -12,11 +12,13 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from adaptkit import bundled
 from adaptkit.errors import AdaptError
 
 ALTERNATIVES = (
     "The hub cannot be reached and its cache does not hold it. Give a local folder "
-    "(model=auto model.path=DIR, data.root=DIR), or fetch it once on a machine with a network."
+    "(model=auto model.path=DIR) or a bundled model (model=mini-bert), or fetch it once on a "
+    "machine with a network."
 )
 SECONDS = 4.0
 
@@ -47,7 +49,7 @@ def check_model(path: str, revision: str | None) -> None:
     Raises:
         AdaptError: there is not, or it cannot; the message names the alternatives.
     """
-    if Path(path).expanduser().is_dir():
+    if bundled.model(path) or Path(path).expanduser().is_dir():
         return
     if path.startswith((".", "/", "~")):
         raise AdaptError(

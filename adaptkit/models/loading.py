@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import safetensors
 import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.initialization import no_init_weights
 
+from adaptkit import bundled
 from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.layers.padding import realign
 from adaptkit.models import hub
@@ -103,11 +105,35 @@ def load_model(model: Model, config: Any, head: str) -> Loaded:
     return Loaded(align(loaded), head_names(loaded) | missing, fingerprint(loaded, missing))
 
 
-def empty_model(config: Any, head: str) -> Loaded:
-    """Build the model from its config alone, under the caller's fake tensors."""
+def empty_model(model: Model, config: Any, head: str) -> Loaded:
+    """Build the model from its config alone, under the caller's fake tensors.
+
+    Where the weights lie in a folder, a part of the body that they lack (BERT's pooler, after
+    masked-language-model pretraining) counts as new.
+    """
     with no_init_weights():
-        model = HEADS[head].from_config(config)
-    return Loaded(align(model), head_names(model), "")
+        empty = HEADS[head].from_config(config)
+    stored = {part for name in _names_in(model) for part in name.split(".")}
+    lacking = {n for n, _ in empty.base_model.named_children() if stored and n not in stored}
+    prefix = base_prefix(empty)
+    new = {
+        n for n, _ in empty.named_parameters()
+        if n.startswith(prefix) and n[len(prefix) :].split(".")[0] in lacking
+    }  # fmt: skip
+    return Loaded(align(empty), head_names(empty) | new, "")
+
+
+def _names_in(model: Model) -> list[str]:
+    """Return the names of the tensors in a local folder's files; none for a hub id."""
+    folder = bundled.model(model.path) or Path(model.path).expanduser()
+    names: list[str] = []
+    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+        try:
+            with safetensors.safe_open(file, "pt") as tensors:
+                names += tensors.keys()
+        except safetensors.SafetensorError:  # training will say so; a plan reads no weights
+            return []
+    return names
 
 
 def head_names(model: nn.Module) -> frozenset[str]:
@@ -150,7 +176,7 @@ def align(model: nn.Module) -> nn.Module:
 def _load(cls: Any, model: Model, **options: Any) -> Any:
     """Call `cls.from_pretrained`, and say in one sentence what is wrong where it fails."""
     where = f"model.path={model.path}"
-    local = Path(model.path).expanduser()
+    local = bundled.model(model.path) or Path(model.path).expanduser()
     if local.is_dir():
         _check_folder(local, weights=cls in HEADS.values())
     hub.check_model(model.path, model.revision)

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptkit import bundled
 from adaptkit.errors import AdaptError, MachineError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SAMPLES = Path(__file__).parent.parent / "samples"
 EXTENSIONS = ("parquet", "jsonl", "csv")
 LONGEST_CELL = 1 << 30  # characters; Python's own limit is below that of a long text
 HELD_OUT = 0.1  # share of a single file that becomes the validation split
@@ -82,8 +82,8 @@ def find(wanted: Wanted) -> Origin:
         raise AdaptError(f"task.path={wanted.path}: no such file or folder.")
     if _on_hub(wanted):
         return Origin("hub", wanted.path)
-    if wanted.source == "auto" and (SAMPLES / wanted.name).is_dir():
-        return _sample(wanted)
+    if wanted.source == "auto" and (folder := bundled.sample(wanted.name)):
+        return Origin("sample", str(folder))
     raise _out_of_reach(wanted)
 
 
@@ -97,12 +97,10 @@ def _out_of_reach(wanted: Wanted) -> AdaptError:
 
 
 def _sample(wanted: Wanted) -> Origin:
-    folder = SAMPLES / wanted.name
-    if not folder.is_dir():
-        there = sorted(p.name for p in SAMPLES.iterdir() if p.is_dir())
-        raise AdaptError(
-            f"data.source=sample: none for {wanted.name}. There is: {', '.join(there)}."
-        )
+    folder = bundled.sample(wanted.name)
+    if not folder:
+        there = ", ".join(bundled.sampled_tasks())
+        raise AdaptError(f"data.source=sample: none for {wanted.name}. There is: {there}.")
     return Origin("sample", str(folder))
 
 

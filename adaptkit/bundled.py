@@ -1,0 +1,84 @@
+"""What the package brings along: three small pretrained models and samples of data sets.
+
+`bundled.json` holds the SHA-256 of every file; it is written by `scripts/bundle.py`. A folder is
+compared with it before it is read, so that a damaged installation is named as such. No torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+from adaptkit.errors import AdaptError
+
+PACKAGE = Path(__file__).parent
+SAMPLES = PACKAGE / "samples"
+MINIS = PACKAGE / "models" / "mini"
+SUMS = PACKAGE / "bundled.json"
+SCHEME = "adaptkit:"  # model.path=adaptkit:mini-bert
+REINSTALL = "Install adaptkit again: pip install --force-reinstall --no-deps adaptkit."
+
+
+def model(path: str) -> Path | None:
+    """Return the folder behind `adaptkit:NAME`, or None for any other path.
+
+    Raises:
+        AdaptError: there is no such model, or its files are damaged.
+    """
+    if not path.startswith(SCHEME):
+        return None
+    name = path[len(SCHEME) :]
+    known = sorted(p.name for p in MINIS.iterdir() if p.is_dir()) if MINIS.is_dir() else []
+    if name not in known and not _promised(MINIS / name):
+        raise AdaptError(f"model.path={path}: not bundled. There is: {', '.join(known)}.")
+    check(MINIS / name)
+    return MINIS / name
+
+
+def sample(task: str) -> Path | None:
+    """Return the folder with a task's bundled sample, or None where there is none.
+
+    Raises:
+        AdaptError: its files are damaged.
+    """
+    if not _promised(SAMPLES / task):
+        return None
+    check(SAMPLES / task)
+    return SAMPLES / task
+
+
+def sampled_tasks() -> list[str]:
+    """Return the names of the tasks that have a sample."""
+    here = SAMPLES.relative_to(PACKAGE).as_posix() + "/"
+    return sorted({n[len(here) :].split("/")[0] for n in sums() if n.startswith(here)})
+
+
+@functools.cache
+def check(folder: Path) -> None:
+    """Compare every file of a bundled folder with the sums.
+
+    Raises:
+        AdaptError: a file is missing or has another content.
+    """
+    for name in _promised(folder):
+        file = PACKAGE / name
+        if not file.is_file():
+            raise AdaptError(f"the bundled file {file} is missing. {REINSTALL}")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != sums()[name]:
+            raise AdaptError(f"the bundled file {file} is damaged. {REINSTALL}")
+
+
+def _promised(folder: Path) -> list[str]:
+    start = folder.relative_to(PACKAGE).as_posix() + "/"
+    return [name for name in sums() if name.startswith(start)]
+
+
+@functools.cache
+def sums() -> dict[str, str]:
+    """Return the SHA-256 of every bundled file by its name inside the package."""
+    try:
+        return json.loads(SUMS.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdaptError(f"the bundled file {SUMS} is missing or damaged. {REINSTALL}") from error

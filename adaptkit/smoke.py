@@ -1,0 +1,148 @@
+"""`adaptkit smoke`: everything there is, a few updates each, with no network.
+
+Every method and every regulariser on every bundled model, and every task that has a bundled sample:
+trained, scored, saved, reloaded and verified. What is new in `conf/` appears by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptkit import bundled, precision
+from adaptkit.compose import compose, options
+from adaptkit.config import settings
+from adaptkit.errors import AdaptError, first_line
+from adaptkit.evaluate_run import verify
+from adaptkit.plan import plan
+from adaptkit.run import Interface, run
+
+SHORT = (
+    "data.source=sample", "data.train_rows=64", "data.eval_rows=16", "trainer.max_steps=4",
+    "trainer.batch_size=8", "trainer.log_every=1", "trainer.device=cpu",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one pair fared."""
+
+    row: str  # method=lora
+    column: str  # mini-bert
+    outcome: str  # ok | refused | failed
+    reason: str
+    seconds: float
+
+
+def pairs() -> list[tuple[str, str, list[str]]]:
+    """Return (row, column, overrides) of everything to be tried, read off the configuration."""
+    minis = [name for name in options("model") if name.startswith("mini-")]
+    tried = [("method", name, [f"method={name}"]) for name in options("method")]
+    tried += [
+        ("regularizer", name, ["method=full", f"regularizer=[{name}]"])
+        for name in options("regularizer")
+    ]
+    found = [
+        (f"{group}={name}", mini, [*overrides, "task=sst2", f"model={mini}"])
+        for group, name, overrides in tried
+        for mini in minis
+    ]
+    tasks = [name for name in options("task") if name in bundled.sampled_tasks()]
+    return found + [
+        (f"task={name}", mini, ["method=lora", f"task={name}", f"model={mini}"])
+        for name in tasks
+        if name != "sst2"
+        for mini in minis
+    ]
+
+
+def smoke(only: list[str], directory: Path | None, tell: Callable[[Result], None]) -> list[Result]:
+    """Try the pairs named in `only` (none: all); return what came of them.
+
+    A model's name chooses a column, any other word the rows that contain it. Run directories are
+    kept under `directory`, where one is given.
+
+    Raises:
+        AdaptError: nothing has such a name.
+    """
+    everything = pairs()
+    columns = {column for _, column, _ in everything} & set(only)
+    words = [word for word in only if word not in columns]
+    for word in words:
+        if not any(word in row for row, _, _ in everything):
+            raise AdaptError(f"smoke {word}: nothing of that name. Try: adaptkit smoke lora.")
+    chosen = [
+        pair
+        for pair in everything
+        if (not words or any(word in pair[0] for word in words))
+        and (not columns or pair[1] in columns)
+    ]
+    results = []
+    with no_network(), place(directory) as root:
+        for row, column, overrides in chosen:
+            results.append(one(row, column, overrides, root / column / row.replace("=", "-")))
+            tell(results[-1])
+    return results
+
+
+def one(row: str, column: str, overrides: list[str], directory: Path) -> Result:
+    """Try one pair. Refused is what `plan` refuses; whatever fails before or after has failed."""
+    clock = time.monotonic()
+
+    def result(outcome: str, reason: str = "") -> Result:
+        return Result(row, column, outcome, reason, time.monotonic() - clock)
+
+    stage = "settings"
+    try:
+        chosen = settings(compose([*overrides, *SHORT, f"output_dir={directory}"]))
+        outputs = chosen.task.outputs(chosen.task.load(chosen.data, chosen.seed).labels)
+        stage = "plan"
+        plan(chosen, outputs, precision.resolve("fp32", precision.device_of("cpu")), memory=False)
+        stage = "train"
+        run(chosen, Interface(lambda _: None, lambda _: ()))
+        stage = "verify"
+        problem = verify(directory)
+    except AdaptError as error:
+        if stage == "plan":
+            return result("refused", str(error))
+        return result("failed", f"{stage}: {error}")
+    except Exception as error:  # the table names it, the other pairs go on
+        return result("failed", f"{stage}: {type(error).__name__}: {first_line(error)}")
+    return result("failed", problem) if problem else result("ok")
+
+
+@contextlib.contextmanager
+def place(directory: Path | None) -> Iterator[Path]:
+    """Give the folder asked for, or one that is removed at the end."""
+    if directory:
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="adaptkit-smoke-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def no_network() -> Iterator[None]:
+    """Refuse every connection and every look-up of a name in this process."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError("smoke runs without a network, and something asked for it")
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:
+            refuse()
+        original[0](self, address)
+
+    original = (socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo)
+    socket.socket.connect, socket.socket.connect_ex = connect, refuse  # type: ignore[method-assign]
+    socket.getaddrinfo = refuse
+    try:
+        yield
+    finally:
+        socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo = original
