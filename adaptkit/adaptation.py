@@ -62,10 +62,13 @@ class Adaptation:
     penalty: Mapping[str, Penalty] = field(default_factory=dict)  # by name, added to the task loss
     before_update: tuple[Hook, ...] = ()  # gradients final (clipped), weights not moved
     after_update: tuple[Hook, ...] = ()  # weights moved, gradients still there
-    finish: tuple[Callable[[], None], ...] = ()  # once, on the weights that are kept
+    # Once, on the weights that are kept; may replace what only training needs (an encoder of
+    # prompts) by a buffer `delta_*`. Works on shapes alone as well: `plan` calls it.
+    finish: tuple[Callable[[], None], ...] = ()
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # name pattern -> factor
     features: Callable[[Batch], Tensor] | None = None  # see below
     merge: Callable[[], None] | None = None  # folds what was learnt into the body's own weights
+    chosen: bool = False  # a method has said what learns: the next one of a chain adds to it
 
     # features: for a method whose trainable part sees the text only through a frozen function of
     # it. The trainer then computes `features(batch)` [B, ...] once per example, and calls
@@ -79,8 +82,10 @@ class Adaptation:
         return cls(model, dict(model.named_parameters()), head)
 
     def only(self, keep: Callable[[str], bool]) -> Adaptation:
-        """Of all parameters, let those named by `keep` learn, and the head."""
-        return self._learn({n: p for n, p in self.model.named_parameters() if keep(n)})
+        """Let those named by `keep` learn, the head, and what methods before this one chose."""
+        before = self.trainable if self.chosen else {}
+        named = self.model.named_parameters()
+        return self._learn({n: p for n, p in named if keep(n) or n in before})
 
     def narrow(self, keep: Callable[[str], bool]) -> Adaptation:
         """Of what learns now, let those named by `keep` learn on, and the head."""
@@ -91,7 +96,7 @@ class Adaptation:
         trainable = {n: p for n, p in named.items() if n in chosen or n in self.head}
         for name, parameter in named.items():
             parameter.requires_grad_(name in trainable)
-        return replace(self, trainable=trainable)
+        return replace(self, trainable=trainable, chosen=True)
 
     def plus(
         self,
@@ -134,13 +139,17 @@ class Adaptation:
         return {name: hook for name, hook in hooks.items() if isinstance(hook, Stateful)}
 
     def delta(self) -> dict[str, Tensor]:
-        """Return what a run must save: trainable tensors, and buffers named `delta_*`."""
+        """Return what a run must save: trainable tensors, and buffers named `delta_*`.
+
+        A parameter that `finish` took out of the model is not needed any more.
+        """
         buffers = {
             name: tensor
             for name, tensor in self.model.named_buffers()
             if name.rpartition(".")[2].startswith("delta_")
         }
-        learnt = {name: parameter.detach() for name, parameter in self.trainable.items()}
+        there = {name for name, _ in self.model.named_parameters()}
+        learnt = {n: p.detach() for n, p in self.trainable.items() if n in there}
         return {**learnt, **buffers}
 
     def load_delta(self, tensors: Mapping[str, Tensor]) -> None:
@@ -170,7 +179,8 @@ class Context:
     tokenizer: Any
     generator: torch.Generator  # the only source of randomness in `adapt`
     total_updates: int
-    restoring: bool = False  # saved tensors follow: build the structure, skip data-dependent work
+    # Saved tensors follow: build the structure as `finish` leaves it, skip data-dependent work.
+    restoring: bool = False
 
 
 class Method(Protocol):

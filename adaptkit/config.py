@@ -16,6 +16,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from adaptkit.adaptation import Method
 from adaptkit.errors import (
     ConfigError,
     above,
@@ -184,12 +185,21 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise invalid(where, value, "must be a mapping", f"For example {where}={{name: value}}")
         return {coerce(k, arguments[0], where): v for k, v in value.items()}
+    if hint is Method:
+        return _method(value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     raise invalid(where, value, f"must be {names.get(hint, hint.__name__)}")
+
+
+def _method(node: Any, where: str) -> Any:
+    if not isinstance(node, Mapping) or "name" not in node:
+        raise invalid(where, node, "must be a method", f"For example {where}=[{{name: lora}}]")
+    options = {key: value for key, value in node.items() if key != "name"}
+    return build(registered(where, METHODS, "methods", str(node["name"])), options, where)
 
 
 def _first_that_fits(value: Any, hints: list[Any], where: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -72,9 +72,13 @@ def params(adaptation: Adaptation) -> Params:
     total = sum(p.numel() for p in adaptation.model.parameters())
     body = sum(p.numel() for p in adaptation.body_trainable().values())
     trainable = sum(p.numel() for p in adaptation.trainable.values())
-    stored = sum(t.numel() for t in adaptation.delta().values())
     percent = round(100 * trainable / total, 6)
-    return Params(total, trainable, body, trainable - body, stored, percent)
+    return Params(total, trainable, body, trainable - body, stored(adaptation), percent)
+
+
+def stored(adaptation: Adaptation) -> int:
+    """Count the numbers that are saved; final once the method's `finish` was called."""
+    return sum(tensor.numel() for tensor in adaptation.delta().values())
 
 
 def by_role(adaptation: Adaptation, roles: dict[str, str]) -> dict[str, int]:
@@ -112,9 +116,13 @@ def plan(
         context = Context(None, torch.Generator().manual_seed(0), updates)
         adaptation = adapted(empty.model, empty.head, run, context)
         counts = params(adaptation)
+        learns = by_role(adaptation, roles)
         found = memory_of(run, adaptation, counts, precision, config) if memory else None
+        for last in adaptation.finish:
+            last()
+        counts = replace(counts, stored=stored(adaptation))
         return Plan(
-            run.task.name, run.model.name, run.method_name, counts, by_role(adaptation, roles),
+            run.task.name, run.model.name, run.method_name, counts, learns,
             4 * counts.stored, found, precision,
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ import gc
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -19,7 +19,7 @@ from adaptkit.config import Settings
 from adaptkit.errors import AdaptError, MachineError
 from adaptkit.files import finite, is_main_process, write_json
 from adaptkit.models import loading
-from adaptkit.plan import Plan, params, plan
+from adaptkit.plan import Plan, params, plan, stored
 from adaptkit.prepare import Prepared, encode, prepare, restored, total_updates, trainer_of
 from adaptkit.record import counts_line, device_name, fail, identity, logged, peak, reset_peak
 from adaptkit.resuming import last_complete
@@ -167,10 +167,11 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
     seconds = trainer.elapsed()  # those before an interruption included
     before = max(0.0, seconds - (time.monotonic() - clock))
     trainer.restore_best()
+    counts = params(prepared.adaptation)
     trainer.finish()
+    counts = replace(counts, stored=stored(prepared.adaptation))
     scored = trainer.final_scores()
     sample = first_logits(trainer, prepared, text_rows)
-    counts = params(prepared.adaptation)
     size = checkpoint.save_delta(
         directory, prepared.adaptation.delta(), settings, prepared.fingerprint
     )

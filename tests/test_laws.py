@@ -27,6 +27,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.files import save_tensors
 from adaptkit.methods import METHODS
 from adaptkit.methods.bitfit import BitFit
+from adaptkit.methods.chain import Chain
 from adaptkit.methods.full import Full
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.probe import Probe
@@ -62,6 +63,7 @@ SETTINGS: dict[str, Setting] = {
     "bitfit": Setting(BitFit(), frozenset(NO_BIAS)),
     "bitfit-query": Setting(BitFit(("query",)), NO_QUERY_BIAS, slow=True),
     "bitfit-down": Setting(BitFit(("down", "ffn_norm")), frozenset({*NO_BIAS, "qwen2"}), slow=True),
+    "chain": Setting(Chain((LoRA(rank=2), BitFit())), frozenset(NO_BIAS)),
     "probe": Setting(Probe(), starts_as_body=False),
     "probe-max-0": Setting(Probe("max", layer=0), starts_as_body=False, slow=True),
     "probe-cls": Setting(Probe("cls"), NO_CLS, starts_as_body=False),
@@ -325,6 +327,9 @@ COUNTS: dict[str, Callable[[str, nn.Module], int]] = {
         low_rank_numbers(family, 3, ("up", "gate", "down")) + number_of_biases(model)
     ),
     "bitfit": lambda family, model: number_of_biases(model),
+    "chain": lambda family, model: (
+        low_rank_numbers(family, 2, ("query", "value")) + number_of_biases(model)
+    ),
     "bitfit-query": lambda family, model: expected(family)["query"] * WIDTH,
     "bitfit-down": lambda family, model: (
         WIDTH * (expected(family)["down"] + expected(family)["ffn_norm"])
@@ -344,7 +349,9 @@ def test_count_is_that_of_the_docstring(name: str, family: str, checkpoints: Any
 
 def counted(name: str, parameter: str) -> bool:
     """Whether a setting's formula would count a parameter of a new pooler."""
-    return name == "full" or (name in ("bitfit", "lora-ffn") and parameter.endswith("bias"))
+    return name == "full" or (
+        name in ("bitfit", "lora-ffn", "chain") and parameter.endswith("bias")
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,8 +5,15 @@ configuration mistakes at once. Torch modules with the formulas live in `adaptki
 """
 
 from adaptkit.methods.bitfit import BitFit
+from adaptkit.methods.chain import Chain
 from adaptkit.methods.full import Full
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.probe import Probe
 
-METHODS: dict[str, type] = {"full": Full, "lora": LoRA, "bitfit": BitFit, "probe": Probe}
+METHODS: dict[str, type] = {
+    "full": Full,
+    "lora": LoRA,
+    "bitfit": BitFit,
+    "probe": Probe,
+    "chain": Chain,
+}
