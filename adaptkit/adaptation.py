@@ -68,6 +68,8 @@ class Adaptation:
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # name pattern -> factor
     features: Callable[[Batch], Tensor] | None = None  # see below
     merge: Callable[[], None] | None = None  # folds what was learnt into the body's own weights
+    extra_tokens: int = 0  # by which the body's input is longer than the text (a prompt)
+    copies: int = 1  # answers per row in training, each row's in a row: labels are repeated
     chosen: bool = False  # a method has said what learns: the next one of a chain adds to it
 
     # features: for a method whose trainable part sees the text only through a frozen function of
@@ -181,6 +183,7 @@ class Context:
     total_updates: int
     # Saved tensors follow: build the structure as `finish` leaves it, skip data-dependent work.
     restoring: bool = False
+    labels: tuple[str, ...] = ()  # the classes' names; one empty name for a regression
 
 
 class Method(Protocol):

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config import Settings
-from adaptkit.models.anatomy import family, family_of, roles_of
+from adaptkit.models.anatomy import ROLES, family, family_of, roles_of
 from adaptkit.models.loading import empty_model, load_config
 from adaptkit.precision import DTYPES, autocast, cast, halved
 
@@ -85,8 +85,10 @@ def by_role(adaptation: Adaptation, roles: dict[str, str]) -> dict[str, int]:
     """Count what learns by role: that of the map it stands in, the head, or 'other'."""
     counts: Counter[str] = Counter()
     for name, parameter in adaptation.trainable.items():
-        added = name.partition(".lora.")[2].partition(".")[0]
-        where = "head" if name in adaptation.head else added or roles.get(name, "other")
+        # What a method adds stands under the name of the role it belongs to.
+        named = [part for part in name.split(".") if part in (*ROLES, "embeddings")]
+        role = roles.get(name) or (named[-1] if named else "other")
+        where = "head" if name in adaptation.head else role
         counts[where] += parameter.numel()
     return dict(counts)
 
@@ -137,13 +139,16 @@ def memory_of(
         for name, parameter in adaptation.model.named_parameters()
         if not parameter.requires_grad
     )
-    limit = family_of(config.model_type).positions(config)
+    positions = family_of(config.model_type).positions(config)
+    limit = positions and positions - adaptation.extra_tokens
     tokens = min(run.task.max_length, limit or run.task.max_length)
     return Memory(
         weights=4 * counts.trainable + frozen,
         gradients=4 * counts.trainable,
         optimizer=run.optimizer.state_bytes * counts.trainable,
-        activations=activations(adaptation, run.trainer.batch_size, tokens, precision),
+        activations=activations(
+            adaptation, run.trainer.batch_size * adaptation.copies, tokens, precision
+        ),
         batch_size=run.trainer.batch_size,
         tokens=tokens,
     )

@@ -30,7 +30,7 @@ class Prepared:
     adaptation: Adaptation
     tokenizer: Any
     collator: Collator
-    limit: int | None  # longest input the body can read
+    limit: int | None  # longest text the body can read, beside a prompt
     fingerprint: str
     device: torch.device
     precision: str
@@ -50,11 +50,12 @@ def prepare(settings: Settings, labels: tuple[str, ...], updates: int, restoring
     loaded = loading.load_model(settings.model, config, settings.task.head)
     loaded.model.to(device)  # number formats: precision.cast below
     generator = torch.Generator().manual_seed(settings.seed)
-    context = Context(tokenizer, generator, updates, restoring)
+    context = Context(tokenizer, generator, updates, restoring, labels)
     adaptation = adapted(loaded.model, loaded.head, settings, context)
     precision.cast(adaptation, number_format)
     collator = Collator(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
-    limit = family(loaded.model).positions(config)
+    positions = family(loaded.model).positions(config)
+    limit = positions and positions - adaptation.extra_tokens
     return Prepared(
         adaptation, tokenizer, collator, limit, loaded.fingerprint, device, number_format
     )

@@ -93,7 +93,8 @@ class AdaptTrainer(Trainer):
         batch = {name: tensor for name, tensor in inputs.items() if name != "labels"}
         with autocast(self.precision, self.args.device):
             outputs = model(**batch)
-            terms = {"loss": self.task.loss(outputs.logits, inputs["labels"])}
+            labels = inputs["labels"].repeat_interleave(self.adaptation.copies, 0)
+            terms = {"loss": self.task.loss(outputs.logits, labels)}
             for name, penalty in self.adaptation.penalty.items():
                 terms[name] = penalty(self.adaptation.model, inputs, outputs, self.now())
         self._pending.append({name: term.detach() for name, term in terms.items()})

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adaptkit.errors import AdaptError
 from adaptkit.models import anatomy
+from adaptkit.models.families import POINTS
 
 PREFIX = {
     "deberta-v2": "deberta.", "modernbert": "model.", "xlnet": "transformer.",
@@ -205,6 +206,55 @@ def test_xlnet_output_is_used_the_other_way_round() -> None:
     sites = anatomy.sites(tiny_model("xlnet"), ("query", "output"))
     assert {s.parameter for s in sites} == {"q", "o"}
     assert all(s.name.endswith(f"rel_attn.{s.parameter}") for s in sites)
+
+
+# ---- where adapters hang ----
+
+
+@pytest.mark.parametrize("role", POINTS)
+def test_points_take_and_give_the_residual_streams_width(family: str, role: str) -> None:
+    model, seen = tiny_model(family), []
+    found = anatomy.points(model, (role,))
+    assert len(found) == expected(family)["down"]  # one of each kind per layer, of both stacks
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        tensor = inputs[0] if role == "before_ffn" else output
+        tensor = tensor[0] if isinstance(tensor, tuple) else tensor
+        if tensor.dim() <= 3:  # XLNet's dropout is given attention weights as well
+            seen.append((module, tensor.shape[-1]))
+
+    for _, module in found:
+        module.register_forward_hook(note)
+    ids = torch.arange(10, 22).reshape(2, 6)
+    decoder = {"decoder_input_ids": ids} if family in ("t5", "bart") else {}
+    with torch.no_grad():
+        model.base_model(input_ids=ids, **decoder)
+    assert {width for _, width in seen} == {WIDTH} == {anatomy.width(model)}
+    calls = LAYERS if family == "albert" else 1
+    assert [module for module, _ in seen] == [module for _, module in found] * calls
+
+
+def test_points_keep_the_models_order(family: str) -> None:
+    model = tiny_model(family)
+    found = [name for name, _ in anatomy.points(model, ("after_ffn", "after_attention"))]
+    order = [name for name, _ in model.named_modules()]
+    assert found == sorted(set(found), key=order.index)
+
+
+def test_norms_are_all_of_the_bodys(family: str) -> None:
+    """By hand: two per layer, three in a decoder with cross-attention, and those outside."""
+    layers, outside = (1 if family == "albert" else LAYERS), OUTSIDE[family]
+    per_layer = 5 if family in ("t5", "bart") else 2
+    names = {name.rpartition(".")[0] for name in anatomy.norms(tiny_model(family))}
+    without = 1 if family == "modernbert" else 0  # its first attention has none
+    assert len(names) == layers * per_layer + outside - without
+
+
+OUTSIDE = {  # embeddings, the ends of stacks; DeBERTa's relative positions
+    **dict.fromkeys(("bert", "roberta", "electra", "albert", "distilbert"), 1),
+    **dict.fromkeys(("gpt2", "opt", "llama", "mistral", "qwen2", "gpt_neox"), 1),
+    **dict.fromkeys(("deberta-v2", "modernbert", "t5", "bart"), 2), "xlnet": 0,
+}  # fmt: skip
 
 
 # ---- biases ----

@@ -5,6 +5,7 @@ look at what came of it. Pairs that make no sense must be refused in one sentenc
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -15,7 +16,18 @@ import pytest
 import torch
 from families import FAMILIES, SENTENCES, rows
 from safetensors.torch import load_file
-from shapes import FUSED, GATED, INNER, LAYERS, LINEAR, NO_BIAS, WIDTH, expected, shape
+from shapes import (
+    FUSED,
+    GATED,
+    INNER,
+    LAYERS,
+    LINEAR,
+    NO_BIAS,
+    TWO_STACKS,
+    WIDTH,
+    expected,
+    shape,
+)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification, set_seed
@@ -26,11 +38,24 @@ from adaptkit.config import Model
 from adaptkit.errors import AdaptError
 from adaptkit.files import save_tensors
 from adaptkit.methods import METHODS
+from adaptkit.methods.adalora import AdaLoRA
 from adaptkit.methods.bitfit import BitFit
 from adaptkit.methods.chain import Chain
+from adaptkit.methods.compacter import Compacter
+from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
+from adaptkit.methods.houlsby import Houlsby
+from adaptkit.methods.ia3 import IA3
 from adaptkit.methods.lora import LoRA
+from adaptkit.methods.parallel_adapter import ParallelAdapter
+from adaptkit.methods.pfeiffer import Pfeiffer
+from adaptkit.methods.pissa import PiSSA
+from adaptkit.methods.prefix import PrefixTuning
 from adaptkit.methods.probe import Probe
+from adaptkit.methods.prompt import PromptTuning
+from adaptkit.methods.ptuning import PTuning
+from adaptkit.methods.ptuning_v2 import PTuningV2
+from adaptkit.methods.vera import VeRA
 from adaptkit.models import loading
 from adaptkit.regularizers.l2_sp import L2SP
 
@@ -39,6 +64,7 @@ CLASSES = 3
 NO_QUERY_BIAS = frozenset({"xlnet", *FUSED, *NO_BIAS})
 # Decoders: the first token sees nothing but itself. T5 was trained without any such token.
 NO_CLS = frozenset({"gpt2", "opt", "llama", "mistral", "qwen2", "gpt_neox", "t5"})
+OWN_ATTENTION = frozenset({"deberta-v2", "xlnet"})  # nothing can be put before keys and values
 
 
 @dataclass(frozen=True)
@@ -60,14 +86,61 @@ SETTINGS: dict[str, Setting] = {
     "lora-ffn": Setting(LoRA(rank=3, roles=("ffn",), dropout=0.2, bias="all"), slow=True),
     "lora-gate": Setting(LoRA(roles=("gate",)), frozenset(FAMILIES) - set(GATED), slow=True),
     "lora-dropout": Setting(LoRA(dropout=0.5), frozenset({"xlnet"}), slow=True),
+    "lora-embeddings": Setting(LoRA(rank=4, roles=("value", "embeddings"), ranks={"value": 2})),
+    "dora": Setting(DoRA(rank=4, alpha=6.0)),
+    "dora-all": Setting(DoRA(rank=2, roles=("all",)), slow=True),
+    "dora-dropout": Setting(DoRA(dropout=0.3), frozenset({"xlnet"}), slow=True),
+    "pissa": Setting(PiSSA(rank=4, alpha=6.0)),
+    "pissa-fast": Setting(PiSSA(rank=2, roles=("all",), niter=2), slow=True),
+    "vera": Setting(VeRA(rank=40)),
+    "vera-all": Setting(VeRA(rank=5, roles=("all",)), slow=True),
+    "adalora": Setting(AdaLoRA(rank=3, target_rank=2, roles=("query", "value"))),
+    "adalora-all": Setting(AdaLoRA(rank=4, target_rank=2, every=1), slow=True),
+    "ia3": Setting(IA3()),
+    "ia3-down": Setting(IA3(("down",)), slow=True),
+    "chain-ia3": Setting(Chain((LoRA(rank=2, roles=("value", "down")), IA3()))),
     "bitfit": Setting(BitFit(), frozenset(NO_BIAS)),
     "bitfit-query": Setting(BitFit(("query",)), NO_QUERY_BIAS, slow=True),
     "bitfit-down": Setting(BitFit(("down", "ffn_norm")), frozenset({*NO_BIAS, "qwen2"}), slow=True),
     "chain": Setting(Chain((LoRA(rank=2), BitFit())), frozenset(NO_BIAS)),
+    "prompt": Setting(PromptTuning(length=5), starts_as_body=False),
+    "prompt-random": Setting(PromptTuning(3, init="random"), starts_as_body=False, slow=True),
+    "prompt-text": Setting(PromptTuning(6, init="good film"), starts_as_body=False, slow=True),
+    "prompt-ensemble": Setting(PromptTuning(3, prompts=3), starts_as_body=False),
+    "prompt-lora": Setting(
+        Chain((LoRA(rank=2), PromptTuning(length=2))), starts_as_body=False, slow=True
+    ),
+    "ptuning": Setting(PTuning(length=5), starts_as_body=False),
+    "ptuning-mlp": Setting(
+        PTuning(4, encoder="mlp", anchors="good film"), starts_as_body=False, slow=True
+    ),
+    "ptuning-body": Setting(PTuning(3, tune_body=True), starts_as_body=False, slow=True),
+    "prefix": Setting(PrefixTuning(4, 8), OWN_ATTENTION, starts_as_body=False),
+    "prefix-flat": Setting(
+        PrefixTuning(3, None, init="good film"), OWN_ATTENTION, starts_as_body=False, slow=True
+    ),
+    "prefix-text": Setting(
+        PrefixTuning(3, 8, 0.1, "good film"), OWN_ATTENTION, starts_as_body=False, slow=True
+    ),
+    "prefix-lora": Setting(
+        Chain((PrefixTuning(3, 8), LoRA(rank=2))), OWN_ATTENTION, starts_as_body=False, slow=True
+    ),
+    "ptuning_v2": Setting(PTuningV2(5), OWN_ATTENTION, starts_as_body=False),
+    "ptuning_v2-mlp": Setting(PTuningV2(3, 8), OWN_ATTENTION, starts_as_body=False, slow=True),
     "probe": Setting(Probe(), starts_as_body=False),
     "probe-max-0": Setting(Probe("max", layer=0), starts_as_body=False, slow=True),
     "probe-cls": Setting(Probe("cls"), NO_CLS, starts_as_body=False),
     "probe-last-2": Setting(Probe("last", layer=2), starts_as_body=False, slow=True),
+    "houlsby": Setting(Houlsby(size=5), starts_as_body=False),  # nearly: see test_adapters.py
+    "pfeiffer": Setting(Pfeiffer(size=6), starts_as_body=False),
+    "parallel": Setting(ParallelAdapter(size=6)),
+    "compacter": Setting(Compacter(size=8), starts_as_body=False),
+    "compacter++": Setting(Compacter(4, 2, plus_plus=True), starts_as_body=False, slow=True),
+    "chain-adapters": Setting(
+        Chain((LoRA(rank=2, roles=("all",)), Houlsby(4), ParallelAdapter(4))),
+        starts_as_body=False,
+        slow=True,
+    ),
 }
 PAIRS = [
     pytest.param(name, family, id=f"{name}-{family}", marks=[pytest.mark.slow] * setting.slow)
@@ -132,7 +205,8 @@ def train(
     adaptation.model.train()
     for batch, labels in batches:
         optimizer.zero_grad()
-        loss = cross_entropy(adaptation.model(**batch).logits, labels)
+        copies = labels.repeat_interleave(adaptation.copies)
+        loss = cross_entropy(adaptation.model(**batch).logits, copies)
         loss.backward()
         for name, parameter in adaptation.trainable.items():
             if parameter.grad is not None:
@@ -263,11 +337,24 @@ def test_new_parameters_learn_and_are_saved(case: Case) -> None:
 # ---- what is saved ----
 
 
+def finished(case: Case) -> Adaptation:
+    """What a run saves: the trained tensors in a model of their own, resumed and finished."""
+    again = prepare(case.folder)
+    resumed = case.setting.method.adapt(again.start(), again.context)
+    resumed.load_delta(case.adaptation.delta())
+    expect = logits(case.adaptation.model, case.batch)
+    assert torch.equal(logits(resumed.model, case.batch), expect)
+    for last in resumed.finish:
+        last()
+    return resumed
+
+
 def test_delta_round_trip_is_bit_exact(case: Case, tmp_path: Path) -> None:
-    save_tensors(tmp_path / "delta.safetensors", case.adaptation.delta(), {"method": "any"})
+    kept = finished(case)
+    save_tensors(tmp_path / "delta.safetensors", kept.delta(), {"method": "any"})
     other = prepare(case.folder, seed=1, restoring=True)
     restored = case.setting.method.adapt(other.start(), other.context)
-    expect = logits(case.adaptation.model, case.batch)
+    expect = logits(kept.model, case.batch)
     assert not torch.equal(logits(restored.model, case.batch), expect)
     restored.load_delta(load_file(tmp_path / "delta.safetensors"))
     assert torch.equal(logits(restored.model, case.batch), expect)
@@ -280,7 +367,9 @@ def test_same_seed_same_tensors(case: Case) -> None:
     assert all(torch.equal(case.fresh[name], tensor) for name, tensor in same.items())
     differs = case.setting.method.adapt(other.start(), other.context).delta()
     new = {"head.weight"} if isinstance(case.setting.method, Probe) else missing_keys(case.folder)
-    drawn = {n for n in differs if n.endswith(".A") or (n in new and n.endswith("weight"))}
+    pairs = {n for n in differs if n.endswith(".A") and not n.endswith(".embeddings.A")}
+    pairs -= {n for n in pairs if f"{n[:-1]}delta_A0" in differs}  # PiSSA's come from W
+    drawn = pairs | {n for n in differs if n in new and n.endswith("weight")}
     assert drawn and not any(torch.equal(case.fresh[n], differs[n]) for n in drawn)
 
 
@@ -318,7 +407,76 @@ def low_rank_numbers(family: str, rank: int, roles: tuple[str, ...]) -> int:
     return sum(counts[role] * rank * sum(shape(family, role)) for role in roles)
 
 
+def layers_of(family: str) -> int:
+    """Of both stacks; layers that share their weights are one."""
+    return expected(family)["down"]
+
+
+def number_of_norms(model: nn.Module) -> int:
+    """Count the gains and shifts of the body's norms, by their names."""
+    named = model.base_model.named_parameters()
+    return sum(p.numel() for n, p in named if re.search(r"norm|\bln_", n, re.IGNORECASE))
+
+
+def word_width(model: nn.Module) -> int:
+    """The width of the words' embeddings: that of ELECTRA and ALBERT is half the hidden one."""
+    return WIDTH // 2 if model.config.model_type in ("electra", "albert") else WIDTH
+
+
+def prompt_encoder(model: nn.Module, length: int, lstm: bool = True) -> int:
+    """The sum of P d, an LSTM of two layers (two directions, d / 2 wide) and two maps d -> d."""
+    d = word_width(model)
+    h = d // 2
+    one = 2 * (4 * h * d + 4 * h * h + 8 * h)
+    return length * d + (2 * one if lstm else 0) + 2 * (d * d + d)
+
+
+def scaled_numbers(family: str) -> int:
+    """The outputs of keys and values, the inputs of down."""
+    counts = expected(family)
+    outputs = sum(counts[role] * shape(family, role)[1] for role in ("key", "value"))
+    return outputs + counts["down"] * shape(family, "down")[0]
+
+
+def mapped(family: str, roles: tuple[str, ...], each: Callable[[int, int], int]) -> int:
+    """The sum of a number per adapted map, from its (in, out)."""
+    return sum(expected(family)[role] * each(*shape(family, role)) for role in roles)
+
+
+def prefix_numbers(family: str, length: int, inner: int = 0) -> int:
+    """2 P w L per kind of attention; with the MLP (P d + d m + m) + (m + 1) 2 w L."""
+    kinds = 3 if family in TWO_STACKS else 1
+    out = 2 * shape(family, "key")[1] * expected(family)["key"] // kinds
+    mlp = length * WIDTH + WIDTH * inner + inner + (inner + 1) * out
+    return kinds * (mlp if inner else length * out)
+
+
 COUNTS: dict[str, Callable[[str, nn.Module], int]] = {
+    "prefix": lambda family, model: prefix_numbers(family, 4, 8),
+    "prefix-flat": lambda family, model: prefix_numbers(family, 3),
+    "ptuning_v2": lambda family, model: prefix_numbers(family, 5),
+    "ptuning_v2-mlp": lambda family, model: prefix_numbers(family, 3, 8),
+    "lora-embeddings": lambda family, model: (
+        low_rank_numbers(family, 2, ("value",)) + 4 * (model.config.vocab_size + word_width(model))
+    ),
+    "dora": lambda family, model: mapped(family, ("query", "value"), lambda i, o: 4 * (i + o) + o),
+    "dora-all": lambda family, model: mapped(family, LINEAR, lambda i, o: 2 * (i + o) + o),
+    "pissa": lambda family, model: low_rank_numbers(family, 4, ("query", "value")),
+    "vera": lambda family, model: mapped(family, ("query", "value"), lambda i, o: 40 + o),
+    "vera-all": lambda family, model: mapped(family, LINEAR, lambda i, o: 5 + o),
+    "adalora": lambda family, model: mapped(
+        family, ("query", "value"), lambda i, o: 3 * (i + o + 1)
+    ),
+    "adalora-all": lambda family, model: mapped(family, LINEAR, lambda i, o: 4 * (i + o + 1)),
+    "ia3": lambda family, model: scaled_numbers(family),
+    "ia3-down": lambda family, model: expected(family)["down"] * INNER,
+    "chain-ia3": lambda family, model: (
+        low_rank_numbers(family, 2, ("value", "down")) + scaled_numbers(family)
+    ),
+    "prompt": lambda family, model: 5 * word_width(model),
+    "prompt-ensemble": lambda family, model: 3 * 3 * word_width(model),
+    "ptuning": lambda family, model: prompt_encoder(model, 5),
+    "ptuning-mlp": lambda family, model: prompt_encoder(model, 4, lstm=False),
     "full": lambda family, model: sum(p.numel() for p in model.base_model.parameters()),
     "lora": lambda family, model: low_rank_numbers(family, 4, ("query", "value")),
     "lora-gate": lambda family, model: low_rank_numbers(family, 8, ("gate",)),
@@ -333,6 +491,22 @@ COUNTS: dict[str, Callable[[str, nn.Module], int]] = {
     "bitfit-query": lambda family, model: expected(family)["query"] * WIDTH,
     "bitfit-down": lambda family, model: (
         WIDTH * (expected(family)["down"] + expected(family)["ffn_norm"])
+    ),
+    "houlsby": lambda family, model: (
+        2 * layers_of(family) * (2 * 5 * WIDTH + 5 + WIDTH) + number_of_norms(model)
+    ),
+    "pfeiffer": lambda family, model: layers_of(family) * (2 * 6 * WIDTH + 6 + WIDTH),
+    "parallel": lambda family, model: layers_of(family) * (2 * 6 * WIDTH + 6 + WIDTH),
+    "compacter": lambda family, model: (
+        2 * layers_of(family) * (2 * (WIDTH + 8) + 8 + WIDTH) + 4**3 + number_of_norms(model)
+    ),
+    "compacter++": lambda family, model: (
+        layers_of(family) * (2 * (WIDTH + 4) + 4 + WIDTH) + 2**3 + number_of_norms(model)
+    ),
+    "chain-adapters": lambda family, model: (
+        low_rank_numbers(family, 2, LINEAR)
+        + number_of_norms(model)
+        + layers_of(family) * 3 * (2 * 4 * WIDTH + 4 + WIDTH)
     ),
 }
 
@@ -457,6 +631,7 @@ def test_l2_sp_starts_at_the_size_of_the_head(checkpoints: Any) -> None:
         ("lora-all", "xlnet", 1e-2), ("lora", "gpt2", 1e-2), ("lora-all", "bart", 1e-2),
         ("bitfit", "deberta-v2", 2e-2), ("bitfit", "opt", 2e-2), ("probe", "modernbert", 5e-2),
         ("probe-cls", "electra", 5e-2), ("lora", "llama", 1e-2),
+        ("prompt", "albert", 3e-2), ("prompt-ensemble", "gpt2", 3e-2), ("ptuning", "bert", 1e-2),
     ],
 )  # fmt: skip
 def test_loss_falls(name: str, family: str, lr: float, checkpoints: Any) -> None:

@@ -4,16 +4,43 @@ These modules must not import torch at import time (a test checks it): they are 
 configuration mistakes at once. Torch modules with the formulas live in `adaptkit.layers`.
 """
 
+from adaptkit.methods.adalora import AdaLoRA
 from adaptkit.methods.bitfit import BitFit
 from adaptkit.methods.chain import Chain
+from adaptkit.methods.compacter import Compacter
+from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
+from adaptkit.methods.houlsby import Houlsby
+from adaptkit.methods.ia3 import IA3
 from adaptkit.methods.lora import LoRA
+from adaptkit.methods.parallel_adapter import ParallelAdapter
+from adaptkit.methods.pfeiffer import Pfeiffer
+from adaptkit.methods.pissa import PiSSA
+from adaptkit.methods.prefix import PrefixTuning
 from adaptkit.methods.probe import Probe
+from adaptkit.methods.prompt import PromptTuning
+from adaptkit.methods.ptuning import PTuning
+from adaptkit.methods.ptuning_v2 import PTuningV2
+from adaptkit.methods.vera import VeRA
 
 METHODS: dict[str, type] = {
     "full": Full,
     "lora": LoRA,
+    "dora": DoRA,
+    "pissa": PiSSA,
+    "vera": VeRA,
+    "adalora": AdaLoRA,
+    "ia3": IA3,
     "bitfit": BitFit,
     "probe": Probe,
+    "prompt": PromptTuning,
+    "ptuning": PTuning,
+    "prefix": PrefixTuning,
+    "ptuning_v2": PTuningV2,
     "chain": Chain,
+    "mam": Chain,  # prefix and parallel_adapter (He et al. 2022)
+    "houlsby": Houlsby,
+    "pfeiffer": Pfeiffer,
+    "parallel_adapter": ParallelAdapter,
+    "compacter": Compacter,
 }

@@ -3,23 +3,32 @@
     y = W x + b + s B A dropout(x),   A [r, in], B [out, r],   s = alpha / r
 
 A starts Kaiming-uniform (a = sqrt 5, as in the authors' loralib; the paper says Gaussian), B at
-zero, so that training starts from the body. Rank-stabilised: s = alpha / sqrt r (Kalajdzievski
-2023, arXiv:2312.03732). Where query, key and value are one fused map, each gets a pair of its own.
+zero, so that training starts from the body. `ranks` gives single roles a rank of their own, which
+their s follows. Where query, key and value are one fused map, each gets a pair of its own.
+`embeddings` is the table of words: A [r, V] starts at zero and B [d, r] normal there.
 
-Count: the sum of r (in + out) over the adapted maps; 4 H r L for query and value of an encoder.
+Rank-stabilised: s = alpha / sqrt r (Kalajdzievski 2023, arXiv:2312.03732). LoRA+: B learns
+`b_lr_ratio` times as fast as A; 16 with half the usual rate (Hayou et al. 2024, arXiv:2402.12354).
+
+Count: the sum of r (in + out) over the adapted maps; 4 H r L for query and value of an encoder;
+r (V + d) for the embeddings.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import above, at_least, invalid, one_of, within
-from adaptkit.models.anatomy import ROLES, expand, is_bias, sites
+from adaptkit.models.anatomy import ROLES, expand, is_bias, sites, word_embeddings
 
-CHOICES = (*ROLES, "ffn", "all")
+if TYPE_CHECKING:
+    from adaptkit.layers.low_rank import EmbeddingPair, Pair
+    from adaptkit.models.anatomy import Site
+
+CHOICES = (*ROLES, "ffn", "all", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -28,47 +37,65 @@ class LoRA:
 
     rank: int = 8
     alpha: float = 8.0
-    dropout: float = 0.0  # on the input of the low-rank branch
+    dropout: float = 0.0  # on the input of the low-rank branch; the embeddings' has none
     roles: tuple[str, ...] = ("query", "value")
+    ranks: dict[str, int] = field(default_factory=dict)  # role -> rank, where not `rank`
     rank_stabilised: bool = False
+    b_lr_ratio: float = 1.0  # learning rate of B / that of A; above 1: LoRA+
     bias: Literal["none", "lora_only", "all"] = "none"  # which biases learn as well
 
     def __post_init__(self) -> None:
         at_least("method.rank", self.rank, 1)
         above("method.alpha", self.alpha, 0)
+        above("method.b_lr_ratio", self.b_lr_ratio, 0)
         within("method.dropout", self.dropout, 0, 1)
         for role in self.roles or ("",):
             one_of("method.roles", role, CHOICES)
+        for role, rank in self.ranks.items():
+            one_of("method.ranks", role, (*ROLES, "embeddings"))
+            if role not in (*expand(self.roles), *self.roles):
+                raise invalid("method.ranks", role, "is not among method.roles", "Add it there")
+            if not isinstance(rank, int) or isinstance(rank, bool):
+                raise invalid(f"method.ranks.{role}", rank, "must be a whole number")
+            at_least(f"method.ranks.{role}", rank, 1)
 
-    @property
-    def scale(self) -> float:
-        """The factor s before B A x."""
-        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+    def scale(self, rank: int) -> float:
+        """Return the factor s before B A x."""
+        return self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Put a low-rank pair beside every map in `roles`.
 
         Raises:
-            AdaptError: a role matches nothing in this family, or the rank exceeds a matrix's.
+            AdaptError: a role matches nothing in this family, the rank exceeds a matrix's, or the
+                embeddings serve as output map as well.
         """
-        from adaptkit.layers.low_rank import LowRank, Pair
+        from adaptkit.layers.low_rank import EmbeddingPair, Pair, beside, fitting
 
-        maps, device = [], next(start.model.parameters()).device
-        for site in sites(start.model, expand(self.roles)):
-            low = min(site.fan_in, site.fan_out)
-            if self.rank > low:
-                raise invalid("method.rank", self.rank, f"exceeds the rank {low} of {site.name}")
-            pair = Pair(site.fan_in, site.fan_out, self.rank, context.generator, device)
-            maps.append(LowRank.beside(start.model, site, pair, self.scale, self.dropout))
-        maps = list(dict.fromkeys(maps))  # a fused map carries several pairs
-        adapted = {name for name, module in start.model.named_modules() if module in maps}
+        model, generator = start.model, context.generator
+        device = next(model.parameters()).device
+        found = sites(model, expand(self.roles))
+        found += [word_embeddings(model)] if "embeddings" in self.roles else []
+        made: list[Pair | EmbeddingPair] = []
+
+        def build(site: Site) -> Pair | EmbeddingPair:
+            where = f"method.ranks.{site.role}" if site.role in self.ranks else "method.rank"
+            rank = fitting(self.ranks.get(site.role, self.rank), site, where)
+            if site.role == "embeddings":
+                pair = EmbeddingPair(site, rank, self.scale(rank), generator, device)
+            else:
+                pair = Pair(site, rank, self.scale(rank), self.dropout, generator, device)
+            made.append(pair)
+            return pair
+
+        merge = beside(model, found, build)
+        adapted = {site.module for site in found}
         chosen = start.only(lambda name: ".lora." in name or self._bias_learns(name, adapted))
+        return replace(chosen.plus(lr_scale=self._faster(chosen, made)), merge=merge)
 
-        def merge() -> None:
-            for low_rank in maps:
-                low_rank.merge(start.model)
-
-        return replace(chosen, merge=merge)
+    def _faster(self, chosen: Adaptation, made: list[Pair | EmbeddingPair]) -> dict[str, float]:
+        ours = {id(pair.B) for pair in made} if self.b_lr_ratio != 1 else set()
+        return {n: self.b_lr_ratio for n, p in chosen.trainable.items() if id(p) in ours}
 
     def _bias_learns(self, name: str, adapted: set[str]) -> bool:
         if self.bias == "none" or not is_bias(name):

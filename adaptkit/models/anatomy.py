@@ -97,6 +97,24 @@ def sites(model: nn.Module, roles: Iterable[str]) -> list[Site]:
     return found
 
 
+def word_embeddings(model: nn.Module) -> Site:
+    """Return the table of word embeddings as a map from the vocabulary, with role 'embeddings'.
+
+    Raises:
+        AdaptError: the table is the output map as well, which an update beside it would not change.
+    """
+    table, output = model.get_input_embeddings(), model.get_output_embeddings()
+    if output is not None and output.weight is table.weight:
+        raise AdaptError(
+            f"role 'embeddings': this {family(model).name} model uses its word embeddings as its "
+            "output map as well, which a low-rank update would not reach. Choose other roles."
+        )
+    # Where modules share the table, the first of them.
+    shared = (n for n, m in model.named_modules() if getattr(m, "weight", None) is table.weight)
+    name = next(shared)
+    return Site("embeddings", name, *table.weight.shape)
+
+
 def _patterns(model: nn.Module, role: str) -> tuple[str, ...]:
     return family(model).parts.get(role, ())
 
@@ -132,6 +150,33 @@ def fused_rows(model: nn.Module, part: int, fan_out: int) -> tuple[int, ...]:
         for head in range(model.config.num_attention_heads)
         for i in range(size)
     )
+
+
+def points(model: nn.Module, roles: Iterable[str]) -> list[tuple[str, nn.Module]]:
+    """Return (name, module) of all that has one of `roles` (POINTS or NORMS), in model order."""
+    patterns = [pattern for role in roles for pattern in _patterns(model, role)]
+    return [(name, module) for name, module, _ in matches(model, patterns)]
+
+
+def norms(model: nn.Module) -> set[str]:
+    """Return the names of the parameters of the body's norms, the embeddings' included."""
+    prefix = base_prefix(model)
+    return {
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        if name.startswith(prefix) and type(module).__name__.endswith("Norm")
+        for parameter, _ in module.named_parameters(recurse=False)
+    }
+
+
+def post_norm(model: nn.Module) -> bool:
+    """Tell whether the norms of a layer stand after its residual sums, as in BERT."""
+    return family(model).post_norm(model.config)
+
+
+def width(model: nn.Module) -> int:
+    """Return the width H of the residual stream."""
+    return model.config.hidden_size
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -179,6 +224,18 @@ def encoder(model: nn.Module) -> nn.Module:
     """Return the part that reads the text: the base model, or the encoder of two stacks."""
     base = model.base_model
     return base.encoder if family(model).encoder_decoder else base
+
+
+def reader(model: nn.Module) -> nn.Module:
+    """Return the stack that turns words into their embeddings and reads them."""
+    return model.base_model.get_submodule(family(model).reader)
+
+
+def decoder(model: nn.Module) -> nn.Module | None:
+    """Return the second of two stacks, or None where there is one."""
+    if not family(model).encoder_decoder:
+        return None
+    return dict(model.base_model.named_children()).get("decoder")  # T5 has a class without it
 
 
 def roles_of(model: nn.Module) -> dict[str, str]:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 ROLES = ("query", "key", "value", "output", "up", "gate", "down")  # linear maps of a layer
 NORMS = ("attention_norm", "ffn_norm")
+# Modules whose output (input, for the last) is that of a sub-layer, before the residual sum.
+POINTS = ("after_attention", "after_ffn", "before_ffn")
 FFN = ("up", "gate", "down")
 QKV = ("query", "key", "value")
 
@@ -29,8 +31,11 @@ class Family:
     positions: Callable[[Any], int | None] = field(  # config -> longest input, None: no limit
         default=lambda config: config.max_position_embeddings
     )
+    post_norm: Callable[[Any], bool] = lambda config: False  # norms stand after residual sums
     shared_layers: bool = False  # one set of weights serves all layers
     encoder_decoder: bool = False
+    reader: str = ""  # the part below the base model that every task's class gives the words to
+    attention_function: bool = True  # transformers looks it up by name, so it can be replaced
 
 
 def _bert(attention: str = "attention.self", names: tuple[str, str, str] = QKV) -> dict:
@@ -42,6 +47,7 @@ def _bert(attention: str = "attention.self", names: tuple[str, str, str] = QKV) 
         "down": (f"{layer}.output.dense",),
         "attention_norm": (f"{layer}.attention.output.LayerNorm",),
         "ffn_norm": (f"{layer}.output.LayerNorm",),
+        **_points(layer, "attention.output.dropout", "output.dropout", "intermediate"),
     }
 
 
@@ -56,6 +62,7 @@ def _llama() -> dict:
         "down": ("layers.*.mlp.down_proj",),
         "attention_norm": ("layers.*.input_layernorm",),
         "ffn_norm": ("layers.*.post_attention_layernorm",),
+        **_points("layers.*", "self_attn", "mlp"),
     }
 
 
@@ -64,12 +71,22 @@ _DISTIL = "transformer.layer.*"
 _T5 = ("encoder.block.*.layer.*.SelfAttention", "decoder.block.*.layer.*.SelfAttention",
        "decoder.block.*.layer.*.EncDecAttention")  # fmt: skip
 _T5_FFN = ("encoder.block.*.layer.*.DenseReluDense", "decoder.block.*.layer.*.DenseReluDense")
+_T5_STACKS = ("encoder.block.*.layer", "decoder.block.*.layer")
 _BART = (
     "encoder.layers.*.self_attn",
     "decoder.layers.*.self_attn",
     "decoder.layers.*.encoder_attn",
 )
 _BART_LAYERS = ("encoder.layers.*", "decoder.layers.*")
+
+
+def _points(
+    stems: str | tuple[str, ...], attention: str, ffn: str, ffn_input: str = ""
+) -> dict[str, tuple[str, ...]]:
+    """Patterns of POINTS; where one module is the whole feed-forward part, it takes the input."""
+    stems = (stems,) if isinstance(stems, str) else stems
+    leaves = zip(POINTS, (attention, ffn, ffn_input or ffn), strict=True)
+    return {role: _each(stems, leaf) for role, leaf in leaves}
 
 
 def _each(stems: Iterable[str], *leaves: str) -> tuple[str, ...]:
@@ -85,17 +102,28 @@ def _unlimited(config: Any) -> None:
     return None
 
 
-_ROBERTA = {"parts": _bert(), "layers": "encoder.layer.*", "positions": _past_padding}
+def _always(config: Any) -> bool:
+    return True
+
+
+_ROBERTA = {
+    "parts": _bert(), "layers": "encoder.layer.*", "positions": _past_padding,
+    "post_norm": _always,
+}  # fmt: skip
 _LLAMA = {"parts": _llama(), "layers": "layers.*", "cls": None}
 
 FAMILIES: dict[str, Family] = {
-    "bert": Family("BERT", _bert(), "encoder.layer.*"),
-    "electra": Family("ELECTRA", _bert(), "encoder.layer.*"),
+    "bert": Family("BERT", _bert(), "encoder.layer.*", post_norm=_always),
+    "electra": Family("ELECTRA", _bert(), "encoder.layer.*", post_norm=_always),
     "roberta": Family("RoBERTa", **_ROBERTA),
     "xlm-roberta": Family("XLM-RoBERTa", **_ROBERTA),
     "camembert": Family("CamemBERT", **_ROBERTA),
     "deberta-v2": Family(
-        "DeBERTa-v2/v3", _bert(names=("query_proj", "key_proj", "value_proj")), "encoder.layer.*"
+        "DeBERTa-v2/v3",
+        _bert(names=("query_proj", "key_proj", "value_proj")),
+        "encoder.layer.*",
+        post_norm=_always,
+        attention_function=False,
     ),
     "albert": Family(
         "ALBERT",
@@ -108,8 +136,10 @@ FAMILIES: dict[str, Family] = {
             "down": (f"{_ALBERT}.ffn_output",),
             "attention_norm": (f"{_ALBERT}.attention.LayerNorm",),
             "ffn_norm": (f"{_ALBERT}.full_layer_layer_norm",),
+            **_points(_ALBERT, "attention.output_dropout", "ffn_output", "ffn"),
         },
         _ALBERT,
+        post_norm=_always,
         shared_layers=True,
     ),
     "distilbert": Family(
@@ -123,8 +153,10 @@ FAMILIES: dict[str, Family] = {
             "down": (f"{_DISTIL}.ffn.lin2",),
             "attention_norm": (f"{_DISTIL}.sa_layer_norm",),
             "ffn_norm": (f"{_DISTIL}.output_layer_norm",),
+            **_points(_DISTIL, "attention", "ffn"),
         },
         _DISTIL,
+        post_norm=_always,
     ),
     "modernbert": Family(
         "ModernBERT",
@@ -135,6 +167,7 @@ FAMILIES: dict[str, Family] = {
             "down": ("layers.*.mlp.Wo",),
             "attention_norm": ("layers.*.attn_norm",),
             "ffn_norm": ("layers.*.mlp_norm",),
+            **_points("layers.*", "attn", "mlp"),
         },
         "layers.*",
         fused="blocks",
@@ -150,11 +183,15 @@ FAMILIES: dict[str, Family] = {
             "down": ("layer.*.ff.layer_2",),
             "attention_norm": ("layer.*.rel_attn.layer_norm",),
             "ffn_norm": ("layer.*.ff.layer_norm",),
+            # That dropout is given attention weights as well: four dimensions.
+            **_points("layer.*", "rel_attn.dropout", "ff.layer_2", "ff"),
         },
         "layer.*",
         padding="left",
         cls="last",
         positions=_unlimited,
+        post_norm=_always,
+        attention_function=False,
     ),
     "gpt2": Family(
         "GPT-2",
@@ -165,6 +202,7 @@ FAMILIES: dict[str, Family] = {
             "down": ("h.*.mlp.c_proj",),
             "attention_norm": ("h.*.ln_1",),
             "ffn_norm": ("h.*.ln_2",),
+            **_points("h.*", "attn", "mlp"),
         },
         "h.*",
         fused="blocks",
@@ -181,9 +219,12 @@ FAMILIES: dict[str, Family] = {
             "down": ("decoder.layers.*.fc2",),
             "attention_norm": ("decoder.layers.*.self_attn_layer_norm",),
             "ffn_norm": ("decoder.layers.*.final_layer_norm",),
+            **_points("decoder.layers.*", "self_attn", "fc2", "fc1"),
         },
         "decoder.layers.*",
         cls=None,
+        reader="decoder",  # its language model passes the base model by
+        post_norm=lambda config: not config.do_layer_norm_before,  # OPT-350m
     ),
     "llama": Family("LLaMA", **_LLAMA),
     "mistral": Family("Mistral", **_LLAMA),
@@ -198,6 +239,7 @@ FAMILIES: dict[str, Family] = {
             "down": ("layers.*.mlp.dense_4h_to_h",),
             "attention_norm": ("layers.*.input_layernorm",),
             "ffn_norm": ("layers.*.post_attention_layernorm",),
+            **_points("layers.*", "post_attention_dropout", "post_mlp_dropout", "mlp"),
         },
         "layers.*",
         fused="heads",
@@ -222,11 +264,15 @@ FAMILIES: dict[str, Family] = {
                 "encoder.block.*.layer.1.layer_norm",
                 "decoder.block.*.layer.2.layer_norm",
             ),
+            "after_attention": _each(_T5_STACKS, "0.dropout"),  # not after cross-attention
+            "after_ffn": ("encoder.block.*.layer.1.dropout", "decoder.block.*.layer.2.dropout"),
+            "before_ffn": _T5_FFN,
         },
         "encoder.block.*",
         cls=None,
         positions=_unlimited,
         encoder_decoder=True,
+        reader="encoder",
     ),
     "bart": Family(
         "BART",
@@ -242,8 +288,11 @@ FAMILIES: dict[str, Family] = {
                 "decoder.layers.*.encoder_attn_layer_norm",
             ),
             "ffn_norm": _each(_BART_LAYERS, "final_layer_norm"),
+            **_points(_BART_LAYERS, "self_attn", "fc2", "fc1"),
         },
         "encoder.layers.*",
+        post_norm=_always,
         encoder_decoder=True,
+        reader="encoder",
     ),
 }

@@ -1,0 +1,47 @@
+"""Weight-decomposed low-rank update: a direction and a magnitude (Liu et al. 2024, 2402.09353)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adaptkit.layers.low_rank import Pair, Pass
+
+
+class Decomposed(Pair):
+    """W' = m (W + s B A) / ||W + s B A||, row by row; m [out] starts at ||W||.
+
+    What is added to the output is (m/n - 1) W x + (m/n) s B A x with n = ||W + s B A|| [out],
+    through which no gradient flows (section 4.3 of the paper). W is frozen, so ||W||^2 is computed
+    once; the rest of n^2 = ||W||^2 + 2 s <W, B A> + s^2 ||B A||^2 needs products with r columns
+    only. Dropout acts on x in both terms. Count: r (in + out) + out.
+    """
+
+    def __init__(self, weight: Tensor, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.register_buffer("square", weight.square().sum(1), persistent=False)  # ||W||^2 [out]
+        self.magnitude = nn.Parameter(self.square.sqrt())
+
+    def forward(self, at: Pass) -> Tensor:
+        """Return what is added to the map's output, [..., out]."""
+        low = self.dropout(at.x)
+        gain = self.magnitude / self.norm(at.weight, at.rows)
+        up = at.spread(gain.unsqueeze(1) * (self.scale * self.B))
+        return at.spread(gain - 1) * at.plain(low) + F.linear(F.linear(low, self.A), up)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """Return W' - W, [out, in]."""
+        gain = (self.magnitude / self.norm(weight)).unsqueeze(1)
+        return (gain - 1) * weight + gain * super().matrix(weight)
+
+    @torch.no_grad()
+    def norm(self, weight: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return ||W + s B A|| of every output, [out], in fp32."""
+        with torch.autocast(weight.device.type, enabled=False):
+            across = F.linear(weight.float(), self.A)  # W A^T, [out, r]
+            across = across if rows is None else across[rows]
+            twice = 2 * across + self.scale * F.linear(self.B, self.A @ self.A.t())
+            return (self.square + self.scale * (self.B * twice).sum(1)).sqrt()

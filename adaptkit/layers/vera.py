@@ -1,0 +1,55 @@
+"""Frozen random projections with learnt scaling vectors (Kopiczko et al. 2023, 2310.11454)."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adaptkit.layers.low_rank import Pass
+
+
+class Projections:
+    """The frozen matrices: one A [r, in] per width in, one B [out, r] per width out.
+
+    All maps of these widths share them. Kaiming-uniform, U(-sqrt(6/n), sqrt(6/n)) with n columns,
+    from numpy's RandomState, whose stream is frozen for ever: seed and shape are all it takes to
+    draw them again, so they are not saved.
+    """
+
+    def __init__(self, seed: int, rank: int, device: torch.device) -> None:
+        self.low = cache(lambda fan_in: _drawn((seed, 0), rank, fan_in).to(device))
+        self.up = cache(lambda fan_out: _drawn((seed, 1), fan_out, rank).to(device))
+
+
+def _drawn(seed: tuple[int, int], rows: int, columns: int) -> Tensor:
+    bound = math.sqrt(6 / columns)
+    state = np.random.RandomState([*seed, rows, columns])
+    return torch.from_numpy(state.uniform(-bound, bound, (rows, columns)).astype(np.float32))
+
+
+class Scaled(nn.Module):
+    """b * (B (d * (A x))): A [r, in], B [out, r] frozen, d [r] and b [out] learn, b from zero.
+
+    Count: r + out.
+    """
+
+    def __init__(self, low: Tensor, up: Tensor, d_initial: float) -> None:
+        super().__init__()
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("up", up, persistent=False)
+        self.d = nn.Parameter(torch.full((up.shape[1],), d_initial, device=up.device))
+        self.b = nn.Parameter(torch.zeros(up.shape[0], device=up.device))
+
+    def forward(self, at: Pass) -> Tensor:
+        """Return what is added to the map's output, [..., out]."""
+        low = self.d * F.linear(at.x, self.low)
+        return at.spread(self.b) * F.linear(low, at.spread(self.up))
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """Return diag(b) B diag(d) A, [out, in]."""
+        return (self.b.unsqueeze(1) * self.up * self.d) @ self.low

@@ -1,0 +1,44 @@
+"""IA3: scale keys, values and inner activations by learnt vectors (Liu et al. 2022, 2205.05638).
+
+    k = l_k * (W_k x),   v = l_v * (W_v x),   down(l_ff * act(up x));   all l start at one
+
+Training starts from the body. A gated feed-forward has its vector at the entry of `down` as well,
+where gate and up are multiplied already. Of a fused map of query, key and value the rows of key and
+value are scaled. In XLNet, whose key and value are bare tensors, the vectors act on the weights,
+which is the same. In a chain, name this method after a low-rank one on the same maps.
+
+Count: the sum of the outputs of `key` and `value` and of the inputs of `down`; L (2 H + d_ff) for
+an encoder. Keys and values of cross attention are included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from adaptkit.adaptation import Adaptation, Context
+from adaptkit.errors import one_of
+from adaptkit.models.anatomy import expand, sites
+
+CHOICES = ("key", "value", "down")
+
+
+@dataclass(frozen=True)
+class IA3:
+    """Learn a vector for the outputs of keys and values and for the input of the down map."""
+
+    roles: tuple[str, ...] = CHOICES
+
+    def __post_init__(self) -> None:
+        for role in self.roles or ("",):
+            one_of("method.roles", role, CHOICES)
+
+    def adapt(self, start: Adaptation, context: Context) -> Adaptation:
+        """Put a vector of ones at every map in `roles`.
+
+        Raises:
+            AdaptError: a role matches nothing in this family.
+        """
+        from adaptkit.layers.scaling import scaled
+
+        merge = scaled(start.model, sites(start.model, expand(self.roles)), inputs=("down",))
+        return replace(start.only(lambda name: ".ia3." in name), merge=merge)

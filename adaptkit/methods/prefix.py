@@ -1,0 +1,75 @@
+"""Prefix tuning: learnt keys and values before the text (Li & Liang 2021, arXiv:2101.00190).
+
+    softmax(q [P_K; K]^T / sqrt(s)) [P_V; V]   in every attention, the body frozen
+
+An encoder-decoder has three prefixes: encoder, decoder and cross attention. The attention of a
+layer shared by all (ALBERT) has one. While training, an MLP yields the prefix (`projection`: its
+inner width m; null: keys and values are learnt directly, which takes a learning rate ten to a
+hundred times larger); its result alone is kept. The text keeps its positions, as in the authors'
+code for BART (theirs for GPT-2 shifts them by P). The body's own dropout, which acts on the
+attention to the prefix as well, stays as the model has it (theirs switches it off).
+
+Count: 2 P w L per kind of attention, w the width of its keys (of all key-value heads); with the
+MLP (P d + d m + m) + (m + 1) 2 w L, d the width of the layer's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adaptkit.adaptation import Adaptation, Context
+from adaptkit.errors import at_least, invalid, within
+from adaptkit.models.anatomy import family
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from adaptkit.layers.prefix import Pairs
+
+RANDOM = "random"
+SCALE = 0.02  # of keys and values learnt directly: that of the bodies' own initial weights
+
+
+@dataclass(frozen=True)
+class PrefixTuning:
+    """Learn `length` keys and values in front of every attention; the rest is frozen."""
+
+    length: int = 20
+    projection: int | None = 512  # inner width of the MLP; null: none
+    dropout: float = 0.0  # on keys and values
+    init: str = RANDOM  # or a text: its keys and values in the frozen body
+
+    def __post_init__(self) -> None:
+        at_least("method.length", self.length, 1)
+        at_least("method.projection", self.projection or 0, 0)
+        within("method.dropout", self.dropout, 0, 1)
+        if not self.init.strip():
+            raise invalid("method.init", self.init, f"give a text, or {RANDOM}")
+
+    def adapt(self, start: Adaptation, context: Context) -> Adaptation:
+        """Put a prefix before every attention.
+
+        Raises:
+            AdaptError: the family computes attention in its own way, or `init` has no tokens.
+        """
+        from adaptkit.layers.prefix import cycled, prefixed
+        from adaptkit.models.attention import attentions
+
+        attentions(start.model)  # may refuse
+        pairs = None
+        if self.init != RANDOM and context.tokenizer is not None and not context.restoring:
+            pairs = cycled(self._real_words(start.model, context.tokenizer), self.length)
+        shape = self.length, self.projection or 0
+        return prefixed(start, context, shape, self.dropout, SCALE, pairs)
+
+    def _real_words(self, model: nn.Module, tokenizer: object) -> Pairs:
+        import torch
+
+        from adaptkit.models.attention import keys_and_values
+
+        longest = min(self.length, family(model).positions(model.config) or self.length)
+        ids = tokenizer(self.init, add_special_tokens=False)["input_ids"][:longest]
+        if not ids:
+            raise invalid("method.init", self.init, "this tokenizer finds no token in it")
+        return keys_and_values(model, torch.tensor(ids, device=next(model.parameters()).device))

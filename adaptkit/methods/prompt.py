@@ -1,0 +1,159 @@
+"""Prompt tuning: learnt vectors in front of the input (Lester et al. 2021, arXiv:2104.08691).
+
+    X' = [P ; X],   P [P, d] learns, everything else but the head is frozen; d: width of the words'
+                    embeddings, which may differ from H (ELECTRA-small, ALBERT)
+
+Where the first token sums up the text (BERT's [CLS]) the prompt follows it; of an encoder-decoder
+the encoder is prompted. `init`:
+
+    random      uniform in +-0.5
+    vocabulary  embeddings of words drawn, without replacement, from the 5,000 lowest ids that are
+                no special tokens (in a sentencepiece vocabulary: the most frequent ones)
+    labels      embeddings of the class names, averaged over a name's tokens; the rest as above
+    any other   embeddings of this text's tokens, cut or repeated
+
+`prompts` > 1 trains so many prompts on one body (the paper's ensemble): every example is answered
+once per prompt in one forward pass, the loss is the mean, and the prediction a majority vote.
+
+The paper reads a T5's answer as text; here a head is trained with the prompt.
+
+Count: N P d; 76,800 for T5-base with 100 vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from adaptkit.adaptation import Adaptation, Context
+from adaptkit.errors import AdaptError, at_least, invalid
+from adaptkit.models.anatomy import decoder, family, reader
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from adaptkit.layers.prompt import Prompt
+
+FREQUENT = 5000  # lowest ids from which a vocabulary start is drawn
+SHORTEST = 4  # tokens of text that must fit beside the prompt: the least task.max_length
+
+
+@dataclass(frozen=True)
+class PromptTuning:
+    """Train `length` vectors before the text; the body is frozen."""
+
+    length: int = 20
+    init: str = "vocabulary"  # random | vocabulary | labels | any text
+    prompts: int = 1  # of an ensemble
+
+    def __post_init__(self) -> None:
+        at_least("method.length", self.length, 1)
+        at_least("method.prompts", self.prompts, 1)
+        if not self.init.strip():
+            raise invalid("method.init", self.init, "holds no word", "Use random or vocabulary")
+
+    def adapt(self, start: Adaptation, context: Context) -> Adaptation:
+        """Put the prompt in front of the text and freeze the body.
+
+        Raises:
+            AdaptError: the body has too few positions or words, or the start has no tokens.
+        """
+        import torch
+
+        from adaptkit.layers.prompt import Prompt, ensemble
+
+        check_room(start, self.length, "method.length")
+        if self.prompts > 1 and start.model.can_generate():
+            raise invalid("method.prompts", self.prompts, "votes on classes, not on words", "Use 1")
+        device = next(start.model.parameters()).device
+        vectors = torch.stack([self._start(start.model, context) for _ in range(self.prompts)])
+        prompted = attach(start, Prompt(vectors.to(device)), self.length)
+        if self.prompts > 1:
+            ensemble(start.model, self.prompts)
+        chosen = prompted.only(lambda name: name.startswith("prompt."))
+        return replace(chosen, copies=start.copies * self.prompts)
+
+    def _start(self, model: nn.Module, context: Context) -> Tensor:
+        """Return the first values [P, d] of one prompt, on the CPU."""
+        import torch
+
+        words = reader(model).get_input_embeddings()
+        if self.init == "random" or context.restoring or context.tokenizer is None:
+            shape = (self.length, words.weight.shape[1])
+            return torch.rand(shape, generator=context.generator) - 0.5
+        if self.init == "vocabulary":
+            return embed(words, self._frequent(model, context, self.length))
+        if self.init == "labels":
+            if not any(context.labels):
+                raise invalid("method.init", self.init, "the task's labels have no names")
+            named = [label.replace("_", " ") for label in context.labels][: self.length]
+            rows = [embed(words, tokens(context, n, "method.init")).mean(0) for n in named]
+            rest = self._frequent(model, context, self.length - len(rows))
+            return torch.cat([torch.stack(rows), embed(words, rest)])
+        ids = tokens(context, self.init, "method.init")
+        return embed(words, [ids[i % len(ids)] for i in range(self.length)])
+
+    def _frequent(self, model: nn.Module, context: Context, count: int) -> list[int]:
+        import torch
+
+        special = {*context.tokenizer.all_special_ids, model.config.pad_token_id}
+        known = min(model.config.vocab_size, len(context.tokenizer))
+        ids = [i for i in range(known) if i not in special][:FREQUENT]
+        if count > len(ids):
+            raise invalid(
+                "method.length", self.length, f"the vocabulary has only {len(ids)} words",
+                "Shorten it, or set method.init=random",
+            )  # fmt: skip
+        order = torch.randperm(len(ids), generator=context.generator)[:count]
+        return [ids[i] for i in order.tolist()]
+
+
+def check_room(start: Adaptation, length: int, field: str) -> None:
+    """Refuse a prompt that leaves a text fewer than SHORTEST positions.
+
+    Raises:
+        AdaptError: it is too long; the message says how many positions are left.
+    """
+    config = start.model.config
+    positions = family(start.model).positions(config)
+    if positions is not None and length > (left := positions - start.extra_tokens - SHORTEST):
+        raise invalid(
+            field, length,
+            f"this {family(start.model).name} model reads {positions} positions, of which {left} "
+            f"are left for a prompt beside a text of {SHORTEST} tokens",
+        )  # fmt: skip
+
+
+def tokens(context: Context, text: str, field: str) -> list[int]:
+    """Return a text's token ids, without special tokens around it.
+
+    Raises:
+        AdaptError: there are none.
+    """
+    ids = context.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise invalid(field, text, "the tokenizer makes no token of it")
+    return ids
+
+
+def embed(words: nn.Module, ids: list[int]) -> Tensor:
+    """Return the body's embeddings [P, d] of token ids, as they enter it (BART scales), in fp32."""
+    import torch
+
+    with torch.no_grad():
+        index = torch.tensor(ids, dtype=torch.long, device=words.weight.device)
+        return words(index).float().cpu()
+
+
+def attach(start: Adaptation, prompt: Prompt, extra: int) -> Adaptation:
+    """Register the prompt in the task's model, put it into the body, and take its room away.
+
+    Raises:
+        AdaptError: the model has a prompt already.
+    """
+    model = start.model
+    if "prompt" in dict(model.named_children()):
+        raise AdaptError("the model has a prompt already: use one method with prompts in a chain.")
+    model.add_module("prompt", prompt)
+    prompt.attach(reader(model), decoder(model), skip=int(family(model).cls == "first"))
+    return replace(start, extra_tokens=start.extra_tokens + extra)
