@@ -49,7 +49,7 @@ class Stateful(Protocol):
 
 
 def nothing() -> None:
-    """Do nothing: the neutral `finish`."""
+    """Do nothing: the neutral `finish` or `merge`."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class Adaptation:
     finish: tuple[Callable[[], None], ...] = ()
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # name pattern -> factor
     features: Callable[[Batch], Tensor] | None = None  # see below
-    merge: Callable[[], None] | None = None  # folds what was learnt into the body's own weights
+    # Folds what was learnt into the body's own weights, `nothing` where it is there already. None:
+    # it cannot be.
+    merge: Callable[[], None] | None = None
     extra_tokens: int = 0  # by which the body's input is longer than the text (a prompt)
     copies: int = 1  # answers per row in training, each row's in a row: labels are repeated
     chosen: bool = False  # a method has said what learns: the next one of a chain adds to it

@@ -10,6 +10,8 @@ COMMANDS = {
     "plan": "parameters, bytes and memory of a run, before it starts",
     "eval": "score a finished run on another task or split",
     "verify": "rebuild a finished run from disk and compare its predictions",
+    "export": "write a finished run as a PEFT adapter or a plain Hugging Face model",
+    "import": "make a run of a PEFT adapter and score it",
     "smoke": "try everything on the bundled models and samples, with no network",
     "list": "methods, models, tasks, regularizers, optimizers, experiments",
 }

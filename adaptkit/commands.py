@@ -1,4 +1,4 @@
-"""plan, eval, verify, smoke and list. No torch until a command needs it."""
+"""plan, eval, verify, export, import, smoke and list. No torch until a command needs it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from adaptkit import terminal
 from adaptkit.compose import CONF, GROUPS, compose, options
 from adaptkit.config import settings
 from adaptkit.errors import AdaptError, one_of, unknown
+from adaptkit.files import check_free
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
 
@@ -123,6 +124,53 @@ def verify_(arguments: list[str]) -> int:
             print(f"{directory}: {problem or 'the same predictions and scores'}")
             status = status or int(bool(problem))
     return status
+
+
+def export_(arguments: list[str]) -> int:
+    """`adaptkit export RUN --format peft|merged --out DIR`."""
+    parser = argparse.ArgumentParser(
+        prog="adaptkit export",
+        description="Write a finished run, its head included, for other libraries.",
+    )
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument(
+        "--format", required=True, choices=("peft", "merged"),
+        help="peft: an adapter for PeftModel.from_pretrained; merged: a plain Hugging Face model",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    chosen = parser.parse_args(arguments)
+    check_run(chosen.run)
+    check_free(chosen.out, "--out")
+    with terminal.working():
+        from adaptkit.export_run import export
+
+        written = export(chosen.run, chosen.format, chosen.out)
+    print(f"{chosen.out}: {written}")
+    return 0
+
+
+def import_(arguments: list[str]) -> int:
+    """`adaptkit import PEFT_DIR OVERRIDES --out DIR`."""
+    parser = argparse.ArgumentParser(
+        prog="adaptkit import",
+        description="Make a run directory of a PEFT adapter (LORA, IA3) and score it.",
+    )
+    parser.add_argument("adapter", type=Path, help="a folder with adapter_config.json")
+    parser.add_argument(
+        "overrides", nargs="*", default=[],
+        help="task=sst2, and model=NAME or model=auto model.path=DIR for another body than the "
+        "one it names",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, help="a new run directory")
+    chosen = parser.parse_intermixed_args(arguments)
+    check_free(chosen.out, "--out")
+    with terminal.working():
+        from adaptkit.import_run import import_adapter
+
+        record = import_adapter(chosen.adapter, chosen.overrides, chosen.out)
+    scores = ", ".join(f"{n} {terminal.decimal(v)}" for n, v in record["scores"].items())
+    print(f"{chosen.adapter} on {record['task']} ({record['split']}): {scores}\n  {chosen.out}")
+    return 0
 
 
 def smoke_(arguments: list[str]) -> int:

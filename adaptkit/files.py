@@ -6,11 +6,12 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.errors import MachineError
+from adaptkit.errors import AdaptError, MachineError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,38 @@ def replacing(path: Path) -> Iterator[Path]:
         # safetensors reports a full disk with an exception of its own.
         if isinstance(error, OSError) or "SafetensorError" in type(error).__name__:
             raise MachineError(f"{path} cannot be written: {error}.") from error
+        raise
+
+
+def check_free(folder: Path, option: str) -> None:
+    """Refuse a place where something lies already.
+
+    Raises:
+        AdaptError: it is a file, or a folder that is not empty.
+    """
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists() or folder.is_symlink():
+        what = "is a folder that is not empty" if folder.is_dir() else "is a file"
+        raise AdaptError(f"{option}={folder}: {what}; nothing was changed. Give a new folder.")
+
+
+@contextlib.contextmanager
+def making_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `folder`; rename it to `folder` once it is complete.
+
+    Raises:
+        MachineError: the disk is full or cannot be written; nothing is left.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, folder)  # an empty folder may be there
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) or "SafetensorError" in type(error).__name__:
+            raise MachineError(f"{folder} cannot be written: {error}.") from error
         raise
 
 

@@ -1,6 +1,6 @@
 """What the bundled models are worth: the figures of adaptkit/models/mini/README.md.
 
-    python scripts/measure_minis.py sst2 --data DIR [--models mini-bert:3 mini-gpt2:1 mini-t5:1]
+    python scripts/measure_minis.py sst2 --data DIR [--models NAME:SEEDS ...] [--settings ...]
     python scripts/measure_minis.py language --data FILE:COLUMN ... --heldout FILE:COLUMN
     python scripts/measure_minis.py text --data DIR
 
@@ -63,7 +63,7 @@ def sst2(args: argparse.Namespace) -> None:
     """Print a row for each model and setting: accuracies pretrained and from random weights."""
     for entry in args.models:
         name, _, seeds = entry.partition(":")
-        for setting in SETTINGS:
+        for setting in args.settings:
             scores: dict[str, list[float]] = {"pretrained": [], "random": []}
             for seed in range(int(seeds or 1)):
                 with tempfile.TemporaryDirectory() as folder:
@@ -258,6 +258,7 @@ def main() -> None:
         one.add_argument("--data", type=Path, required=True, help="folder with sst2/train.parquet")
         one.add_argument("--models", nargs="+", metavar="NAME:SEEDS",
                          default=["mini-bert:3", "mini-gpt2:1", "mini-t5:1"])  # fmt: skip
+        one.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     one = commands.add_parser("language")
     one.add_argument("--data", nargs="+", required=True, metavar="FILE:COLUMN")
     one.add_argument("--heldout", nargs="+", required=True, metavar="FILE:COLUMN")

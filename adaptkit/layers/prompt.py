@@ -77,7 +77,7 @@ class Prompt(nn.Module):
         embeds = inputs.get("inputs_embeds")
         if embeds is None:
             embeds = words(inputs["input_ids"])
-        prompt = self._filled(words, embeds)
+        prompt = self.filled(words, embeds)
         mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
         start = self._place(mask, embeds)
         if mask is not None:
@@ -94,7 +94,7 @@ class Prompt(nn.Module):
             inputs["inputs_embeds"] = spliced(embeds, prompt.to(embeds.dtype), start)
         return (), inputs
 
-    def _filled(self, words: nn.Module, embeds: Tensor) -> Tensor:
+    def filled(self, words: nn.Module, embeds: Tensor) -> Tensor:
         """Return vectors and anchors for every row, [B, P, d]."""
         vectors = self.current()
         vectors = vectors.repeat(len(embeds) // len(vectors), 1, 1)

@@ -11,9 +11,9 @@ Count: all biases of the body; 102,912 for BERT-base, 11 H per layer + embedding
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from adaptkit.adaptation import Adaptation, Context
+from adaptkit.adaptation import Adaptation, Context, nothing
 from adaptkit.errors import AdaptError, invalid, one_of
 from adaptkit.models.anatomy import NORMS, ROLES, biases, expand, family
 
@@ -48,4 +48,5 @@ class BitFit:
                 f"{'' if wanted is None else 'in ' + ', '.join(self.components) + ' '}"
                 "that could learn. Choose another method, for example method=lora."
             )
-        return start.only(lambda name: name in chosen)
+        # What learns are the body's own weights: nothing is left to fold in.
+        return replace(start.only(lambda name: name in chosen), merge=nothing)

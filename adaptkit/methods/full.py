@@ -5,9 +5,9 @@ Count: all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from adaptkit.adaptation import Adaptation, Context
+from adaptkit.adaptation import Adaptation, Context, nothing
 
 
 @dataclass(frozen=True)
@@ -16,4 +16,4 @@ class Full:
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Return `start`, in which everything learns."""
-        return start
+        return replace(start, merge=nothing)  # all of it is in the body's own weights

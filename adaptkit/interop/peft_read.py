@@ -1,0 +1,263 @@
+"""Reading a PEFT adapter: which method of ours computes the same, and its tensors by our names.
+
+LORA (rank-stabilised, DoRA, patterns of ranks and alphas) becomes lora or dora, IA3 becomes ia3. A
+pair beside a fused map becomes one pair per role with the same A. Ours have one rank per role in
+all layers: lower ranks are filled up with zeros, layers without a pair keep one that adds nothing,
+and what is left of a factor goes into B. So the function is the same, the count may be higher.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from adaptkit.adaptation import Adaptation
+from adaptkit.errors import AdaptError, first_line
+from adaptkit.models.anatomy import ROLES, Site, family, sites
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+TYPES = ("LORA", "IA3")
+# Where and how was trained, or how the tensors came about; they say themselves what they are.
+HARMLESS = {
+    "peft_type", "task_type", "base_model_name_or_path", "revision", "auto_mapping",
+    "peft_version", "inference_mode", "target_modules", "exclude_modules", "feedforward_modules",
+    "modules_to_save", "layers_to_transform", "layers_pattern", "init_lora_weights",
+    "init_ia3_weights", "fan_in_fan_out", "lora_dropout", "bias", "r", "lora_alpha",
+    "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "megatron_core",
+    "qalora_group_size", "runtime_config", "loftq_config", "eva_config", "ensure_weight_tying",
+}  # fmt: skip
+# These start from another body than the one they name: its principal part is taken out.
+CHANGED_BODY = ("pissa", "olora", "corda", "loftq", "lora_ga")
+KEY = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector|ia3_l)(?:\.weight)?")
+
+
+@dataclass(frozen=True)
+class PeftFile:
+    """An adapter as it lies on disk."""
+
+    folder: Path
+    config: dict[str, Any]
+    maps: dict[str, dict[str, Tensor]]  # module -> "lora_A" and so on -> tensor
+    others: dict[str, Tensor]  # head and biases, by their names in the task's model
+
+
+def read(folder: Path) -> PeftFile:
+    """Read an adapter.
+
+    Raises:
+        AdaptError: a file is missing or damaged, or the adapter is of a kind that ours are not.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise AdaptError(
+            f"{folder}: is no PEFT adapter, which holds {CONFIG} and {TENSORS} "
+            f"({first_line(error)})."
+        ) from error
+    check(folder, config)
+    maps: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        name = key.removeprefix("base_model.model.")
+        if found := KEY.fullmatch(name):
+            maps.setdefault(found[1], {})[found[2]] = tensor.float()
+        elif "lora_" in name:
+            raise AdaptError(f"{folder}: {key}: adaptkit does not read this kind of tensor.")
+        elif ".modules_to_save." not in name and ".original_module." not in name:
+            # Under those names PEFT saves biases of the head once more.
+            others[name.replace(".base_layer.", ".")] = tensor.float()
+    if not maps:
+        raise AdaptError(f"{folder}: {TENSORS} holds no adapted map.")
+    return PeftFile(folder, config, maps, others)
+
+
+def check(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what ours cannot compute.
+
+    Raises:
+        AdaptError: another kind of adapter, or an option that changes what it computes.
+    """
+    kind = config.get("peft_type") if isinstance(config, Mapping) else None
+    if kind not in TYPES:
+        why = (
+            ": PEFT puts a prompt in front of padding and [CLS], adaptkit does not"
+            if kind in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
+            else ""
+        )
+        raise AdaptError(f"{folder}: peft_type={kind} is not imported{why}. There is: LORA, IA3.")
+    for key, value in sorted(config.items()):
+        if value and key not in HARMLESS:
+            raise AdaptError(f"{folder}: {key}={value}: adaptkit does not compute this.")
+    start = str(config.get("init_lora_weights", "")).lower()
+    if start.startswith(CHANGED_BODY):
+        raise AdaptError(
+            f"{folder}: init_lora_weights={start}: it belongs to a changed body. Save it with "
+            "path_initial_model_for_weight_conversion first."
+        )
+
+
+def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
+    """Return name and options of the method that computes the adapter on `model`.
+
+    Raises:
+        AdaptError: it adapts what this model does not have, or what no role names.
+    """
+    roles = [r for r in ROLES if r in {site.role for site in found_sites(file, model)}]
+    if file.config["peft_type"] == "IA3":
+        return {"name": "ia3", "roles": roles}
+    ranks = {
+        role: max(len(file.maps[s.module]["lora_A"]) for s in all_of(file, model, role))
+        for role in roles
+    }
+    rank, stable = max(ranks.values()), bool(file.config.get("use_rslora"))
+    alpha = float(file.config["lora_alpha"])
+    if file.config.get("use_dora"):  # ours has no rank-stabilised form: alpha makes up for it
+        alpha = alpha * math.sqrt(rank) if stable else alpha
+        return {"name": "dora", "rank": rank, "alpha": alpha, "roles": roles}
+    return {
+        "name": "lora", "rank": rank, "alpha": alpha, "roles": roles,
+        "ranks": {role: r for role, r in ranks.items() if r != rank},
+        "rank_stabilised": stable, "bias": file.config.get("bias", "none"),
+    }  # fmt: skip
+
+
+def all_of(file: PeftFile, model: nn.Module, role: str) -> list[Site]:
+    """Return the maps of a role that the file adapts."""
+    return [site for site in found_sites(file, model) if site.role == role]
+
+
+def found_sites(file: PeftFile, model: nn.Module) -> list[Site]:
+    """Return the adapted maps, of fused ones all roles they serve.
+
+    Raises:
+        AdaptError: a module is not in the model, has another shape, or no role.
+    """
+    known: dict[str, list[Site]] = {}
+    for site in sites(model, ROLES):
+        if not site.parameter:
+            known.setdefault(site.module, []).append(site)
+    modules = dict(model.named_modules())
+    for name, tensors in file.maps.items():
+        if name not in modules:
+            raise AdaptError(
+                f"{file.folder}: adapts {name}, which this {family(model).name} model does not "
+                "have: it was made for another body. Give that one: model=auto model.path=... ."
+            )
+        if name not in known:
+            raise AdaptError(f"{file.folder}: adapts {name}, which no role of adaptkit's names.")
+        _check_shapes(file, name, tensors, known[name])
+    chosen = [site for name in file.maps for site in known[name]]
+    return _scaled_alone(file, chosen) if file.config["peft_type"] == "IA3" else chosen
+
+
+def _check_shapes(
+    file: PeftFile, name: str, tensors: Mapping[str, Tensor], here: list[Site]
+) -> None:
+    fan_in, fan_out = here[0].fan_in, sum(site.fan_out for site in here)
+    shape = (fan_in, fan_out)
+    if file.config["peft_type"] == "IA3":
+        wrong = list(tensors) != ["ia3_l"] or tensors["ia3_l"].shape not in (
+            (fan_out, 1),
+            (1, fan_in),
+        )
+    else:
+        wanted = {"lora_A", "lora_B"}
+        wanted |= {"lora_magnitude_vector"} if file.config.get("use_dora") else set()
+        wrong = set(tensors) != wanted or (
+            (tensors["lora_A"].shape[1], tensors["lora_B"].shape[0]) != shape
+            or len(tensors["lora_A"]) != tensors["lora_B"].shape[1]
+        )
+    if wrong:
+        found = ", ".join(f"{kind} {tuple(t.shape)}" for kind, t in tensors.items())
+        raise AdaptError(
+            f"{file.folder}: {name} maps {fan_in} to {fan_out} numbers in this model, the file "
+            f"holds {found}: it was made for another body."
+        )
+
+
+def _scaled_alone(file: PeftFile, found: list[Site]) -> list[Site]:
+    kept = []
+    for site in found:
+        vector = file.maps[site.module]["ia3_l"]
+        at_input = vector.shape[0] == 1
+        part = vector.flatten() if site.rows is None else vector.flatten()[list(site.rows)]
+        if at_input == (site.role == "down") and site.role in ("key", "value", "down"):
+            kept.append(site)
+        elif site.rows is None or not bool((part == 1).all()):
+            side = "input" if at_input else "output"
+            raise AdaptError(
+                f"{file.folder}: IA3 scales the {side} of {site.module} ({site.role}); adaptkit's "
+                "scales the outputs of key and value and the input of down."
+            )
+    return kept
+
+
+def delta_for(file: PeftFile, adaptation: Adaptation) -> dict[str, Tensor]:
+    """Return the adapter's tensors by the names of `adaptation`, made by `method_for`.
+
+    Raises:
+        AdaptError: the file lacks the head, or holds tensors that have no place.
+    """
+    result = {name: tensor.clone() for name, tensor in adaptation.delta().items()}
+    kind = scale_of if file.config["peft_type"] == "IA3" else pair_of
+    for site in found_sites(file, adaptation.model):
+        result |= kind(file, site, adaptation.model)
+    missing = sorted(n for n in adaptation.head if n not in file.others)
+    if missing:
+        raise AdaptError(
+            f"{file.folder}: holds no {missing[0]}, which is new with the task: PEFT left "
+            f"{len(missing)} tensors of the head as they were drawn, so it cannot be rebuilt. Name "
+            "their modules in modules_to_save when training with PEFT."
+        )
+    for name, tensor in file.others.items():
+        if name not in result or result[name].shape != tensor.shape:
+            raise AdaptError(
+                f"{file.folder}: {name} {tuple(tensor.shape)} has no place in this model: it was "
+                "made for another body or task, or trains what this method does not."
+            )
+        result[name] = tensor
+    return result
+
+
+def pair_of(file: PeftFile, site: Site, model: nn.Module) -> dict[str, Tensor]:
+    """Return A, B and DoRA's magnitude of one role, filled up to our rank and scale."""
+    tensors, update = file.maps[site.module], model.get_submodule(site.module).lora[site.role]
+    rows = slice(None) if site.rows is None else list(site.rows)
+    factor = scale(file.config, site.module, len(tensors["lora_A"])) / update.scale
+    extra = len(update.A) - len(tensors["lora_A"])
+    stem = f"{site.module}.lora.{site.role}"
+    found = {
+        f"{stem}.A": pad(tensors["lora_A"], (0, 0, 0, extra)),
+        f"{stem}.B": pad(tensors["lora_B"][rows] * factor, (0, extra)),
+    }
+    if "lora_magnitude_vector" in tensors:
+        found[f"{stem}.magnitude"] = tensors["lora_magnitude_vector"].flatten()[rows]
+    return found
+
+
+def scale_of(file: PeftFile, site: Site, model: nn.Module) -> dict[str, Tensor]:
+    """Return the vector of one role."""
+    vector = file.maps[site.module]["ia3_l"].flatten()
+    part = vector if site.rows is None else vector[list(site.rows)]
+    return {f"{site.module}.ia3.{site.role}.scale": part}
+
+
+def scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """Return PEFT's factor before B A x of one map."""
+    alpha = config["lora_alpha"]
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = value
+            break
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
