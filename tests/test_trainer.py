@@ -103,7 +103,8 @@ class Spy:
             return note
 
         def finish() -> None:
-            self.seen.append(("finish", None, copied(start), {}))
+            if context.tokenizer is not None:  # the plan finishes as well, on shapes alone
+                self.seen.append(("finish", None, copied(start), {}))
 
         first = start.plus(before_update=hook("before"), after_update=hook("after"), finish=finish)
         return first.plus(before_update=hook("before2"), after_update=hook("after2"))
@@ -163,7 +164,8 @@ def test_finish_has_the_last_word(keep, update, place, tmp_path, monkeypatch):
         def adapt(self, start: Adaptation, context: Any) -> Adaptation:
             @torch.no_grad()
             def finish() -> None:
-                seen.append(copied(start))
+                if context.tokenizer is not None:  # the plan finishes as well, on shapes alone
+                    seen.append(copied(start))
                 start.trainable["classifier.weight"].zero_()
                 start.trainable["classifier.bias"].copy_(torch.tensor([0.0, 1.0]))
 
