@@ -50,6 +50,8 @@ def unexpected(problem: Exception, directory: Path) -> str:
 @contextlib.contextmanager
 def working() -> Iterator[Interface]:
     """Silence the libraries, load them, and give the run its way to speak."""
+    # Threads that wait busily for each other crawl where another process holds one of the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
