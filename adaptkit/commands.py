@@ -153,7 +153,7 @@ def import_(arguments: list[str]) -> int:
     """`adaptkit import PEFT_DIR OVERRIDES --out DIR`."""
     parser = argparse.ArgumentParser(
         prog="adaptkit import",
-        description="Make a run directory of a PEFT adapter (LORA, IA3) and score it.",
+        description="Make a run directory of a PEFT adapter (low-rank or IA3) and score it.",
     )
     parser.add_argument("adapter", type=Path, help="a folder with adapter_config.json")
     parser.add_argument(

@@ -96,7 +96,7 @@ def method_on(file: PeftFile, run: Settings, labels: tuple[str, ...]) -> dict[st
     config = loading.load_config(run.model, run.task.outputs(labels))
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = loading.empty_model(run.model, config, run.task.head).model
-        chosen = method_for(file, model)
+    chosen = method_for(file, model)  # looks at shapes, and at values of the file
     return {**compose([f"method={chosen['name']}"])["method"], **chosen}
 
 

@@ -2,8 +2,9 @@
 
 The Trainer brings the loop, devices, distribution, accumulation, mixed precision, trackers and
 resuming. Added here: the task's loss and the penalties, the hooks around the update, parameter
-groups, batches by length, scores reduced batch by batch, the best weights, and checkpoints that
-hold what learns instead of the whole model. There is no branch on a method's or a task's name.
+groups, batches by length, the best weights, and checkpoints that hold what learns instead of the
+whole model; in scoring.py, scores reduced batch by batch. There is no branch on a method's or a
+task's name.
 """
 
 from __future__ import annotations
@@ -11,29 +12,30 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from adaptkit import resuming
 from adaptkit.adaptation import Adaptation, Step
 from adaptkit.arguments import parameter_groups, training_arguments
-from adaptkit.batching import BucketSampler, Collator, Features, LongestFirst, lengths
+from adaptkit.batching import BucketSampler, Collator, lengths
 from adaptkit.callbacks import Hooks
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.files import to_json, write_text
 from adaptkit.precision import autocast
 from adaptkit.scores import Best, Scored, flat_scores
+from adaptkit.scoring import ScoringTrainer
 
 
-class AdaptTrainer(Trainer):
+class AdaptTrainer(ScoringTrainer):
     """Trains an Adaptation on a task, and scores it."""
 
     def __init__(
@@ -179,50 +181,6 @@ class AdaptTrainer(Trainer):
         if self.kept[0] == update:
             return self.kept[1]
         return {suffix: self.score(rows) for suffix, rows in self.validation.items()}
-
-    def score(self, rows: Any) -> Scored:
-        """Predict and score rows; each batch is reduced to predictions at once."""
-        sampler = LongestFirst(lengths(rows))
-        done: dict[str, list[Tensor]] = {"predictions": [], "labels": []}
-        for batch in self._batches(rows, sampler):
-            found = self.task.reduce(self.logits(batch))
-            gathered = self.accelerator.gather_for_metrics((found, batch["labels"]))
-            for name, tensor in zip(done, gathered, strict=True):
-                done[name].append(tensor.cpu())
-        predictions, labels = (sampler.restore(torch.cat(t).numpy()) for t in done.values())
-        return Scored(predictions, labels, self.task.score(predictions, labels))
-
-    @torch.no_grad()
-    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the logits of one batch in evaluation mode."""
-        self.model.eval()
-        with autocast(self.precision, self.args.device):
-            return self.model(**self._inputs(batch)).logits
-
-    @torch.no_grad()
-    def cache_features(self, rows: Any) -> Features:
-        """Compute what the frozen part makes of every row, once."""
-        self.model.eval()
-        sampler = LongestFirst(lengths(rows))
-        parts = []
-        for batch in self._batches(rows, sampler):
-            with autocast(self.precision, self.args.device):
-                found = self.adaptation.features(self._inputs(batch)).float()
-            parts.append(self.accelerator.gather_for_metrics(found).cpu())
-        features = torch.from_numpy(sampler.restore(torch.cat(parts).numpy()))
-        return Features(features, rows["labels"][:], lengths(rows))
-
-    def _batches(self, rows: Any, sampler: LongestFirst) -> Iterator[dict[str, Tensor]]:
-        loader = self._get_dataloader(
-            rows, "Evaluation", self.args.eval_batch_size, sampler_fn=lambda _: sampler
-        )
-        for batch in loader:
-            yield batch
-            handler = self.callback_handler
-            self.control = handler.on_prediction_step(self.args, self.state, self.control)
-
-    def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self._prepare_inputs({k: v for k, v in batch.items() if k != "labels"})
 
     # ---- best weights ----
 

@@ -30,7 +30,7 @@ ROWS = (
     ("methods", "regularizers", "tasks", "interop"),
     ("config", "compose"),
     ("plan", "checkpoint", "arguments", "scores"),
-    ("record", "resuming", "callbacks"),
+    ("record", "resuming", "callbacks", "scoring"),
     ("trainer",),
     ("prepare",),
     ("run",),

@@ -332,7 +332,7 @@ def test_run_of_a_regression(place: Path, checkpoints) -> None:
     found = record(only_run(place))
     check_record(found)
     assert found["metric"] == "pearson"
-    assert set(found["scores"]) == {"pearson", "spearmanr"}
+    assert set(found["scores"]) == {"pearson", "spearmanr", "loss"}
     assert call("verify", only_run(place)).status == 0
 
 

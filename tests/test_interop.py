@@ -275,7 +275,7 @@ def by_peft(family: str, folder: Path, **options: Any) -> tuple[nn.Module, nn.Mo
     """Save an adapter with random numbers; return PEFT's model and the body without it."""
     body = body_of(family)
     make = peft.IA3Config if "feedforward_modules" in options else peft.LoraConfig
-    config = make(task_type="SEQ_CLS", **options)
+    config = options.pop("make", make)(task_type="SEQ_CLS", **options)
     theirs = peft.get_peft_model(copy.deepcopy(body), config)
     generator = torch.Generator().manual_seed(2)
     for parameter in theirs.parameters():
@@ -297,6 +297,7 @@ def read_back(folder: Path, body: nn.Module) -> Adaptation:
 
 
 LORA = {"r": 4, "lora_alpha": 6}
+VERA = {"make": peft.VeraConfig, "r": 4}
 HEAD = {"t5": ["classification_head"], "bart": ["classification_head"],
         "deberta-v2": ["pooler", "classifier"], "modernbert": ["head", "classifier"],
         "xlnet": ["sequence_summary", "logits_proj"]}  # fmt: skip
@@ -331,6 +332,10 @@ FOREIGN = {
     ),
     "biases": ("bert", {**LORA, "target_modules": ["query"], "bias": "all"}),
     "biases of maps": ("opt", {**LORA, "target_modules": ["q_proj"], "bias": "lora_only"}),
+    "embeddings": ("opt", {**LORA, "target_modules": ["embed_tokens", "q_proj"]}),
+    "vera": ("bert", {**VERA, "target_modules": ["query", "value"]}),
+    "vera of several shapes": ("llama", {**VERA, "target_modules": ["q_proj", "v_proj"]}),
+    "vera of fused": ("gpt2", {**VERA, "target_modules": ["c_attn"], "fan_in_fan_out": True}),
     "ia3": ("t5", {"target_modules": ["k", "v", "wo"], "feedforward_modules": ["wo"]}),
     "llama ia3": (
         "llama",
@@ -348,9 +353,64 @@ def test_read_from_peft(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(mine, logits(theirs, batch), **TOLERANCE)
 
 
+def test_read_adalora(tmp_path: Path) -> None:
+    body, batch = body_of("roberta"), batch_of("roberta")
+    config = peft.AdaLoraConfig(
+        task_type="SEQ_CLS", init_r=4, target_r=1, tinit=1, tfinal=1, deltaT=1, total_step=5,
+        lora_alpha=6, target_modules=["query", "value", "intermediate.dense"],
+    )  # fmt: skip
+    theirs = peft.get_peft_model(copy.deepcopy(body), config)
+    optimizer = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], 2.0)
+    for step in range(5):
+        optimizer.zero_grad()
+        theirs(**batch, labels=torch.tensor([0, 1] * 9)[: len(batch["input_ids"])]).loss.backward()
+        optimizer.step()
+        theirs.base_model.update_and_allocate(step)
+    theirs.save_pretrained(tmp_path)
+    ranks = {len(t) for n, t in load_file(tmp_path / "adapter_model.safetensors").items()
+             if "lora_A" in n}  # fmt: skip
+    assert len(ranks) > 1  # it did prune
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(body), tmp_path).eval()
+    adaptation = read_back(tmp_path, fresh_head(copy.deepcopy(body)))
+    mine = logits(adaptation.model, batch)
+    torch.testing.assert_close(mine, logits(loaded, batch), **TOLERANCE)
+    assert not torch.allclose(mine, logits(body, batch), atol=1e-3)
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    _, body = by_peft("bert", tmp_path / "a", **VERA, target_modules=["query"],
+                      save_projection=False)  # fmt: skip
+    with pytest.raises(AdaptError, match="Save it with save_projection=True"):
+        read_back(tmp_path / "a", body)
+    _, body = by_peft("bart", tmp_path / "b", **LORA, target_modules=["encoder.embed_tokens"])
+    with pytest.raises(AdaptError, match="share a table in this model, but the file does not"):
+        read_back(tmp_path / "b", body)
+    _, body = by_peft("bert", tmp_path / "c", **LORA, target_modules=["position_embeddings"])
+    with pytest.raises(AdaptError, match="position_embeddings, which no role"):
+        read_back(tmp_path / "c", body)
+    _, body = by_peft("bert", tmp_path / "d", **LORA, use_dora=True,
+                      target_modules=["word_embeddings"])  # fmt: skip
+    with pytest.raises(AdaptError, match="no DoRA of embeddings"):
+        read_back(tmp_path / "d", body)
+
+
 @pytest.mark.parametrize("family", ("bert", "gpt2", "gpt_neox", "bart"))
-@pytest.mark.parametrize("method", (LoRA(4, 6.0), DoRA(3, 6.0), IA3()), ids=("lora", "dora", "ia3"))
+@pytest.mark.parametrize(
+    "method",
+    (LoRA(4, 6.0), DoRA(3, 6.0), VeRA(4), IA3(), AdaLoRA(4, 2)),
+    ids=("lora", "dora", "vera", "ia3", "adalora"),
+)
 def test_there_and_back(method: Any, family: str, tmp_path: Path) -> None:
+    adaptation, batch = adapted(body_of(family), method), batch_of(family)
+    mine = logits(adaptation.model, batch)
+    written(adaptation, tmp_path / "a")
+    again = read_back(tmp_path / "a", fresh_head(body_of(family)))
+    torch.testing.assert_close(logits(again.model, batch), mine, **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", ("bert", "bart", "t5", "llama"))
+def test_embeddings_there_and_back(family: str, tmp_path: Path) -> None:
+    method = LoRA(4, 6.0, roles=("embeddings", "value"))
     adaptation, batch = adapted(body_of(family), method), batch_of(family)
     mine = logits(adaptation.model, batch)
     written(adaptation, tmp_path / "a")
@@ -368,7 +428,7 @@ def edited(folder: Path, **changes: Any) -> Path:
     ("changes", "message"),
     (
         ({"peft_type": "PREFIX_TUNING"}, "peft_type=PREFIX_TUNING is not imported: PEFT puts"),
-        ({"peft_type": "OFT"}, "peft_type=OFT is not imported. There is: LORA, IA3"),
+        ({"peft_type": "OFT"}, "peft_type=OFT is not imported. There is: LORA, ADALORA, VERA, IA3"),
         ({"peft_type": None}, "peft_type=None"),
         ({"use_qalora": True}, "use_qalora=True: adaptkit does not compute this"),
         ({"lora_bias": True}, "lora_bias=True"),

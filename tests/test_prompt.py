@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from adaptkit import compose, config, plan
 from adaptkit.adaptation import Adaptation, Context
+from adaptkit.checkpoint import load_run
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.layers.prompt import PromptEncoder, spliced, vote
 from adaptkit.methods.chain import Chain
@@ -22,6 +23,7 @@ from adaptkit.methods.lora import LoRA
 from adaptkit.methods.prompt import PromptTuning
 from adaptkit.methods.ptuning import PTuning
 from adaptkit.models.loading import align, head_names
+from adaptkit.prepare import encode, restored
 
 P = 5
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -435,6 +437,40 @@ def test_an_ensemble_runs_and_reloads(checkpoints: Any, tmp_path: Path) -> None:
     settings = configure(tmp_path / "run", checkpoints["gpt2"], data, "method=prompt", **changes)
     record, _ = carry_out(settings)
     assert record["params"]["body_trainable"] == 3 * 4 * 32
+    # The same from the saved file: one prompt after the other, without the ensemble's code.
+    prepared = restored(load_run(tmp_path / "run"), ("negative", "positive"))
+    model = prepared.adaptation.model.eval()
+    splits = settings.task.load(settings.data, settings.seed, train=False)
+    rows = encode(settings, prepared, splits.validation[""])
+    labels = torch.tensor(rows["labels"][:])
+    single = classifier_with_body_of(model)
+    texts = [torch.tensor([row["input_ids"]]) for row in rows]
+    prompts = model.prompt.vectors.detach()
+    answers = torch.stack([torch.cat([single(p, text) for text in texts]) for p in prompts], 1)
+    right = answers.argmax(-1) == labels[:, None]
+    scores = record["scores"]
+    assert scores["accuracy"] == pytest.approx((right.sum(1) >= 2).float().mean().item())
+    assert scores["accuracy_single"] == pytest.approx(right.float().mean().item())
+    of_mean = (answers.mean(1).argmax(-1) == labels).float().mean().item()
+    assert scores["accuracy_mean_logits"] == pytest.approx(of_mean)
+    loss = cross_entropy(answers.flatten(0, 1), labels.repeat_interleave(3))
+    assert scores["loss"] == pytest.approx(loss.item(), 1e-4)
+
+
+def classifier_with_body_of(model: nn.Module) -> Any:
+    """A function from one prompt [P, d] and a text to logits, by plain input embeddings."""
+    body = copy.deepcopy(model)
+    body._forward_pre_hooks.clear()  # those of the ensemble
+    body._forward_hooks.clear()
+    body.transformer._forward_pre_hooks.clear()  # those of the prompt
+    body.transformer._forward_hooks.clear()
+
+    def answer(vectors: Tensor, ids: Tensor) -> Tensor:
+        embeds = torch.cat([vectors[None], body.transformer.wte(ids)], 1)
+        with torch.no_grad():
+            return body.score(body.transformer(inputs_embeds=embeds)[0][:, -1])
+
+    return answer
 
 
 # ---- P-tuning ----

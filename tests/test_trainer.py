@@ -386,16 +386,18 @@ def test_scores_do_not_depend_on_the_batch_size(size, place, tmp_path):
     trainer, prepared = assembled(place.settings(tmp_path, **{"trainer.eval_batch_size": size}))
     found = trainer.score(trainer.validation[""])
     prepared.adaptation.model.eval()
-    expected = []
+    expected, losses = [], []
     for row in trainer.validation[""]:
         with torch.no_grad():
             ids = torch.tensor([row["input_ids"]])
-            expected.append(int(prepared.adaptation.model(input_ids=ids).logits.argmax()))
+            logits = prepared.adaptation.model(input_ids=ids).logits[0]
+        expected.append(int(logits.argmax()))
+        losses.append(float(-logits.log_softmax(0)[row["labels"]]))
     labels = trainer.validation[""]["labels"][:]
     assert found.predictions.tolist() == expected
     assert found.labels.tolist() == labels
     right = sum(a == b for a, b in zip(expected, labels, strict=True))
-    assert found.scores == {"accuracy": right / 20}
+    assert found.scores == {"accuracy": right / 20, "loss": pytest.approx(sum(losses) / 20, 1e-5)}
 
 
 def test_evaluation_holds_one_batch_of_logits(place, tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
 """Reading a PEFT adapter: which method of ours computes the same, and its tensors by our names.
 
-LORA (rank-stabilised, DoRA, patterns of ranks and alphas) becomes lora or dora, IA3 becomes ia3. A
-pair beside a fused map becomes one pair per role with the same A. Ours have one rank per role in
-all layers: lower ranks are filled up with zeros, layers without a pair keep one that adds nothing,
-and what is left of a factor goes into B. So the function is the same, the count may be higher.
+LORA (rank-stabilised, DoRA, patterns of ranks and alphas, embeddings) becomes lora or dora, ADALORA
+and VERA become lora, IA3 becomes ia3. A pair beside a fused map becomes one pair per role with the
+same A. Ours have one rank per role in all layers: lower ranks are filled up with zeros, layers
+without a pair keep one that adds nothing, and what is left of a factor goes into B. So the function
+is the same, the count may be higher.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor, equal, nn
 from torch.nn.functional import pad
 
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError, first_line
-from adaptkit.models.anatomy import ROLES, Site, family, sites
+from adaptkit.interop.peft_pairs import as_pairs
+from adaptkit.models.anatomy import ROLES, Site, family, sites, word_embeddings
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-TYPES = ("LORA", "IA3")
+TYPES = ("LORA", "ADALORA", "VERA", "IA3")
 # Where and how was trained, or how the tensors came about; they say themselves what they are.
 HARMLESS = {
     "peft_type", "task_type", "base_model_name_or_path", "revision", "auto_mapping",
@@ -35,10 +37,15 @@ HARMLESS = {
     "init_ia3_weights", "fan_in_fan_out", "lora_dropout", "bias", "r", "lora_alpha",
     "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "megatron_core",
     "qalora_group_size", "runtime_config", "loftq_config", "eva_config", "ensure_weight_tying",
+    "target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight",
+    "total_step", "vera_dropout", "d_initial", "projection_prng_key", "save_projection",
+    "init_weights",
 }  # fmt: skip
 # These start from another body than the one they name: its principal part is taken out.
 CHANGED_BODY = ("pissa", "olora", "corda", "loftq", "lora_ga")
-KEY = re.compile(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector|ia3_l)(?:\.weight)?")
+KEY = re.compile(
+    r"(.+)\.(lora_(?:embedding_)?[AB]|lora_E|lora_magnitude_vector|vera_lambda_[bd]|ia3_l)(?:\.weight)?"
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def read(folder: Path) -> PeftFile:
     for key, tensor in tensors.items():
         name = key.removeprefix("base_model.model.")
         if found := KEY.fullmatch(name):
-            maps.setdefault(found[1], {})[found[2]] = tensor.float()
+            maps.setdefault(found[1], {})[found[2].replace("embedding_", "")] = tensor.float()
         elif "lora_" in name:
             raise AdaptError(f"{folder}: {key}: adaptkit does not read this kind of tensor.")
         elif ".modules_to_save." not in name and ".original_module." not in name:
@@ -79,6 +86,7 @@ def read(folder: Path) -> PeftFile:
             others[name.replace(".base_layer.", ".")] = tensor.float()
     if not maps:
         raise AdaptError(f"{folder}: {TENSORS} holds no adapted map.")
+    config, maps = as_pairs(folder, config, maps, others)
     return PeftFile(folder, config, maps, others)
 
 
@@ -95,7 +103,8 @@ def check(folder: Path, config: Mapping[str, Any]) -> None:
             if kind in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
             else ""
         )
-        raise AdaptError(f"{folder}: peft_type={kind} is not imported{why}. There is: LORA, IA3.")
+        known = ", ".join(TYPES)
+        raise AdaptError(f"{folder}: peft_type={kind} is not imported{why}. There is: {known}.")
     for key, value in sorted(config.items()):
         if value and key not in HARMLESS:
             raise AdaptError(f"{folder}: {key}={value}: adaptkit does not compute this.")
@@ -113,7 +122,8 @@ def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
     Raises:
         AdaptError: it adapts what this model does not have, or what no role names.
     """
-    roles = [r for r in ROLES if r in {site.role for site in found_sites(file, model)}]
+    there = {site.role for site in found_sites(file, model)}
+    roles = [role for role in (*ROLES, "embeddings") if role in there]
     if file.config["peft_type"] == "IA3":
         return {"name": "ia3", "roles": roles}
     ranks = {
@@ -122,7 +132,10 @@ def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
     }
     rank, stable = max(ranks.values()), bool(file.config.get("use_rslora"))
     alpha = float(file.config["lora_alpha"])
-    if file.config.get("use_dora"):  # ours has no rank-stabilised form: alpha makes up for it
+    if file.config.get("use_dora"):
+        if "embeddings" in roles:
+            raise AdaptError(f"{file.folder}: use_dora=True: adaptkit has no DoRA of embeddings.")
+        # ours has no rank-stabilised form: alpha makes up for it
         alpha = alpha * math.sqrt(rank) if stable else alpha
         return {"name": "dora", "rank": rank, "alpha": alpha, "roles": roles}
     return {
@@ -148,7 +161,11 @@ def found_sites(file: PeftFile, model: nn.Module) -> list[Site]:
         if not site.parameter:
             known.setdefault(site.module, []).append(site)
     modules = dict(model.named_modules())
-    for name, tensors in file.maps.items():
+    tables = _tables(file, model)
+    if tables:
+        known[tables[0]] = [word_embeddings(model)]
+    names = [name for name in file.maps if name not in tables[1:]]  # one for all that share it
+    for name in names:
         if name not in modules:
             raise AdaptError(
                 f"{file.folder}: adapts {name}, which this {family(model).name} model does not "
@@ -156,16 +173,30 @@ def found_sites(file: PeftFile, model: nn.Module) -> list[Site]:
             )
         if name not in known:
             raise AdaptError(f"{file.folder}: adapts {name}, which no role of adaptkit's names.")
-        _check_shapes(file, name, tensors, known[name])
-    chosen = [site for name in file.maps for site in known[name]]
+        _check_shapes(file, name, known[name])
+    chosen = [site for name in names for site in known[name]]
     return _scaled_alone(file, chosen) if file.config["peft_type"] == "IA3" else chosen
 
 
-def _check_shapes(
-    file: PeftFile, name: str, tensors: Mapping[str, Tensor], here: list[Site]
-) -> None:
-    fan_in, fan_out = here[0].fan_in, sum(site.fan_out for site in here)
-    shape = (fan_in, fan_out)
+def _tables(file: PeftFile, model: nn.Module) -> list[str]:
+    """Return the modules that share the table of words, if the file adapts it."""
+    table = model.get_input_embeddings().weight
+    shared = [n for n, module in model.named_modules() if getattr(module, "weight", 0) is table]
+    adapted = [file.maps[name] for name in shared if name in file.maps]
+    if not adapted:
+        return []
+    alike = all(all(map(equal, adapted[0].values(), other.values())) for other in adapted)
+    if len(adapted) < len(shared) or not alike:
+        raise AdaptError(
+            f"{file.folder}: {', '.join(shared)} share a table in this model, but the file does "
+            "not adapt all of them alike."
+        )
+    return shared
+
+
+def _check_shapes(file: PeftFile, name: str, here: list[Site]) -> None:
+    tensors, fan_in = file.maps[name], here[0].fan_in
+    fan_out = sum(site.fan_out for site in here)
     if file.config["peft_type"] == "IA3":
         wrong = list(tensors) != ["ia3_l"] or tensors["ia3_l"].shape not in (
             (fan_out, 1),
@@ -174,10 +205,12 @@ def _check_shapes(
     else:
         wanted = {"lora_A", "lora_B"}
         wanted |= {"lora_magnitude_vector"} if file.config.get("use_dora") else set()
-        wrong = set(tensors) != wanted or (
-            (tensors["lora_A"].shape[1], tensors["lora_B"].shape[0]) != shape
-            or len(tensors["lora_A"]) != tensors["lora_B"].shape[1]
-        )
+        wrong = set(tensors) != wanted
+        if not wrong:
+            (rank, wide), up = tensors["lora_A"].shape, tuple(tensors["lora_B"].shape)
+            if file.config["peft_type"] == "VERA":  # one A for all maps, as wide as the widest
+                wide = min(wide, fan_in)
+            wrong = wide != fan_in or up != (fan_out, rank)
     if wrong:
         found = ", ".join(f"{kind} {tuple(t.shape)}" for kind, t in tensors.items())
         raise AdaptError(
@@ -209,6 +242,7 @@ def delta_for(file: PeftFile, adaptation: Adaptation) -> dict[str, Tensor]:
     Raises:
         AdaptError: the file lacks the head, or holds tensors that have no place.
     """
+    body = dict(adaptation.model.named_parameters())
     result = {name: tensor.clone() for name, tensor in adaptation.delta().items()}
     kind = scale_of if file.config["peft_type"] == "IA3" else pair_of
     for site in found_sites(file, adaptation.model):
@@ -221,6 +255,8 @@ def delta_for(file: PeftFile, adaptation: Adaptation) -> dict[str, Tensor]:
             "their modules in modules_to_save when training with PEFT."
         )
     for name, tensor in file.others.items():
+        if name not in result and name in body and equal(body[name].float().cpu(), tensor):
+            continue  # PEFT saves a table of words whole when there is an adapter beside it
         if name not in result or result[name].shape != tensor.shape:
             raise AdaptError(
                 f"{file.folder}: {name} {tuple(tensor.shape)} has no place in this model: it was "
@@ -238,7 +274,7 @@ def pair_of(file: PeftFile, site: Site, model: nn.Module) -> dict[str, Tensor]:
     extra = len(update.A) - len(tensors["lora_A"])
     stem = f"{site.module}.lora.{site.role}"
     found = {
-        f"{stem}.A": pad(tensors["lora_A"], (0, 0, 0, extra)),
+        f"{stem}.A": pad(tensors["lora_A"][:, : site.fan_in], (0, 0, 0, extra)),
         f"{stem}.B": pad(tensors["lora_B"][rows] * factor, (0, extra)),
     }
     if "lora_magnitude_vector" in tensors:

@@ -213,7 +213,7 @@ def ensemble(model: nn.Module, prompts: int) -> None:
     """Let `model` answer every row once per prompt, in one forward pass.
 
     In training the logits are those of all answers, [B N, C], each row's N in a row; in evaluation
-    they are combined by `vote`, [B, C].
+    they are combined by `vote`, [B, C], and the output keeps the `answers` [B, N, C] beside them.
     """
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -225,7 +225,8 @@ def ensemble(model: nn.Module, prompts: int) -> None:
 
     def after(module: nn.Module, args: tuple, output: Any) -> Any:
         if not module.training:
-            output["logits"] = vote(output["logits"].unflatten(0, (-1, prompts)))
+            output["answers"] = output["logits"].unflatten(0, (-1, prompts))
+            output["logits"] = vote(output["answers"])
         return output
 
     model.register_forward_pre_hook(before, with_kwargs=True)
