@@ -99,8 +99,8 @@ def eval_(arguments: list[str]) -> int:
     if chosen.json:
         print(json.dumps(record, indent=2))
     else:
-        scores = ", ".join(f"{n} {terminal.decimal(v)}" for n, v in record["scores"].items())
         rows = record["data"]["rows"]
+        scores = terminal.scores(record)
         print(f"{chosen.run} on {record['task']} ({record['split']}, {rows} rows): {scores}")
         print(f"  {record['directory']}")
     return 0
@@ -168,7 +168,7 @@ def import_(arguments: list[str]) -> int:
         from adaptkit.import_run import import_adapter
 
         record = import_adapter(chosen.adapter, chosen.overrides, chosen.out)
-    scores = ", ".join(f"{n} {terminal.decimal(v)}" for n, v in record["scores"].items())
+    scores = terminal.scores(record)
     print(f"{chosen.adapter} on {record['task']} ({record['split']}): {scores}\n  {chosen.out}")
     return 0
 

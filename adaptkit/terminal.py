@@ -117,6 +117,11 @@ def decimal(score: float | None) -> str:
     return "undefined" if score is None or score != score else f"{score:.4f}"
 
 
+def scores(record: dict[str, Any]) -> str:
+    """Return all scores of a record as words."""
+    return ", ".join(f"{name} {decimal(value)}" for name, value in record["scores"].items())
+
+
 def size(count: float) -> str:
     """Return a number of bytes in a unit a person reads."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -96,6 +96,18 @@ def matrix(
     return sigma * math.sqrt(2) * torch.erfinv(even * math.erf(math.sqrt(2)))
 
 
+def drawn(
+    shape: tuple[int, int], activation: str, start: str, sigma: float,
+    generator: torch.Generator, device: torch.device,
+) -> Bottleneck:  # fmt: skip
+    """Return a bottleneck of `shape` (d, m) whose two maps are drawn alike, biases zero."""
+    down, up = (
+        Affine(matrix(fan_in, fan_out, start, generator, sigma).to(device))
+        for fan_in, fan_out in (shape, shape[::-1])
+    )
+    return Bottleneck(down, up, activation)
+
+
 def hang_after(name: str, module: nn.Module, adapter: nn.Module) -> None:
     """Let `module` give y + b(y) for its output y (the first one, where it gives several).
 

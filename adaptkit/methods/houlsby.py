@@ -42,15 +42,12 @@ class Houlsby:
         Raises:
             AdaptError: a method before this one has hung adapters there.
         """
-        from adaptkit.layers.bottleneck import SERIAL, Affine, Bottleneck, hang_after, matrix
+        from adaptkit.layers.bottleneck import SERIAL, drawn, hang_after
 
         model, d = start.model, width(start.model)
         device = next(model.parameters()).device
         for name, module in points(model, ("after_attention", "after_ffn")):
-            down, up = (
-                Affine(matrix(*shape, "truncated_normal", context.generator, SIGMA).to(device))
-                for shape in ((d, self.size), (self.size, d))
-            )
-            hang_after(name, module, Bottleneck(down, up, "gelu"))
+            how = "gelu", "truncated_normal", SIGMA, context.generator, device
+            hang_after(name, module, drawn((d, self.size), *how))
         learning = norms(model)
         return start.only(lambda name: f".{SERIAL}." in name or name in learning)

@@ -48,10 +48,6 @@ class Pfeiffer:
         inside = post_norm(model)
         hang = bottleneck.hang_inside if inside else bottleneck.hang_after
         for name, module in points(model, ("ffn_norm" if inside else "after_ffn",)):
-            down, up = (
-                bottleneck.matrix(*shape, "normal", context.generator, SIGMA).to(device)
-                for shape in ((d, self.size), (self.size, d))
-            )
-            maps = bottleneck.Affine(down), bottleneck.Affine(up)
-            hang(name, module, bottleneck.Bottleneck(*maps, "relu"))
+            how = "relu", "normal", SIGMA, context.generator, device
+            hang(name, module, bottleneck.drawn((d, self.size), *how))
         return start.only(lambda name: f".{bottleneck.SERIAL}." in name)
