@@ -56,8 +56,9 @@ def verify(directory: Path) -> str:
         )
     recorded, scores = saved.result["scores"], flat_scores(scored)
     for name, value in recorded.items():
-        before_score = np.nan if value is None else value
-        if not np.isclose(before_score, scores[name], rtol=1e-3, atol=1e-5, equal_nan=True):
+        before_score = np.nan if value is None else value  # not finite: recorded as null
+        after_score = scores[name] if np.isfinite(scores[name]) else np.nan
+        if not np.isclose(before_score, after_score, rtol=1e-3, atol=1e-5, equal_nan=True):
             return f"{name} is {scores[name]}, but {value} was recorded"
     return ""
 

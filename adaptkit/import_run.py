@@ -18,7 +18,8 @@ from adaptkit.config import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.evaluate_run import score
 from adaptkit.files import check_free, finite, making_folder, write_json, write_lines
-from adaptkit.interop.peft_read import PeftFile, delta_for, method_for, read
+from adaptkit.interop.peft_file import PeftFile, read
+from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.models import loading
 from adaptkit.plan import params
 from adaptkit.prepare import Prepared, prepare

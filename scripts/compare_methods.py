@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python scripts/compare_methods.py --model DIR --data DIR --out DIR [ENTRY ...]
 
 An entry is METHOD, METHOD@RATE or METHOD@RATE:SEEDS, for example `lora@2e-3:3`; without a rate the
-method's own file says it. Each run is `adaptkit train` in a process of its own, under `--out`; a
-finished one is not repeated. Seconds and peak memory are those of the first seed.
+method's own file says it. The accuracy is that of the better epoch on the validation rows. Each run
+is `adaptkit train` in a process of its own, under `--out`; a finished one is not repeated. Seconds
+and peak memory are those of the first seed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from adaptkit.compose import compose, options
 
-ENTRY = re.compile(r"(?P<method>\w+)(@(?P<rate>[\d.e-]+))?(:(?P<seeds>\d+))?")
+ENTRY = re.compile(r"(?P<method>\w+)(@(?P<rate>[\d.e-]+))?(:(?P<seeds>[1-9]\d*))?")
 
 
 def run(method: str, rate: str | None, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -28,7 +29,8 @@ def run(method: str, rate: str | None, seed: int, args: argparse.Namespace) -> d
     folder = args.out / f"{method}-{rate or 'own'}-{seed}"
     command = [
         sys.executable, "-m", "adaptkit", "train", f"method={method}", "task=sst2", "model=auto",
-        f"model.path={args.model}", f"data.root={args.data}", f"data.train_rows={args.rows}",
+        f"model.path={args.model}", f"data.root={args.data}", "data.source=local",
+        f"data.train_rows={args.rows}",
         f"trainer.epochs={args.epochs}", f"seed={seed}", f"output_dir={folder}",
         *([f"optimizer.lr={rate}"] if rate else []),
     ]  # fmt: skip

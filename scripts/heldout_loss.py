@@ -21,23 +21,32 @@ from adaptkit.errors import AdaptError
 from adaptkit.prepare import encode, prepare, total_updates, trainer_of
 
 
+class Refused(Exception):
+    """A pair that makes no sense, with the reason."""
+
+
 def losses(model: str, method: str, args: argparse.Namespace, folder: str) -> tuple[float, float]:
     """Return the held-out loss before and after training.
 
     Raises:
-        AdaptError: the method refuses the model.
+        Refused: the method refuses the model.
     """
     known = model in options("model")
     plain = compose([
         f"model={model}" if known else "model=auto", *([] if known else [f"model.path={model}"]),
-        f"method={method}", "task=sst2", f"data.root={args.data}", f"data.train_rows={args.rows}",
+        f"method={method}", "task=sst2", f"data.root={args.data}", "data.source=local",
+        f"data.train_rows={args.rows}",
         f"data.eval_rows={args.eval_rows}", f"trainer.epochs={args.epochs}", "trainer.keep=last",
         "trainer.precision=fp32", f"output_dir={folder}",
     ])  # fmt: skip
     plain["optimizer"]["lr"] *= args.factor
     run = settings(plain)
     splits = run.task.load(run.data, run.seed)
-    prepared = prepare(run, splits.labels, total_updates(run, len(splits.train)), restoring=False)
+    updates = total_updates(run, len(splits.train))
+    try:
+        prepared = prepare(run, splits.labels, updates, restoring=False)
+    except AdaptError as error:
+        raise Refused(str(error)) from error
     held_out = encode(run, prepared, splits.validation[""])
     train = encode(run, prepared, splits.train)
     trainer = trainer_of(prepared, run, train, {"": held_out})
@@ -58,12 +67,13 @@ def table(args: argparse.Namespace) -> bool:
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     before, after = losses(model, method, args, f"{folder}/run")
-                except AdaptError as refusal:
+                except Refused as refusal:
                     cells.append("refused")
                     refusals.append(f"{method}, {Path(model).name}: {refusal}")
                     continue
-            worse += after >= before
-            cells.append(f"{before:.3f} → {after:.3f}" + " (not lower)" * (after >= before))
+            bad = not after < before  # also where it is no number
+            worse += bad
+            cells.append(f"{before:.3f} → {after:.3f}" + " (not lower)" * bad)
         print(f"| `{method}` | " + " | ".join(cells) + " |", flush=True)
     print("\n" + "\n".join(refusals))
     return not worse

@@ -24,7 +24,8 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config import build
 from adaptkit.errors import AdaptError
 from adaptkit.export_run import save_form
-from adaptkit.interop.peft_read import delta_for, method_for, read
+from adaptkit.interop.peft_file import read
+from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.interop.peft_write import modules_to_save, peft_form
 from adaptkit.methods import METHODS
 from adaptkit.methods.adalora import AdaLoRA
@@ -335,6 +336,8 @@ FOREIGN = {
     "embeddings": ("opt", {**LORA, "target_modules": ["embed_tokens", "q_proj"]}),
     "vera": ("bert", {**VERA, "target_modules": ["query", "value"]}),
     "vera of several shapes": ("llama", {**VERA, "target_modules": ["q_proj", "v_proj"]}),
+    "vera of high rank": ("bert", {**VERA, "r": 64, "target_modules": ["query", "value"]}),
+    "vera with biases": ("bert", {**VERA, "bias": "vera_only", "target_modules": ["query"]}),
     "vera of fused": ("gpt2", {**VERA, "target_modules": ["c_attn"], "fan_in_fan_out": True}),
     "ia3": ("t5", {"target_modules": ["k", "v", "wo"], "feedforward_modules": ["wo"]}),
     "llama ia3": (
@@ -351,6 +354,38 @@ def test_read_from_peft(name: str, tmp_path: Path) -> None:
     adaptation, batch = read_back(tmp_path, copy.deepcopy(body)), batch_of(family)
     mine = logits(adaptation.model, batch)
     torch.testing.assert_close(mine, logits(theirs, batch), **TOLERANCE)
+
+
+@torch.no_grad()
+def adalora_of(body: nn.Module, folder: Path, keep: int = 6, **options: Any) -> None:
+    """Save PEFT's AdaLoRA with random numbers, the first `keep` of six triplets kept."""
+    options = {"init_r": 6, "target_r": 2, "total_step": 9, "lora_alpha": 8,
+               "target_modules": ["query", "value"], **options}  # fmt: skip
+    theirs = peft.get_peft_model(copy.deepcopy(body), peft.AdaLoraConfig("SEQ_CLS", **options))
+    generator = torch.Generator().manual_seed(2)
+    for parameter in theirs.parameters():
+        if parameter.requires_grad:
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    if keep < 6:
+        names = [n for n, _ in theirs.named_parameters() if "lora_E" in n]
+        pattern = {n.removeprefix("base_model.model.").removesuffix(".default"):
+                   [i < keep for i in range(6)] for n in names}  # fmt: skip
+        theirs.peft_config["default"].rank_pattern = pattern
+    theirs.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "options",
+    ({}, {"keep": 2}, {"keep": 0}, {"lora_alpha": 0}, {"lora_alpha": -3, "keep": 2},
+     {"alpha_pattern": {"query": 2}}, {"bias": "lora_only", "keep": 0}),
+    ids=str,
+)  # fmt: skip
+def test_read_adalora_of_all_kinds(options: dict[str, Any], tmp_path: Path) -> None:
+    body, batch = body_of("roberta"), batch_of("roberta")
+    adalora_of(body, tmp_path, **options)
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(body), tmp_path).eval()
+    mine = logits(read_back(tmp_path, fresh_head(copy.deepcopy(body))).model, batch)
+    torch.testing.assert_close(mine, logits(loaded, batch), **TOLERANCE)
 
 
 def test_read_adalora(tmp_path: Path) -> None:
@@ -377,11 +412,30 @@ def test_read_adalora(tmp_path: Path) -> None:
     assert not torch.allclose(mine, logits(body, batch), atol=1e-3)
 
 
+def damaged(folder: Path, part: str, change: Callable[[Tensor], Tensor]) -> None:
+    """Change the first tensor of the file whose name holds `part`."""
+    place = folder / "adapter_model.safetensors"
+    tensors = load_file(place)
+    name = next(n for n in tensors if part in n)
+    save_file({**tensors, name: change(tensors[name]).contiguous()}, place)
+
+
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     _, body = by_peft("bert", tmp_path / "a", **VERA, target_modules=["query"],
                       save_projection=False)  # fmt: skip
     with pytest.raises(AdaptError, match="Save it with save_projection=True"):
         read_back(tmp_path / "a", body)
+    broken = {"lora_E": r"tensors of .*query do not fit each other \(6, 6, 5\)"}
+    for part, message in broken.items():
+        body = body_of("bert")
+        adalora_of(body, tmp_path / part)
+        damaged(tmp_path / part, part, lambda tensor: tensor[:5])
+        with pytest.raises(AdaptError, match=message):
+            read_back(tmp_path / part, body)
+    _, body = by_peft("bert", tmp_path / "nan", **LORA, target_modules=["query"])
+    damaged(tmp_path / "nan", "lora_A", lambda tensor: tensor * float("nan"))
+    with pytest.raises(AdaptError, match=r"lora_A\.weight holds numbers that are not finite"):
+        read_back(tmp_path / "nan", body)
     _, body = by_peft("bart", tmp_path / "b", **LORA, target_modules=["encoder.embed_tokens"])
     with pytest.raises(AdaptError, match="share a table in this model, but the file does not"):
         read_back(tmp_path / "b", body)

@@ -354,6 +354,15 @@ def test_longest_input_fits_the_model(name):
     assert family_of(config.model_type).positions(config) == 128
 
 
+def test_only_scores_of_which_more_is_better_choose_the_best():
+    assert classify().best == "accuracy"
+    assert classify(metric="accuracy_and_f1").best == "f1"
+    assert classify(metric="accuracy_and_f1", best="accuracy").best == "accuracy"
+    for name in ("loss", "acuracy"):
+        with pytest.raises(ConfigError, match=r"task\.best"):
+            classify(best=name)
+
+
 # ---- losses and predictions ----
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, eye
 
 from adaptkit.errors import AdaptError
 
@@ -30,11 +30,11 @@ def as_pairs(
     """
     kind = config["peft_type"]
     if kind == "ADALORA":
-        start = config["init_r"] + SMALL
-        made = {name: _triplets(folder, name, parts, start) for name, parts in maps.items()}
-        # The pattern says which triplets were kept; the tensors hold these alone.
-        kept = {name: parts for name, parts in made.items() if len(parts["lora_A"])}
-        return {**config, "rank_pattern": {}, "use_rslora": False, "use_dora": False}, kept
+        alpha, start = config["lora_alpha"], config["init_r"] + SMALL
+        made = {name: _triplets(folder, name, parts, alpha, start) for name, parts in maps.items()}
+        # The tensors hold the kept triplets alone, and PEFT's AdaLoRA looks at no other option.
+        plain = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "use_dora": False}
+        return {**config, **plain, "lora_alpha": alpha if alpha > 0 else 1}, made
     if kind == "VERA":
         low, up = (others.pop(f"base_model.vera_{letter}", None) for letter in "AB")
         if low is None or up is None:
@@ -42,25 +42,40 @@ def as_pairs(
                 f"{folder}: save_projection=False: VeRA's matrices are not in the file. Save it "
                 "with save_projection=True."
             )
-        return {**config, "lora_alpha": len(low)}, {
-            name: _scaled(folder, name, parts, low, up) for name, parts in maps.items()
-        }
+        made = {name: _scaled(folder, name, parts, low, up) for name, parts in maps.items()}
+        bias = str(config.get("bias", "none")).replace("vera_only", "lora_only")
+        return {**config, "lora_alpha": len(low), "bias": bias}, made
     return dict(config), maps
 
 
 def _triplets(
-    folder: Path, name: str, parts: Mapping[str, Tensor], start: float
+    folder: Path, name: str, parts: Mapping[str, Tensor], alpha: float, start: float
 ) -> dict[str, Tensor]:
     low, up, singular = (_part(folder, name, parts, f"lora_{letter}") for letter in "ABE")
-    # A pair is multiplied by alpha / rank.
-    return {"lora_A": low, "lora_B": up * singular.flatten() * (len(low) / start)}
+    _alike(folder, name, len(low), up.shape[1], singular.numel())
+    if not len(low):  # all pruned: a pair that adds nothing
+        return {"lora_A": low.new_zeros(1, low.shape[1]), "lora_B": up.new_zeros(len(up), 1)}
+    # A pair is multiplied by alpha / rank. PEFT takes the rank for an alpha that is not positive.
+    factor = len(low) / start * (1 if alpha > 0 else len(low))
+    return {"lora_A": low, "lora_B": up * singular.flatten() * factor}
 
 
 def _scaled(
     folder: Path, name: str, parts: Mapping[str, Tensor], low: Tensor, up: Tensor
 ) -> dict[str, Tensor]:
     b, d = (_part(folder, name, parts, f"vera_lambda_{letter}") for letter in "bd")
-    return {"lora_A": low, "lora_B": b.unsqueeze(1) * up[: len(b)] * d}
+    _alike(folder, name, len(low), up.shape[1], len(d))
+    _alike(folder, name, len(b), min(len(b), len(up)))
+    up = b.unsqueeze(1) * up[: len(b)] * d
+    if len(low) > len(b):  # VeRA's rank may exceed the matrix's: multiply out
+        return {"lora_A": up @ low, "lora_B": eye(len(b))}
+    return {"lora_A": low, "lora_B": up}
+
+
+def _alike(folder: Path, name: str, *sizes: int) -> None:
+    if len(set(sizes)) > 1:
+        found = ", ".join(map(str, sizes))
+        raise AdaptError(f"{folder}: the tensors of {name} do not fit each other ({found}).")
 
 
 def _part(folder: Path, name: str, parts: Mapping[str, Tensor], kind: str) -> Tensor:

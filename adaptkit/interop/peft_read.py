@@ -1,4 +1,4 @@
-"""Reading a PEFT adapter: which method of ours computes the same, and its tensors by our names.
+"""A PEFT adapter on a model: which method of ours computes the same, and its tensors by our names.
 
 LORA (rank-stabilised, DoRA, patterns of ranks and alphas, embeddings) becomes lora or dora, ADALORA
 and VERA become lora, IA3 becomes ia3. A pair beside a fused map becomes one pair per role with the
@@ -9,111 +9,18 @@ is the same, the count may be higher.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, equal, nn
 from torch.nn.functional import pad
 
 from adaptkit.adaptation import Adaptation
-from adaptkit.errors import AdaptError, first_line
-from adaptkit.interop.peft_pairs import as_pairs
+from adaptkit.errors import AdaptError
+from adaptkit.interop.peft_file import PeftFile
 from adaptkit.models.anatomy import ROLES, Site, family, sites, word_embeddings
-
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-TYPES = ("LORA", "ADALORA", "VERA", "IA3")
-# Where and how was trained, or how the tensors came about; they say themselves what they are.
-HARMLESS = {
-    "peft_type", "task_type", "base_model_name_or_path", "revision", "auto_mapping",
-    "peft_version", "inference_mode", "target_modules", "exclude_modules", "feedforward_modules",
-    "modules_to_save", "layers_to_transform", "layers_pattern", "init_lora_weights",
-    "init_ia3_weights", "fan_in_fan_out", "lora_dropout", "bias", "r", "lora_alpha",
-    "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "megatron_core",
-    "qalora_group_size", "runtime_config", "loftq_config", "eva_config", "ensure_weight_tying",
-    "target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight",
-    "total_step", "vera_dropout", "d_initial", "projection_prng_key", "save_projection",
-    "init_weights",
-}  # fmt: skip
-# These start from another body than the one they name: its principal part is taken out.
-CHANGED_BODY = ("pissa", "olora", "corda", "loftq", "lora_ga")
-KEY = re.compile(
-    r"(.+)\.(lora_(?:embedding_)?[AB]|lora_E|lora_magnitude_vector|vera_lambda_[bd]|ia3_l)(?:\.weight)?"
-)
-
-
-@dataclass(frozen=True)
-class PeftFile:
-    """An adapter as it lies on disk."""
-
-    folder: Path
-    config: dict[str, Any]
-    maps: dict[str, dict[str, Tensor]]  # module -> "lora_A" and so on -> tensor
-    others: dict[str, Tensor]  # head and biases, by their names in the task's model
-
-
-def read(folder: Path) -> PeftFile:
-    """Read an adapter.
-
-    Raises:
-        AdaptError: a file is missing or damaged, or the adapter is of a kind that ours are not.
-    """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / TENSORS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise AdaptError(
-            f"{folder}: is no PEFT adapter, which holds {CONFIG} and {TENSORS} "
-            f"({first_line(error)})."
-        ) from error
-    check(folder, config)
-    maps: dict[str, dict[str, Tensor]] = {}
-    others: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        name = key.removeprefix("base_model.model.")
-        if found := KEY.fullmatch(name):
-            maps.setdefault(found[1], {})[found[2].replace("embedding_", "")] = tensor.float()
-        elif "lora_" in name:
-            raise AdaptError(f"{folder}: {key}: adaptkit does not read this kind of tensor.")
-        elif ".modules_to_save." not in name and ".original_module." not in name:
-            # Under those names PEFT saves biases of the head once more.
-            others[name.replace(".base_layer.", ".")] = tensor.float()
-    if not maps:
-        raise AdaptError(f"{folder}: {TENSORS} holds no adapted map.")
-    config, maps = as_pairs(folder, config, maps, others)
-    return PeftFile(folder, config, maps, others)
-
-
-def check(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse what ours cannot compute.
-
-    Raises:
-        AdaptError: another kind of adapter, or an option that changes what it computes.
-    """
-    kind = config.get("peft_type") if isinstance(config, Mapping) else None
-    if kind not in TYPES:
-        why = (
-            ": PEFT puts a prompt in front of padding and [CLS], adaptkit does not"
-            if kind in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
-            else ""
-        )
-        known = ", ".join(TYPES)
-        raise AdaptError(f"{folder}: peft_type={kind} is not imported{why}. There is: {known}.")
-    for key, value in sorted(config.items()):
-        if value and key not in HARMLESS:
-            raise AdaptError(f"{folder}: {key}={value}: adaptkit does not compute this.")
-    start = str(config.get("init_lora_weights", "")).lower()
-    if start.startswith(CHANGED_BODY):
-        raise AdaptError(
-            f"{folder}: init_lora_weights={start}: it belongs to a changed body. Save it with "
-            "path_initial_model_for_weight_conversion first."
-        )
 
 
 def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
@@ -291,6 +198,8 @@ def scale_of(file: PeftFile, site: Site, model: nn.Module) -> dict[str, Tensor]:
 
 def scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """Return PEFT's factor before B A x of one map."""
+    if config["peft_type"] == "VERA":
+        return 1.0
     alpha = config["lora_alpha"]
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):

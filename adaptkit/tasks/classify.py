@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
 
-METRICS = {
-    "accuracy": "accuracy",
-    "accuracy_and_f1": "f1",
-    "matthews": "matthews_correlation",
+METRICS = {  # name -> scores; the first is the one that runs are compared by
+    "accuracy": ("accuracy",),
+    "accuracy_and_f1": ("f1", "accuracy"),
+    "matthews": ("matthews_correlation",),
 }
 
 
@@ -34,8 +34,7 @@ class Classify(TextTask):
         one_of("task.metric", self.metric, METRICS)
         if len(self.labels) == 1:
             raise AdaptError(f"task.labels={list(self.labels)}: name two classes or more.")
-        if not self.best:
-            object.__setattr__(self, "best", METRICS[self.metric])
+        self._check_best(METRICS[self.metric])
 
     def with_labels(self, labels: tuple[str, ...]) -> Classify:
         """Return this task with the classes a run was trained on, where it names none itself."""

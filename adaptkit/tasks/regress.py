@@ -25,6 +25,7 @@ class Regress(TextTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("task.metric", self.metric, ("correlations",))
+        self._check_best(("pearson", "spearmanr"))
 
     def with_labels(self, labels: tuple[str, ...]) -> Regress:
         """Return this task: numbers have no names."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.errors import AdaptError, at_least, did_you_mean
+from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
 from adaptkit.tasks import source
 
 if TYPE_CHECKING:
@@ -48,6 +48,13 @@ class TextTask:
             raise AdaptError(
                 f"task.text={list(self.text)}: name one column, or two for a pair of texts."
             )
+
+    def _check_best(self, scores: tuple[str, ...]) -> None:
+        """Take the first score, or check the one that was named; of all of them more is better."""
+        if not self.best:
+            object.__setattr__(self, "best", scores[0])
+        further = [f"{score}_{split}" for score in scores for split in self.also]
+        one_of("task.best", self.best, (*scores, *further))
 
     def read(self, data: Any, split: str, origin: source.Origin | None = None) -> Dataset:
         """Return the raw rows of one split, with their columns checked.
