@@ -3,12 +3,13 @@
     python scripts/measure_minis.py sst2 --data DIR [--models NAME:SEEDS ...] [--settings ...]
     python scripts/measure_minis.py language --data FILE:COLUMN ... --heldout FILE:COLUMN
     python scripts/measure_minis.py text --data DIR
+    python scripts/measure_minis.py words --data DIR
 
 `sst2` fine-tunes, adapts with LoRA and probes each model on 20,000 rows of SST-2 (DIR/sst2) through
 `adaptkit train`, and the same architecture with random weights as the control: a score alone says
 nothing about pretraining. `language` compares mini-gpt2 with a trigram model (interpolated
 Kneser-Ney) and mini-t5 with word frequencies, on held-out text. `text` trains mini-t5 to answer
-SST-2 in words ("positive", "negative").
+SST-2 in words ("positive", "negative"). `words` is a linear model of words and pairs of words.
 """
 
 from __future__ import annotations
@@ -76,6 +77,24 @@ def sst2(args: argparse.Namespace) -> None:
                 for kind, v in scores.items()
             }
             print(f"| {name} | {setting} | {shown['pretrained']} | {shown['random']} |", flush=True)
+
+
+def words(args: argparse.Namespace) -> None:
+    """Print the accuracy of logistic regression on tf-idf of words and pairs of words."""
+    from datasets import load_dataset
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    from adaptkit.tasks.source import subset
+
+    files = {s: str(args.data / "sst2" / f"{s}.parquet") for s in ("train", "validation")}
+    rows = load_dataset("parquet", data_files=files)
+    train = subset(rows["train"], ROWS, 0, dict(enumerate(rows["train"]["label"][:])))
+    vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+")
+    model = LogisticRegression(C=10, max_iter=500)
+    model.fit(vectors.fit_transform(train["sentence"][:]), train["label"][:])
+    tested = vectors.transform(rows["validation"]["sentence"][:])
+    print(f"tf-idf: {model.score(tested, rows['validation']['label'][:]):.3f}")
 
 
 # ---------------------------------------------------------------------------------- language
@@ -253,7 +272,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("sst2", "text"):
+    for name in ("sst2", "text", "words"):
         one = commands.add_parser(name)
         one.add_argument("--data", type=Path, required=True, help="folder with sst2/train.parquet")
         one.add_argument("--models", nargs="+", metavar="NAME:SEEDS",
@@ -263,7 +282,7 @@ def main() -> None:
     one.add_argument("--data", nargs="+", required=True, metavar="FILE:COLUMN")
     one.add_argument("--heldout", nargs="+", required=True, metavar="FILE:COLUMN")
     args = parser.parse_args()
-    {"sst2": sst2, "language": language, "text": text}[args.command](args)
+    {"sst2": sst2, "language": language, "text": text, "words": words}[args.command](args)
 
 
 if __name__ == "__main__":
