@@ -617,8 +617,10 @@ def test_diverging_run_keeps_the_checkpoint_before(
     calm, calls = Classify.loss, []
 
     def loss(self, logits, labels):
-        calls.append(1)
-        return calm(self, logits, labels) * (float("nan") if len(calls) == 3 else 1)
+        if logits.requires_grad:  # in training
+            calls.append(1)
+        broken = logits.requires_grad and len(calls) == 3
+        return calm(self, logits, labels) * (float("nan") if broken else 1)
 
     run = ["train", *tiny(checkpoints["bert"]), "data.root=../data", "output_dir=run"]
     monkeypatch.setattr(Classify, "loss", loss)
