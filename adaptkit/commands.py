@@ -16,11 +16,14 @@ from adaptkit.files import check_free
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
 
 
+def command(name: str, text: str) -> argparse.ArgumentParser:
+    """Return the empty parser of `adaptkit NAME`."""
+    return argparse.ArgumentParser(prog=f"adaptkit {name}", description=text)
+
+
 def plan_(arguments: list[str]) -> int:
     """`adaptkit plan OVERRIDES [--json]`."""
-    parser = argparse.ArgumentParser(
-        prog="adaptkit plan", description="What a run would cost: no weights, no network."
-    )
+    parser = command("plan", "What a run would cost: no weights, no network.")
     parser.add_argument(
         "overrides", nargs="*", default=[], help="as for adaptkit train: method=lora ..."
     )
@@ -78,9 +81,7 @@ def show_plan(found: Any) -> None:
 
 def eval_(arguments: list[str]) -> int:
     """`adaptkit eval RUN OVERRIDES`: score a finished run on another task or split."""
-    parser = argparse.ArgumentParser(
-        prog="adaptkit eval", description="Score a finished run on another task or split."
-    )
+    parser = command("eval", "Score a finished run on another task or split.")
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument(
         "overrides",
@@ -108,9 +109,7 @@ def eval_(arguments: list[str]) -> int:
 
 def verify_(arguments: list[str]) -> int:
     """`adaptkit verify RUN`: rebuild it from disk and compare predictions and scores."""
-    parser = argparse.ArgumentParser(
-        prog="adaptkit verify", description="Rebuild a run from disk: the same predictions?"
-    )
+    parser = command("verify", "Rebuild a run from disk: the same predictions?")
     parser.add_argument("run", type=Path, nargs="+", help="run directories")
     chosen = parser.parse_args(arguments)
     for directory in chosen.run:
@@ -128,10 +127,7 @@ def verify_(arguments: list[str]) -> int:
 
 def export_(arguments: list[str]) -> int:
     """`adaptkit export RUN --format peft|merged --out DIR`."""
-    parser = argparse.ArgumentParser(
-        prog="adaptkit export",
-        description="Write a finished run, its head included, for other libraries.",
-    )
+    parser = command("export", "Write a finished run, its head included, for other libraries.")
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument(
         "--format", required=True, choices=("peft", "merged"),
@@ -151,9 +147,8 @@ def export_(arguments: list[str]) -> int:
 
 def import_(arguments: list[str]) -> int:
     """`adaptkit import PEFT_DIR OVERRIDES --out DIR`."""
-    parser = argparse.ArgumentParser(
-        prog="adaptkit import",
-        description="Make a run directory of a PEFT adapter (low-rank or IA3) and score it.",
+    parser = command(
+        "import", "Make a run directory of a PEFT adapter (low-rank or IA3) and score it."
     )
     parser.add_argument("adapter", type=Path, help="a folder with adapter_config.json")
     parser.add_argument(
@@ -175,9 +170,9 @@ def import_(arguments: list[str]) -> int:
 
 def smoke_(arguments: list[str]) -> int:
     """`adaptkit smoke [NAME ...]`: every method, regulariser and task on the bundled models."""
-    parser = argparse.ArgumentParser(
-        prog="adaptkit smoke",
-        description="Train, score, save, reload and verify everything there is for a few updates "
+    parser = command(
+        "smoke",
+        "Train, score, save, reload and verify everything there is for a few updates "
         "on the bundled models and samples, with the network blocked.",
     )
     parser.add_argument("only", nargs="*", help="names to try: lora, mini-t5, task=; default: all")
@@ -202,7 +197,7 @@ def check_run(directory: Path) -> None:
 
 def list_(arguments: list[str]) -> int:
     """`adaptkit list KIND [--json]`."""
-    parser = argparse.ArgumentParser(prog="adaptkit list", description="What there is to choose.")
+    parser = command("list", "What there is to choose.")
     parser.add_argument("kind", nargs="?", help=" | ".join(KINDS))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     chosen = parser.parse_args(arguments)
