@@ -30,7 +30,12 @@ class Decomposed(Pair):
         low = self.dropout(at.x)
         gain = self.magnitude / self.norm(at.weight, at.rows)
         up = at.spread(gain.unsqueeze(1) * (self.scale * self.B))
-        return at.spread(gain - 1) * at.plain(low) + F.linear(F.linear(low, self.A), up)
+        more = at.spread(gain - 1)
+        if low is at.x:  # W x is y - b, and b goes into the small product: no other pass over y
+            plain, shift = at.y, None if at.bias is None else -more * at.bias
+        else:
+            plain, shift = F.linear(low, at.weight), None
+        return torch.addcmul(F.linear(F.linear(low, self.A), up, shift), plain, more)
 
     def matrix(self, weight: Tensor) -> Tensor:
         """Return W' - W, [out, in]."""

@@ -33,12 +33,6 @@ class Pass:
     bias: Tensor | None
     rows: Tensor | None  # None: all of them
 
-    def plain(self, x: Tensor) -> Tensor:
-        """Return W x; computed anew only for another x than the map's own."""
-        if x is not self.x:
-            return F.linear(x, self.weight)
-        return self.y if self.bias is None else self.y - self.bias
-
     def spread(self, tensor: Tensor) -> Tensor:
         """Return a tensor [rows, ...] as [out, ...] with zeros at the outputs of other roles."""
         if self.rows is None:
