@@ -153,18 +153,22 @@ class Trigrams:
 
 def language(args: argparse.Namespace) -> None:
     """Compare mini-gpt2 and mini-t5 with models of counts on held-out text."""
-    import pretrain_mini as pretraining
     import torch
+    from pretraining.objectives import Collator
+    from pretraining.recipes import RECIPES
+    from pretraining.texts import sources
+    from pretraining.tokens import Blocks, tokenise
+    from pretraining.vocabularies import SENTINELS
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    documents = [d for s in pretraining.sources(args.data) for d in s.documents()]
-    heldout = [d for s in pretraining.sources(args.heldout) for d in s.documents()]
+    documents = [d for s in sources(args.data) for d in s.documents()]
+    heldout = [d for s in sources(args.heldout) for d in s.documents()]
     for name in ("mini-gpt2", "mini-t5"):
-        folder, recipe = bundled.MINIS / name, pretraining.RECIPES[name]
+        folder, recipe = bundled.MINIS / name, RECIPES[name]
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        train, test = (pretraining.tokenise(recipe, tokenizer, d) for d in (documents, heldout))
+        train, test = (tokenise(recipe, tokenizer, d) for d in (documents, heldout))
         size = len(tokenizer)
-        blocks = torch.from_numpy(pretraining.Blocks(test, 128).blocks.astype(np.int64))
+        blocks = torch.from_numpy(Blocks(test, 128).blocks.astype(np.int64))
         if name == "mini-gpt2":
             model = AutoModelForCausalLM.from_pretrained(folder).eval()
             with torch.no_grad():
@@ -175,7 +179,7 @@ def language(args: argparse.Namespace) -> None:
             show_continuations(model, tokenizer)
             continue
         model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-        collator = pretraining.Collator(recipe.batch, tokenizer, 128, 0.0, recipe.rate, 0)
+        collator = Collator(recipe.batch, tokenizer, 128, 0.0, recipe.rate, 0)
         share = np.bincount(train, minlength=size) + 1.0
         rare = torch.from_numpy(-np.log(share / share.sum()))
         words, own, other = 0, 0.0, 0.0
@@ -184,7 +188,7 @@ def language(args: argparse.Namespace) -> None:
             with torch.no_grad():
                 logits = model(**batch).logits.log_softmax(-1)
             labels = batch["labels"]
-            plain = (labels < size - pretraining.SENTINELS) & (labels != tokenizer.eos_token_id)
+            plain = (labels < size - SENTINELS) & (labels != tokenizer.eos_token_id)
             own -= logits.gather(2, labels[..., None])[..., 0][plain].sum().item()
             other += rare[labels[plain]].sum().item()
             words += int(plain.sum())

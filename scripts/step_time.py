@@ -4,8 +4,8 @@
 
 The same body, classifier, settings of the method, batch of random tokens and AdamW; in fp32. Every
 measurement runs in a process of its own; the sides take turns, `--rounds` times. A step is forward,
-backward and update; its time is processor time per thread (other processes do not count), the
-median over `--steps` of the fastest round. Peak memory is that of the process, in MB.
+backward and update; its time is processor time per thread (other processes do not count), that of
+the fastest step of all rounds. Peak memory is that of the process, in MB.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -121,7 +120,7 @@ def theirs(model: nn.Module, name: str, args: argparse.Namespace) -> tuple[nn.Mo
 
 
 def measure(side: str, name: str, args: argparse.Namespace) -> dict[str, float]:
-    """Return the median time of a step, ms, and the peaks of memory, MB."""
+    """Return the time of the fastest step, ms, and the peaks of memory, MB."""
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(args.model, num_labels=2)
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -144,7 +143,7 @@ def measure(side: str, name: str, args: argparse.Namespace) -> dict[str, float]:
         optimizer.zero_grad(set_to_none=True)
         times.append((time.process_time() - start) / torch.get_num_threads())
     return {
-        "ms": statistics.median(times[2:]) * 1e3,
+        "ms": min(times[2:]) * 1e3,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "trained": sum(p.numel() for p in learning),
     }

@@ -1,0 +1,1 @@
+"""What scripts/pretrain_mini.py is made of."""
