@@ -59,6 +59,7 @@ class Adaptation:
     model: nn.Module
     trainable: dict[str, nn.Parameter]  # by name, head included
     head: frozenset[str]  # names of the parameters that are new with the task
+    loaded: frozenset[str] = frozenset()  # names of all parameters before any method added some
     penalty: Mapping[str, Penalty] = field(default_factory=dict)  # by name, added to the task loss
     before_update: tuple[Hook, ...] = ()  # gradients final (clipped), weights not moved
     after_update: tuple[Hook, ...] = ()  # weights moved, gradients still there
@@ -83,7 +84,8 @@ class Adaptation:
         """Return the full fine-tuning of `model`: everything learns, nothing is added."""
         for parameter in model.parameters():
             parameter.requires_grad_(True)
-        return cls(model, dict(model.named_parameters()), head)
+        named = dict(model.named_parameters())
+        return cls(model, named, head, frozenset(named))
 
     def only(self, keep: Callable[[str], bool]) -> Adaptation:
         """Let those named by `keep` learn, the head, and what methods before this one chose."""

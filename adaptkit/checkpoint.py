@@ -201,6 +201,13 @@ def number(value: np.generic) -> int | float:
     return value.item()
 
 
+def empty(directory: Path) -> bool:
+    """Tell whether a run failed before it had learnt anything that was saved."""
+    result = read_result(directory)
+    failed = bool(result) and result["status"] == "failed"
+    return failed and not (directory / DELTA).exists() and not (directory / CHECKPOINTS).exists()
+
+
 def clear(directory: Path) -> None:
     """Remove what a run wrote, and nothing else that lies in its directory."""
     for name in (*FILES, "train.log"):

@@ -124,6 +124,10 @@ def explain(error: BaseException, overrides: list[str]) -> str:
         return (
             f"{key}: no such option or group; {did_you_mean(key, known) or near_leaf(key, known)}"
         )
+    if "Cannot merge" in str(error.__cause__):
+        word = text.partition("Error merging override ")[2]
+        wanted = "a list: KEY=[A,B]" if "with ListConfig" in str(error.__cause__) else "a mapping"
+        return f"{word}: must be {wanted}."
     if isinstance(error, ValueError) and "--" in text:  # flags that exclude each other
         return text
     if word := unreadable(text, overrides):

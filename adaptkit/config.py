@@ -183,7 +183,9 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         return tuple(coerce(item, arguments[0], where) for item in items)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise invalid(where, value, "must be a mapping", f"For example {where}={{name: value}}")
+            raise invalid(
+                where, value, "must be a mapping", f"Add single entries: +{where}.NAME=VALUE"
+            )
         return {coerce(k, arguments[0], where): v for k, v in value.items()}
     if hint is Method:
         return _method(value, where)
@@ -198,8 +200,9 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
 def _method(node: Any, where: str) -> Any:
     if not isinstance(node, Mapping) or "name" not in node:
         raise invalid(where, node, "must be a method", f"For example {where}=[{{name: lora}}]")
-    options = {key: value for key, value in node.items() if key != "name"}
-    return build(registered(where, METHODS, "methods", str(node["name"])), options, where)
+    options, name = {key: value for key, value in node.items() if key != "name"}, str(node["name"])
+    single = {n: cls for n, cls in METHODS.items() if "parts" not in cls.__dataclass_fields__}
+    return build(registered(where, single, "methods", name), options, where)
 
 
 def _first_that_fits(value: Any, hints: list[Any], where: str) -> Any:

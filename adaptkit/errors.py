@@ -11,7 +11,7 @@ Every message names the field, the value, the rule and the way out. Nothing here
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class AdaptError(Exception):
@@ -58,9 +58,9 @@ def unknown(field: str, value: object, known: Iterable[str]) -> ConfigError:
 
 
 def at_least(field: str, value: float, low: float) -> None:
-    """Raise ConfigError unless `value` >= `low`."""
-    if not value >= low:
-        raise invalid(field, value, f"must be {low} or more")
+    """Raise ConfigError unless `value` >= `low` (and finite)."""
+    if not low <= value < float("inf"):
+        raise invalid(field, value, f"must be {low} or more" + ", and finite" * (value > low))
 
 
 def above(field: str, value: float, low: float) -> None:
@@ -79,6 +79,16 @@ def one_of(field: str, value: str, known: Iterable[str]) -> None:
     """Raise ConfigError unless `value` is one of `known`."""
     if value not in set(known):
         raise unknown(field, value, known)
+
+
+def each_of(field: str, values: Collection[str], known: Iterable[str]) -> None:
+    """Raise ConfigError unless there are values, all of them among `known`."""
+    names = list(known)
+    if not values:
+        known_names = ", ".join(names)
+        raise invalid(field, list(values), "must name at least one", f"There is: {known_names}")
+    for value in values:
+        one_of(field, value, names)
 
 
 def first_line(error: BaseException) -> str:

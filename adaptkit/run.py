@@ -135,6 +135,10 @@ def already_done(settings: Settings) -> dict[str, Any] | None:
             checkpoint.clear(directory)
         return None
     other = checkpoint.differences(directory, settings.plain)
+    if other and checkpoint.empty(directory):  # it failed before there was anything to keep
+        if is_main_process():
+            checkpoint.clear(directory)
+        return None
     if other:
         raise AdaptError(
             f"{directory} holds a run with other settings ({', '.join(other[:5])}). "

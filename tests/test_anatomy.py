@@ -56,7 +56,7 @@ def test_every_role_matches_what_the_config_says(family: str, role: str) -> None
 
 
 def test_gated_t5() -> None:
-    sites = anatomy.sites(gated_t5(), anatomy.ROLES)
+    sites = anatomy.sites(gated_t5(), ("all",))
     found = {role: [s for s in sites if s.role == role] for role in anatomy.ROLES}
     counts = {role: len(hits) for role, hits in found.items()}
     attention = dict.fromkeys(("query", "key", "value", "output"), 3 * LAYERS)
@@ -69,7 +69,7 @@ def test_gated_t5() -> None:
 
 def test_every_linear_map_of_a_layer_has_one_role(family: str) -> None:
     model = tiny_model(family)
-    sites = anatomy.sites(model, anatomy.ROLES)
+    sites = anatomy.sites(model, ("all",))
     found = {s.module for s in sites if not s.parameter}
     stacks = ("layer", "layers", "h", "block", "albert_layers")
     there = {

@@ -90,7 +90,8 @@ CONFIG = [
     ("method.alpha=0", ["method.alpha=0.0", "above 0"]),
     ("method.dropout=1", ["method.dropout=1.0", "below 1"]),
     ("method.roles=[qery]", ["method.roles=qery", "did you mean query"]),
-    ("method.roles=[]", ["method.roles", "query"]),
+    ("method.roles=[]", ["method.roles=[]", "at least one", "query"]),
+    ("method.ranks=4", ["method.ranks=4", "+method.ranks.NAME"]),
     ("method.bias=some", ["method.bias=some", "lora_only"]),
     ("optimizer.lr=-1", ["optimizer.lr=-1", "above 0"]),
     ("optimizer.lr=nan", ["optimizer.lr=nan", "above 0"]),
@@ -353,6 +354,23 @@ def test_no_such_model(place: Path, path: str) -> None:
         ("distilbert", ["method=lora", "method.roles=[gate]"], ["gate", "query"]),
         ("bert", ["method=lora", "method.rank=1000"], ["method.rank=1000", "32"]),
         ("llama", ["method=bitfit"], ["bitfit", "bias", "method=lora"]),
+        ("llama", ["method=chain", "method.parts=[{name: houlsby}, {name: bitfit}]"], ["no bias"]),
+        ("bert", ["method.roles=[query,gate]"], ["'gate'", "There is: query"]),
+        ("bert", ["method=bitfit", "method.components=[up,gate]"], ["'gate'", "There is: query"]),
+        ("bert", ["method.rank=1000"], ["method.rank=1000", "or less"]),
+        ("bert", ["method=adalora", "method.orthogonality=inf"], ["orthogonality=inf", "finite"]),
+        ("bert", ["method=chain", "method.parts={name: lora}"], ["method.parts=", "a list"]),
+        ("bert", ["method=chain", "method.parts=[{name: mam}]"], ["method.parts=mam", "prefix"]),
+        (
+            "bert",
+            ["method=chain", "method.parts=[{name: lora}, {name: full}]"],
+            ["Full adds nothing"],
+        ),
+        (
+            "bert",
+            ["method=chain", "method.parts=[{name: prompt}, {name: prefix, init: good film}]"],
+            ["method.init='good film'", "before the prompt"],
+        ),
         ("gpt2", ["method=probe", "method.pooling=cls"], ["cls", "mean", "last"]),
         ("bert", ["method=probe", "method.layer=7"], ["method.layer=7", "0 to 3"]),
         ("bert", ["method=probe", "method.layer=-5"], ["method.layer=-5", "0 to 3"]),
@@ -366,6 +384,14 @@ def test_method_that_does_not_fit(
     answer = call(command, *tiny(checkpoints[family]), *overrides, "data.root=../data")
     refused(answer, *words)
     nothing_left(place)
+
+
+def test_a_failed_start_does_not_bar_the_mended_command(place: Path, checkpoints) -> None:
+    words = [*tiny(checkpoints["bert"]), "method=prompt", "method.length=2", "data.root=../data"]
+    refused(call("train", *words, "method.init='\u200b'", "output_dir=run"), "method.init", "token")
+    assert json.loads(Path("run/result.json").read_text())["status"] == "failed"
+    assert call("train", *words, "method.init=random", "output_dir=run").status == 0
+    refused(call("train", *words, "method.length=3", "output_dir=run"), "method.length", "resume")
 
 
 def test_device_that_is_not_there(place: Path, checkpoints, monkeypatch) -> None:

@@ -337,6 +337,15 @@ FOREIGN = {
     "vera": ("bert", {**VERA, "target_modules": ["query", "value"]}),
     "vera of several shapes": ("llama", {**VERA, "target_modules": ["q_proj", "v_proj"]}),
     "vera of high rank": ("bert", {**VERA, "r": 64, "target_modules": ["query", "value"]}),
+    "vera of high rank on wide maps": (
+        "bert", {**VERA, "r": 100, "target_modules": ["query", "intermediate.dense"]},
+    ),
+    "lora of high rank": (
+        "bert", {**LORA, "r": 100, "target_modules": ["query", "intermediate.dense"]},
+    ),
+    "fused dora of high rank": (
+        "gpt2", {**LORA, "r": 50, "use_dora": True, "target_modules": ["c_attn", "c_fc"]},
+    ),
     "vera with biases": ("bert", {**VERA, "bias": "vera_only", "target_modules": ["query"]}),
     "vera of fused": ("gpt2", {**VERA, "target_modules": ["c_attn"], "fan_in_fan_out": True}),
     "ia3": ("t5", {"target_modules": ["k", "v", "wo"], "feedforward_modules": ["wo"]}),

@@ -18,12 +18,16 @@ from adaptkit import compose, config, plan
 from adaptkit.adaptation import Adaptation, Context, Step
 from adaptkit.errors import AdaptError
 from adaptkit.methods.adalora import AdaLoRA
+from adaptkit.methods.bitfit import BitFit
 from adaptkit.methods.chain import Chain
 from adaptkit.methods.dora import DoRA
+from adaptkit.methods.full import Full
 from adaptkit.methods.ia3 import IA3
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.pissa import PiSSA
+from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.vera import VeRA
+from adaptkit.models import anatomy
 from adaptkit.models.loading import head_names
 
 peft = pytest.importorskip("peft")
@@ -332,6 +336,52 @@ def test_dora_norm_is_exact() -> None:
         torch.testing.assert_close(update.norm(linear.weight).double(), direct, rtol=1e-5, atol=0)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "xlnet"])
+def test_dora_of_an_output_without_weights_leaves_it(family: str) -> None:
+    """A row of zeros has no direction: ||W|| = 0 must not divide."""
+    body = body_of(family)
+    site = anatomy.sites(body, ("query",))[0]
+    tensor = body.get_submodule(site.module)
+    tensor = getattr(tensor, site.parameter) if site.parameter else tensor.weight
+    if family == "gpt2":
+        tensor[:, 3] = 0
+    elif family == "xlnet":
+        tensor[:, 0, 3] = 0
+    else:
+        tensor[3] = 0
+    before = body(**_batch(family)).logits
+    ours = adapt(DoRA(4, 6.0), body)
+    torch.testing.assert_close(ours.model(**_batch(family)).logits, before, rtol=0, atol=1e-6)
+    for name, parameter in ours.trainable.items():
+        if name.endswith(".B"):
+            parameter.add_(0.1)
+    assert ours.model(**_batch(family)).logits.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["bert", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("dora_first", [True, False])
+def test_dora_of_weights_that_learn_follows_them(family: str, dora_first: bool) -> None:
+    parts = (DoRA(4, 6.0), PTuning(3, tune_body=True))
+    body = body_of(family)
+    ours = adapt(Chain(parts if dora_first else parts[::-1]), body)
+    site = anatomy.sites(body, ("value",))[0]
+    linear = body.get_submodule(site.module)
+    randomize(ours)
+    linear.weight.mul_(2)
+    update, x = linear.lora["value"], torch.randn(5, site.fan_in)
+    weight = linear.weight.t() if family == "gpt2" else linear.weight
+    rows = list(site.rows or range(site.fan_out))
+    whole = weight[rows] + 1.5 * update.B @ update.A
+    direction = whole / whole.norm(dim=1, keepdim=True)
+    wanted = x @ (update.magnitude.unsqueeze(1) * direction).t() + linear.bias[rows]
+    torch.testing.assert_close(linear(x)[:, rows], wanted, rtol=1e-4, atol=1e-5)
+    change = update.matrix(weight[rows])
+    by_hand = update.magnitude.unsqueeze(1) * direction - weight[rows]
+    torch.testing.assert_close(change, by_hand, rtol=1e-4, atol=1e-5)
+
+
 # ---- LoRA's options ----
 
 
@@ -574,6 +624,7 @@ def test_chains_on_one_map_merge(family: str) -> None:
     [
         (LoRA(2), DoRA(2)), (PiSSA(2), PiSSA(2)), (IA3(), IA3()),
         (IA3(), LoRA(2)), (IA3(), VeRA(2, roles=("value",))),
+        (LoRA(2), Full()), (Full(), LoRA(2)), (LoRA(2, bias="all"), BitFit()),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_refused(parts: tuple, family: str) -> None:

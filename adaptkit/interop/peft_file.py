@@ -101,6 +101,9 @@ def check(folder: Path, config: Mapping[str, Any]) -> None:
     for key, value in sorted(config.items()):
         if value and key not in HARMLESS:
             raise AdaptError(f"{folder}: {key}={value}: adaptkit does not compute this.")
+    alpha = config.get("lora_alpha")
+    if kind == "LORA" and isinstance(alpha, int | float) and alpha <= 0:
+        raise AdaptError(f"{folder}: lora_alpha={alpha}: must be above 0; so it adds nothing.")
     start = str(config.get("init_lora_weights", "")).lower()
     if start.startswith(CHANGED_BODY):
         raise AdaptError(

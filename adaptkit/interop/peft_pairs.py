@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, eye
+from torch import Tensor
 
 from adaptkit.errors import AdaptError
 
@@ -67,8 +67,6 @@ def _scaled(
     _alike(folder, name, len(low), up.shape[1], len(d))
     _alike(folder, name, len(b), min(len(b), len(up)))
     up = b.unsqueeze(1) * up[: len(b)] * d
-    if len(low) > len(b):  # VeRA's rank may exceed the matrix's: multiply out
-        return {"lora_A": up @ low, "lora_B": eye(len(b))}
     return {"lora_A": low, "lora_B": up}
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, equal, nn
+from torch import Tensor, equal, eye, nn
 from torch.nn.functional import pad
 
 from adaptkit.adaptation import Adaptation
@@ -33,10 +33,7 @@ def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
     roles = [role for role in (*ROLES, "embeddings") if role in there]
     if file.config["peft_type"] == "IA3":
         return {"name": "ia3", "roles": roles}
-    ranks = {
-        role: max(len(file.maps[s.module]["lora_A"]) for s in all_of(file, model, role))
-        for role in roles
-    }
+    ranks = {role: max(rank_of(file, site) for site in all_of(file, model, role)) for role in roles}
     rank, stable = max(ranks.values()), bool(file.config.get("use_rslora"))
     alpha = float(file.config["lora_alpha"])
     if file.config.get("use_dora"):
@@ -52,6 +49,11 @@ def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def rank_of(file: PeftFile, site: Site) -> int:
+    """Return the rank of a pair; more than the matrix can have is multiplied out."""
+    return min(len(file.maps[site.module]["lora_A"]), site.fan_in, site.fan_out)
+
+
 def all_of(file: PeftFile, model: nn.Module, role: str) -> list[Site]:
     """Return the maps of a role that the file adapts."""
     return [site for site in found_sites(file, model) if site.role == role]
@@ -64,7 +66,7 @@ def found_sites(file: PeftFile, model: nn.Module) -> list[Site]:
         AdaptError: a module is not in the model, has another shape, or no role.
     """
     known: dict[str, list[Site]] = {}
-    for site in sites(model, ROLES):
+    for site in sites(model, ("all",)):
         if not site.parameter:
             known.setdefault(site.module, []).append(site)
     modules = dict(model.named_modules())
@@ -178,12 +180,13 @@ def pair_of(file: PeftFile, site: Site, model: nn.Module) -> dict[str, Tensor]:
     tensors, update = file.maps[site.module], model.get_submodule(site.module).lora[site.role]
     rows = slice(None) if site.rows is None else list(site.rows)
     factor = scale(file.config, site.module, len(tensors["lora_A"])) / update.scale
-    extra = len(update.A) - len(tensors["lora_A"])
-    stem = f"{site.module}.lora.{site.role}"
-    found = {
-        f"{stem}.A": pad(tensors["lora_A"][:, : site.fan_in], (0, 0, 0, extra)),
-        f"{stem}.B": pad(tensors["lora_B"][rows] * factor, (0, extra)),
-    }
+    low, up = tensors["lora_A"][:, : site.fan_in], tensors["lora_B"][rows] * factor
+    rank, stem = rank_of(file, site), f"{site.module}.lora.{site.role}"
+    if len(low) > rank:
+        whole = up @ low
+        low, up = (whole, eye(rank)) if rank == site.fan_out else (eye(rank), whole)
+    extra = len(update.A) - rank
+    found = {f"{stem}.A": pad(low, (0, 0, 0, extra)), f"{stem}.B": pad(up, (0, extra))}
     if "lora_magnitude_vector" in tensors:
         found[f"{stem}.magnitude"] = tensors["lora_magnitude_vector"].flatten()[rows]
     return found

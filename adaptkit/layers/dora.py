@@ -15,20 +15,22 @@ class Decomposed(Pair):
     """W' = m (W + s B A) / ||W + s B A||, row by row; m [out] starts at ||W||.
 
     What is added to the output is (m/n - 1) W x + (m/n) s B A x with n = ||W + s B A|| [out],
-    through which no gradient flows (section 4.3 of the paper). W is frozen, so ||W||^2 is computed
-    once; the rest of n^2 = ||W||^2 + 2 s <W, B A> + s^2 ||B A||^2 needs products with r columns
-    only. Dropout acts on x in both terms. Count: r (in + out) + out.
+    through which no gradient flows (section 4.3 of the paper). ||W||^2 is computed once, as long as
+    W is frozen; the rest of n^2 = ||W||^2 + 2 s <W, B A> + s^2 ||B A||^2 needs products with r
+    columns only. An output whose row of W is zero has no direction, and stays as it is. Dropout
+    acts on x in both terms. Count: r (in + out) + out.
     """
 
     def __init__(self, weight: Tensor, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.register_buffer("square", weight.square().sum(1), persistent=False)  # ||W||^2 [out]
+        self.register_buffer("square", squares(weight), persistent=False)  # ||W||^2 [out]
         self.magnitude = nn.Parameter(self.square.sqrt())
 
     def forward(self, at: Pass) -> Tensor:
         """Return what is added to the map's output, [..., out]."""
         low = self.dropout(at.x)
-        gain = self.magnitude / self.norm(at.weight, at.rows)
+        known = None if at.weight.requires_grad else self.square
+        gain = self.magnitude / self.norm(at.weight, at.rows, known)
         up = at.spread(gain.unsqueeze(1) * (self.scale * self.B))
         more = at.spread(gain - 1)
         if low is at.x:  # W x is y - b, and b goes into the small product: no other pass over y
@@ -43,10 +45,23 @@ class Decomposed(Pair):
         return (gain - 1) * weight + gain * super().matrix(weight)
 
     @torch.no_grad()
-    def norm(self, weight: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Return ||W + s B A|| of every output, [out], in fp32."""
+    def norm(
+        self, weight: Tensor, rows: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
+        """Return ||W + s B A|| of every output, [out], in fp32; 1 where it is 0.
+
+        known: ||W||^2, where it need not be computed anew.
+        """
         with torch.autocast(weight.device.type, enabled=False):
             across = F.linear(weight.float(), self.A)  # W A^T, [out, r]
-            across = across if rows is None else across[rows]
+            square = squares(weight.float()) if known is None else known
+            if rows is not None:
+                across, square = across[rows], square if known is not None else square[rows]
             twice = 2 * across + self.scale * F.linear(self.B, self.A @ self.A.t())
-            return (self.square + self.scale * (self.B * twice).sum(1)).sqrt()
+            norm = (square + self.scale * (self.B * twice).sum(1)).clamp(min=0).sqrt()
+            return norm.masked_fill(norm == 0, 1.0)
+
+
+def squares(weight: Tensor) -> Tensor:
+    """Return ||W||^2 of every row, [out]."""
+    return weight.square().sum(1)

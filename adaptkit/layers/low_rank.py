@@ -179,7 +179,9 @@ def fitting(rank: int, site: Site, field: str = "method.rank") -> int:
     """
     low = min(site.fan_in, site.fan_out)
     if rank > low:
-        raise invalid(field, rank, f"exceeds the rank {low} of {site.name}")
+        raise invalid(
+            field, rank, f"exceeds the rank {low} of {site.name}", f"Choose {low} or less"
+        )
     return rank
 
 

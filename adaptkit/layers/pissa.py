@@ -25,7 +25,7 @@ class Principal(nn.Module):
 
     def forward(self, at: Pass) -> Tensor:
         """Return s (B A dropout(x) - B0 A0 x), [..., out]."""
-        # Two products rather than one of 2 r columns: their difference is exactly zero at the start.
+        # Not one product of 2 r columns: the difference of two is exactly zero at the start.
         new = F.linear(F.linear(self.dropout(at.x), self.A), at.spread(self.scale * self.B))
         old = F.linear(F.linear(at.x, self.delta_A0), at.spread(self.scale * self.delta_B0))
         return new - old

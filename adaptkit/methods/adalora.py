@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import above, at_least, invalid, one_of, within
-from adaptkit.models.anatomy import ROLES, expand, sites
+from adaptkit.errors import above, at_least, each_of, invalid, within
+from adaptkit.models.anatomy import ROLES, sites
 
 if TYPE_CHECKING:
     from adaptkit.layers.adalora import Schedule, Triplets
@@ -50,8 +50,7 @@ class AdaLoRA:
         at_least("method.rank", self.rank, self.target_rank)
         above("method.alpha", self.alpha, 0)
         within("method.dropout", self.dropout, 0, 1)
-        for role in self.roles or ("",):
-            one_of("method.roles", role, CHOICES)
+        each_of("method.roles", self.roles, CHOICES)
         at_least("method.t_init", self.t_init, 0)
         at_least("method.t_final", self.t_final, 0)
         if max(self.t_init, self.t_final) < 1 <= self.t_init + self.t_final:
@@ -78,7 +77,7 @@ class AdaLoRA:
             maps.append(Triplets(site, rank, scale, self.dropout, context.generator, device))
             return maps[-1]
 
-        merge = beside(model, sites(model, expand(self.roles)), build)
+        merge = beside(model, sites(model, self.roles), build)
         schedule = self.schedule(len(maps), context.total_updates)
         budget = Budget(maps, schedule, self.beta1, self.beta2)
         chosen = start.only(lambda name: ".lora." in name).plus(

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from adaptkit.adaptation import Adaptation, Context, nothing
-from adaptkit.errors import AdaptError, invalid, one_of
-from adaptkit.models.anatomy import NORMS, ROLES, biases, expand, family
+from adaptkit.errors import AdaptError, each_of, invalid
+from adaptkit.models.anatomy import NORMS, ROLES, biases, family
 
 CHOICES = (*ROLES, *NORMS, "ffn", "all")
 
@@ -27,8 +27,7 @@ class BitFit:
     components: tuple[str, ...] = ("all",)
 
     def __post_init__(self) -> None:
-        for component in self.components or ("",):
-            one_of("method.components", component, CHOICES)
+        each_of("method.components", self.components, CHOICES)
         if "all" in self.components and len(self.components) > 1:
             raise invalid(
                 "method.components", list(self.components), "'all' stands alone", "Drop the others"
@@ -40,8 +39,8 @@ class BitFit:
         Raises:
             AdaptError: the model has no such biases.
         """
-        wanted = None if self.components == ("all",) else expand(self.components)
-        chosen = biases(start.model, wanted)
+        wanted = None if self.components == ("all",) else self.components
+        chosen = biases(start.model, wanted) & start.loaded  # not those of other methods' modules
         if not chosen - start.head:
             raise AdaptError(
                 f"method=bitfit: {family(start.model).name} models have no bias "

@@ -33,10 +33,13 @@ class Chain:
         merges: list[Callable[[], None] | None] = []
         adaptation = start
         for part in self.parts:
-            adaptation = part.adapt(replace(adaptation, merge=None), context)
+            before, adaptation = adaptation, part.adapt(replace(adaptation, merge=None), context)
             merges.append(adaptation.merge)
             if len(self.parts) > 1:
-                self._check(part, start, adaptation)
+                self._check(part, before, adaptation)
+            # Restored, what a training module has left are no parameters.
+            if before.chosen and not context.restoring:
+                self._check_more(part, before, adaptation)
 
         def merge() -> None:
             for one in merges:
@@ -44,9 +47,16 @@ class Chain:
 
         return replace(adaptation, merge=None if None in merges else merge)
 
-    def _check(self, part: Method, start: Adaptation, adaptation: Adaptation) -> None:
+    def _check_more(self, part: Method, before: Adaptation, adaptation: Adaptation) -> None:
+        if adaptation.trainable.keys() == before.trainable.keys():
+            raise AdaptError(
+                f"method.parts: {type(part).__name__} adds nothing to what the parts before it let "
+                "learn; leave it out."
+            )
+
+    def _check(self, part: Method, before: Adaptation, adaptation: Adaptation) -> None:
         name = type(part).__name__
-        if adaptation.model is not start.model:
+        if adaptation.model is not before.model:
             raise AdaptError(f"method.parts: {name} replaces the model, so it stands alone.")
         if not adaptation.chosen:
             raise AdaptError(f"method.parts: with {name} everything learns already; leave it out.")

@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import above, at_least, one_of, within
-from adaptkit.models.anatomy import ROLES, expand, sites
+from adaptkit.errors import above, at_least, each_of, within
+from adaptkit.models.anatomy import ROLES, sites
 
 CHOICES = (*ROLES, "ffn", "all")
 
@@ -32,8 +32,7 @@ class DoRA:
         at_least("method.rank", self.rank, 1)
         above("method.alpha", self.alpha, 0)
         within("method.dropout", self.dropout, 0, 1)
-        for role in self.roles or ("",):
-            one_of("method.roles", role, CHOICES)
+        each_of("method.roles", self.roles, CHOICES)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Put a decomposed update beside every map in `roles`.
@@ -46,7 +45,7 @@ class DoRA:
 
         model, scale = start.model, self.alpha / self.rank
         device = next(model.parameters()).device
-        found = sites(model, expand(self.roles))
+        found = sites(model, self.roles)
         merge = beside(
             model,
             found,

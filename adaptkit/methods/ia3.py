@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import one_of
-from adaptkit.models.anatomy import expand, sites
+from adaptkit.errors import each_of
+from adaptkit.models.anatomy import sites
 
 CHOICES = ("key", "value", "down")
 
@@ -29,8 +29,7 @@ class IA3:
     roles: tuple[str, ...] = CHOICES
 
     def __post_init__(self) -> None:
-        for role in self.roles or ("",):
-            one_of("method.roles", role, CHOICES)
+        each_of("method.roles", self.roles, CHOICES)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Put a vector of ones at every map in `roles`.
@@ -40,5 +39,5 @@ class IA3:
         """
         from adaptkit.layers.scaling import scaled
 
-        merge = scaled(start.model, sites(start.model, expand(self.roles)), inputs=("down",))
+        merge = scaled(start.model, sites(start.model, self.roles), inputs=("down",))
         return replace(start.only(lambda name: ".ia3." in name), merge=merge)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import above, at_least, invalid, one_of, within
+from adaptkit.errors import above, at_least, each_of, invalid, one_of, within
 from adaptkit.models.anatomy import ROLES, expand, is_bias, sites, word_embeddings
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class LoRA:
         above("method.alpha", self.alpha, 0)
         above("method.b_lr_ratio", self.b_lr_ratio, 0)
         within("method.dropout", self.dropout, 0, 1)
-        for role in self.roles or ("",):
-            one_of("method.roles", role, CHOICES)
+        each_of("method.roles", self.roles, CHOICES)
         for role, rank in self.ranks.items():
             one_of("method.ranks", role, (*ROLES, "embeddings"))
             if role not in (*expand(self.roles), *self.roles):
@@ -74,7 +73,7 @@ class LoRA:
 
         model, generator = start.model, context.generator
         device = next(model.parameters()).device
-        found = sites(model, expand(self.roles))
+        found = sites(model, self.roles)
         found += [word_embeddings(model)] if "embeddings" in self.roles else []
         made: list[Pair | EmbeddingPair] = []
 

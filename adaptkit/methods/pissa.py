@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import above, at_least, one_of, within
-from adaptkit.models.anatomy import ROLES, expand, sites
+from adaptkit.errors import above, at_least, each_of, within
+from adaptkit.models.anatomy import ROLES, sites
 
 if TYPE_CHECKING:
     from adaptkit.layers.pissa import Principal
@@ -43,8 +43,7 @@ class PiSSA:
         within("method.dropout", self.dropout, 0, 1)
         if self.niter is not None:
             at_least("method.niter", self.niter, 0)
-        for role in self.roles or ("",):
-            one_of("method.roles", role, CHOICES)
+        each_of("method.roles", self.roles, CHOICES)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Decompose every map in `roles` and let its principal part learn.
@@ -69,5 +68,5 @@ class PiSSA:
                     low, up = principal_part(weight / scale, rank, self.niter, context.generator)
             return Principal(low, up, scale, self.dropout)
 
-        merge = beside(model, sites(model, expand(self.roles)), build)
+        merge = beside(model, sites(model, self.roles), build)
         return replace(start.only(lambda name: ".lora." in name), merge=merge)

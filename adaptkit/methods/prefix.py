@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import at_least, invalid, within
+from adaptkit.errors import AdaptError, at_least, invalid, within
 from adaptkit.models.anatomy import family
 
 if TYPE_CHECKING:
@@ -51,12 +51,18 @@ class PrefixTuning:
         """Put a prefix before every attention.
 
         Raises:
-            AdaptError: the family computes attention in its own way, or `init` has no tokens.
+            AdaptError: the family computes attention in its own way, `init` has no tokens, or
+                stands behind a prompt.
         """
         from adaptkit.layers.prefix import cycled, prefixed
         from adaptkit.models.attention import attentions
 
         attentions(start.model)  # may refuse
+        if self.init != RANDOM and start.extra_tokens:
+            raise AdaptError(
+                f"method.init={self.init!r}: the prompt before it would move the words it starts "
+                "from. In method.parts, name prefix before the prompt."
+            )
         pairs = None
         if self.init != RANDOM and context.tokenizer is not None and not context.restoring:
             pairs = cycled(self._real_words(start.model, context.tokenizer), self.length)

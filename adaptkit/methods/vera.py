@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import above, at_least, one_of, within
-from adaptkit.models.anatomy import ROLES, expand, sites
+from adaptkit.errors import above, at_least, each_of, within
+from adaptkit.models.anatomy import ROLES, sites
 
 CHOICES = (*ROLES, "ffn", "all")
 
@@ -34,8 +34,7 @@ class VeRA:
         at_least("method.rank", self.rank, 1)
         above("method.d_initial", self.d_initial, 0)
         within("method.projection_seed", self.projection_seed, 0, 2**32)
-        for role in self.roles or ("",):
-            one_of("method.roles", role, CHOICES)
+        each_of("method.roles", self.roles, CHOICES)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Put the vectors beside every map in `roles`.
@@ -50,7 +49,7 @@ class VeRA:
         shared = Projections(self.projection_seed, self.rank, next(model.parameters()).device)
         merge = beside(
             model,
-            sites(model, expand(self.roles)),
+            sites(model, self.roles),
             lambda site: Scaled(shared.low(site.fan_in), shared.up(site.fan_out), self.d_initial),
         )
         return replace(start.only(lambda name: ".lora." in name), merge=merge)

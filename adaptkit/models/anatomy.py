@@ -6,7 +6,7 @@ What is where stands in `adaptkit.models.families`. No torch at import time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,20 +81,28 @@ def matches(model: nn.Module, patterns: Iterable[str]) -> Iterator[tuple[str, nn
 
 
 def sites(model: nn.Module, roles: Iterable[str]) -> list[Site]:
-    """Return every linear map with one of `roles`, in the model's order.
+    """Return every linear map with one of `roles` ('ffn' and 'all' among them), role by role.
 
     Raises:
         AdaptError: a role matches nothing; the message lists the roles that exist.
     """
-    found: list[Site] = []
-    wanted = tuple(roles)
-    for role in wanted:
-        hits = [_site(model, role, *hit) for hit in matches(model, _patterns(model, role))]
-        # Under 'ffn' and 'all' a family without a gate is no mistake.
-        if not hits and not (role == "gate" and len(wanted) > 1):
-            raise AdaptError(_no_such_role(model, role))
-        found += hits
-    return found
+    named = set(roles)
+    return [_site(model, *hit) for role in expand(named) for hit in _hits(model, role, named)]
+
+
+def _hits(
+    model: nn.Module, role: str, named: Container[str]
+) -> list[tuple[str, str, nn.Module, str]]:
+    """Return (role, name, module, bare parameter) of all that has a role.
+
+    Raises:
+        AdaptError: there is none, though the role is `named` by itself. Under 'ffn' and 'all' a
+            family without a gate is no mistake.
+    """
+    hits = [(role, *hit) for hit in matches(model, _patterns(model, role))]
+    if not hits and (role in named or role != "gate"):
+        raise AdaptError(_no_such_role(model, role))
+    return hits
 
 
 def word_embeddings(model: nn.Module) -> Site:
@@ -199,17 +207,15 @@ def biases(model: nn.Module, components: Iterable[str] | None) -> set[str]:
     body = {n for n, _ in model.named_parameters() if n.startswith(prefix) and is_bias(n)}
     if components is None:
         return body
-    names: set[str] = set()
-    for role in components:
-        if role in QKV and family(model).fused and not set(QKV) <= set(components):
+    named, names = set(components), set()
+    for role in expand(named):
+        if role in QKV and family(model).fused and not set(QKV) <= set(expand(named)):
             raise AdaptError(
                 f"method.components={role}: {family(model).name} keeps query, key and value in "
                 "one bias. Choose all three, or all."
             )
-        hits = list(matches(model, _patterns(model, role)))
-        if not hits and role != "gate":
-            raise AdaptError(_no_such_role(model, role))
-        names |= {f"{name}.bias" for name, _, tensor in hits if not tensor}
+        hits = _hits(model, role, named)
+        names |= {f"{name}.bias" for _, name, _, tensor in hits if not tensor}
     return names & body
 
 
