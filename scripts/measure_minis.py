@@ -40,11 +40,14 @@ SETTINGS = {
 def save_random(name: str, folder: Path, seed: int) -> None:
     """Save the architecture and tokenizer of a mini with weights as they are before pretraining."""
     import torch
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
 
     source = bundled.MINIS / name
     torch.manual_seed(seed)
-    AutoModel.from_config(AutoConfig.from_pretrained(source)).save_pretrained(folder)
+    config = AutoConfig.from_pretrained(source)
+    # The same class: a body of another one would bring a pooler, which is then no part of the head.
+    getattr(transformers, config.architectures[0])(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
 
 
