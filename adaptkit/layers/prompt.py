@@ -164,8 +164,8 @@ def spliced(values: Tensor, fill: Tensor, start: Tensor) -> Tensor:
 
 def picked(values: Tensor, order: Tensor) -> Tensor:
     """Return the columns order [B, S] of values [B, T, ...]."""
-    index = order.view(*order.shape, *(1,) * (values.dim() - 2))
-    return values.gather(1, index.expand(*order.shape, *values.shape[2:]))
+    rows = torch.arange(len(values), device=values.device)
+    return values[rows.unsqueeze(1), order]  # gather needs an index of the whole shape: slower
 
 
 class PromptEncoder(nn.Module):
