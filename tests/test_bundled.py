@@ -149,7 +149,9 @@ def test_a_damaged_file_is_named(
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes(file.read_bytes()[:-1] + b"?")
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
     output = tmp_path / "run"
     answer = call("train", "task=sst2", "data.source=sample", f"output_dir={output}")
     assert answer.status == 2
