@@ -445,6 +445,11 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     damaged(tmp_path / "nan", "lora_A", lambda tensor: tensor * float("nan"))
     with pytest.raises(AdaptError, match=r"lora_A\.weight holds numbers that are not finite"):
         read_back(tmp_path / "nan", body)
+    for alpha in (0, -2):
+        options = {**LORA, "lora_alpha": alpha, "target_modules": ["query"]}
+        _, body = by_peft("bert", tmp_path / str(alpha), **options)
+        with pytest.raises(AdaptError, match=f"lora_alpha={alpha}: .*above 0"):
+            read_back(tmp_path / str(alpha), body)
     _, body = by_peft("bart", tmp_path / "b", **LORA, target_modules=["encoder.embed_tokens"])
     with pytest.raises(AdaptError, match="share a table in this model, but the file does not"):
         read_back(tmp_path / "b", body)

@@ -103,7 +103,7 @@ def check(folder: Path, config: Mapping[str, Any]) -> None:
             raise AdaptError(f"{folder}: {key}={value}: adaptkit does not compute this.")
     alpha = config.get("lora_alpha")
     if kind == "LORA" and isinstance(alpha, int | float) and alpha <= 0:
-        raise AdaptError(f"{folder}: lora_alpha={alpha}: must be above 0; so it adds nothing.")
+        raise AdaptError(f"{folder}: lora_alpha={alpha}: adaptkit takes numbers above 0 alone.")
     start = str(config.get("init_lora_weights", "")).lower()
     if start.startswith(CHANGED_BODY):
         raise AdaptError(

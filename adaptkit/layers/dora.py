@@ -53,10 +53,9 @@ class Decomposed(Pair):
         known: ||W||^2, where it need not be computed anew.
         """
         with torch.autocast(weight.device.type, enabled=False):
-            across = F.linear(weight.float(), self.A)  # W A^T, [out, r]
-            square = squares(weight.float()) if known is None else known
-            if rows is not None:
-                across, square = across[rows], square if known is not None else square[rows]
+            own = slice(None) if rows is None else rows
+            across = F.linear(weight.float(), self.A)[own]  # W A^T, [out, r]
+            square = squares(weight.float())[own] if known is None else known
             twice = 2 * across + self.scale * F.linear(self.B, self.A @ self.A.t())
             norm = (square + self.scale * (self.B * twice).sum(1)).clamp(min=0).sqrt()
             return norm.masked_fill(norm == 0, 1.0)
