@@ -41,6 +41,7 @@ class Model:
     name: str
     path: str
     revision: str | None = None
+    pooling: Literal["mean", "max"] | None = None  # null: the head reads what its class reads
     architecture: dict[str, Any] | None = None  # config.json's entries, for `plan` without network
 
 

@@ -61,6 +61,12 @@ def export(directory: Path, kind: str, out: Path) -> str:
     saved = checkpoint.load_run(directory)
     trainer = replace(saved.settings.trainer, precision="fp32", device="cpu")
     saved = replace(saved, settings=replace(saved.settings, trainer=trainer))
+    pooling = saved.settings.model.pooling
+    if pooling:
+        raise AdaptError(
+            f"{directory}, model.pooling={pooling}: no class of transformers reads the {pooling} "
+            "of all tokens, so the head would answer otherwise there. Train without it to export."
+        )
     prepared = restored(saved, tuple(saved.result["labels"]))
     model = prepared.adaptation.model.eval()
     name_classes(model.config, saved.result["labels"])

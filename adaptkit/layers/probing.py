@@ -1,4 +1,4 @@
-"""Pooling of hidden states, and the linear classifier that reads them."""
+"""The linear classifier that reads pooled hidden states."""
 
 from __future__ import annotations
 
@@ -11,21 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaptkit.layers.padding import realign
-
-
-def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
-    """Sum up hidden states [B, T, H] over the real tokens of mask [B, T] -> [B, H].
-
-    how: mean | max | first | last (position of the first or last real token).
-    """
-    real = mask.bool().unsqueeze(-1)
-    if how == "mean":
-        return (hidden * real).sum(1) / real.sum(1).clamp(min=1)
-    if how == "max":
-        return hidden.masked_fill(~real, -torch.inf).amax(1)
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    at = (mask.bool() * (steps + 1)).argmax(1) if how == "last" else mask.bool().int().argmax(1)
-    return hidden[torch.arange(len(hidden), device=mask.device), at]
+from adaptkit.layers.pooling import pool
 
 
 class LinearProbe(nn.Module):

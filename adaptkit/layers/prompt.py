@@ -15,12 +15,13 @@ padding on the left stays in front of the prompt.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from adaptkit.layers.padding import named
 
 
 class Prompt(nn.Module):
@@ -65,7 +66,8 @@ class Prompt(nn.Module):
         self.skip = skip
         body.register_forward_pre_hook(self._before, with_kwargs=True)
         if decoder is None:
-            body.register_forward_hook(self._after)
+            # What was put in last is taken out first.
+            body.register_forward_hook(self._after, prepend=True)
         else:
             decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
 
@@ -144,12 +146,6 @@ class Prompt(nn.Module):
             ones = mask.new_ones(len(mask), self.current_length())
             inputs["encoder_attention_mask"] = spliced(mask, ones, self._place(mask, mask))
         return (), inputs
-
-
-def named(module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """Return all inputs of a call by their names, those given by position included."""
-    names = list(inspect.signature(module.forward).parameters)
-    return {**dict(zip(names[: len(args)], args, strict=True)), **kwargs}
 
 
 def spliced(values: Tensor, fill: Tensor, start: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ class Probe:
         """
         from adaptkit.layers.probing import LinearProbe
 
+        if getattr(start.model.base_model, "pooling", None):
+            raise AdaptError(
+                "model.pooling: a probe replaces the head that would read it. Set method.pooling."
+            )
         kind, depth = family(start.model), layer_count(start.model)
         if not -depth - 1 <= self.layer <= depth:
             raise invalid("method.layer", self.layer, f"this model has layers 0 to {depth}")

@@ -18,6 +18,7 @@ from transformers.initialization import no_init_weights
 from adaptkit import bundled
 from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.layers.padding import realign
+from adaptkit.layers.pooling import Pooled
 from adaptkit.models import hub
 from adaptkit.models.anatomy import base_prefix, family, family_of
 
@@ -102,7 +103,7 @@ def load_model(model: Model, config: Any, head: str) -> Loaded:
             f"has ({len(missing & set(body))} of {len(body)} tensors missing). Check config.json."
         )
     # Of what is new inside the body (a pooler the checkpoint lacks) everything learns as well.
-    return Loaded(align(loaded), head_names(loaded) | missing, fingerprint(loaded, missing))
+    return Loaded(ready(loaded, model), head_names(loaded) | missing, fingerprint(loaded, missing))
 
 
 def empty_model(model: Model, config: Any, head: str) -> Loaded:
@@ -120,7 +121,7 @@ def empty_model(model: Model, config: Any, head: str) -> Loaded:
         n for n, _ in empty.named_parameters()
         if n.startswith(prefix) and n[len(prefix) :].split(".")[0] in lacking
     }  # fmt: skip
-    return Loaded(align(empty), head_names(empty) | new, "")
+    return Loaded(ready(empty, model), head_names(empty) | new, "")
 
 
 def _names_in(model: Model) -> list[str]:
@@ -153,6 +154,13 @@ def fingerprint(model: nn.Module, new: set[str]) -> str:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(ends.cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def ready(loaded: nn.Module, model: Model) -> nn.Module:
+    """Make padding harmless, and let the head read what `model.pooling` says."""
+    if model.pooling:
+        Pooled(model.pooling).attach(loaded.base_model)
+    return align(loaded)
 
 
 def align(model: nn.Module) -> nn.Module:

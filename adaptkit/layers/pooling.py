@@ -1,0 +1,65 @@
+"""Summing up the hidden states of a text [B, T, H] in one vector [B, H]."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from adaptkit.layers.padding import named
+
+Pooling = Literal["mean", "max"]
+
+
+def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
+    """Sum up hidden states [B, T, H] over the real tokens of mask [B, T] -> [B, H].
+
+    how: mean | max | first | last (position of the first or last real token).
+    """
+    real = mask.bool().unsqueeze(-1)
+    if how == "mean":
+        return (hidden * real).sum(1) / real.sum(1).clamp(min=1)
+    if how == "max":
+        return hidden.masked_fill(~real, -torch.inf).amax(1)
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    at = (mask.bool() * (steps + 1)).argmax(1) if how == "last" else mask.bool().int().argmax(1)
+    return hidden[torch.arange(len(hidden), device=mask.device), at]
+
+
+class Pooled:
+    """Lets the task's head read pool(H) [B, H] instead of the position its class reads.
+
+    Every position of the body's output becomes the pooled vector: whichever of them a class reads,
+    it reads that one, and so does a pooler within the body (BERT, ALBERT). Computed in fp32.
+    Attached before any method, so that it sees the text as the head does: without a prompt. Of two
+    stacks the decoder's output is pooled, which the head reads.
+    """
+
+    def __init__(self, how: Pooling) -> None:
+        self.how, self.mask = how, None
+
+    def attach(self, body: nn.Module) -> None:
+        """Pool at every call of `body`, and note there that it is done."""
+        body.pooling = self.how
+        body.register_forward_pre_hook(self._before, with_kwargs=True)
+        body.register_forward_hook(self._after)
+
+    def _before(self, body: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.mask = named(body, args, kwargs).get("attention_mask")
+
+    def _after(self, body: nn.Module, args: tuple, output: Any) -> Any:
+        hidden = output["last_hidden_state"]
+        mask = hidden.new_ones(hidden.shape[:2]) if self.mask is None else self.mask
+        pooled = pool(hidden.float(), mask, self.how).to(hidden.dtype)
+        output["last_hidden_state"] = pooled.unsqueeze(1).expand_as(hidden)
+        if output.get("pooler_output") is not None:
+            output["pooler_output"] = summary(body, output["last_hidden_state"])
+        return output
+
+
+def summary(body: nn.Module, hidden: Tensor) -> Tensor:
+    """Return what the body's own pooler makes of hidden states [B, T, H]: [B, H]."""
+    if isinstance(body.pooler, nn.Linear):  # ALBERT
+        return body.pooler_activation(body.pooler(hidden[:, 0]))
+    return body.pooler(hidden)
