@@ -32,7 +32,7 @@ def run(method: str, rate: str | None, seed: int, args: argparse.Namespace) -> d
         f"model.path={args.model}", f"data.root={args.data}", "data.source=local",
         f"data.train_rows={args.rows}",
         f"trainer.epochs={args.epochs}", f"seed={seed}", f"output_dir={folder}",
-        *([f"optimizer.lr={rate}"] if rate else []),
+        *([f"optimizer.lr={rate}"] if rate else []), *args.set,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -68,6 +68,9 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder for the runs")
     parser.add_argument("--rows", type=int, default=8000)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument(
+        "--set", action="append", default=[], help="an override, as in model.pooling=mean"
+    )
     parser.add_argument("entries", nargs="*", metavar="ENTRY", help="default: every method")
     args = parser.parse_args()
     print("| method | rate | accuracy | trained, body + head | seconds | peak MB | saved kB |")
