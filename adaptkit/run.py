@@ -28,9 +28,8 @@ from adaptkit.tasks.text import Splits
 from adaptkit.trainer import AdaptTrainer
 
 SAMPLE_WARNING = (
-    "WARNING: neither a local folder nor the hub has {task}: using the bundled SAMPLE, a few "
-    "hundred rows of a grammar. Its scores say nothing about the real task; for that set "
-    "data.root=DIR."
+    "WARNING: {why}, using the bundled SAMPLE of {task}: a few hundred rows of a grammar. Its "
+    "scores say nothing about the real task; for that set data.root=DIR."
 )
 
 
@@ -66,7 +65,9 @@ def run(settings: Settings, interface: Interface) -> dict[str, Any]:
             return done
         splits = settings.task.load(settings.data, settings.seed)
         if splits.origin.source == "sample":
-            interface.say(SAMPLE_WARNING.format(task=settings.task.name))
+            asked = settings.data.source == "sample"
+            why = "data.source=sample" if asked else "neither a local folder nor the hub has it"
+            interface.say(SAMPLE_WARNING.format(why=why, task=settings.task.name))
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
         outputs = settings.task.outputs(splits.labels)

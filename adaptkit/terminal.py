@@ -102,10 +102,9 @@ def line(record: dict[str, Any]) -> str:
         for key, value in record["scores"].items()
         if key != record["metric"]
     )
-    sample = " ON SAMPLE DATA" if record["data"]["source"] == "sample" else ""
     score = f"{record['metric']} {decimal(record['score'])}"
     return (
-        f"{name} seed {record['seed']}: {score}{others}{sample} "
+        f"{name} seed {record['seed']}: {score}{others}{sample(record)} "
         f"({record['split']}, {record['data']['rows']['validation']} rows, {best}); "
         f"{params['trainable']:,} parameters, {size(record['delta_bytes'])}, "
         f"{time['total_seconds']:.0f} s"
@@ -119,7 +118,13 @@ def decimal(score: float | None) -> str:
 
 def scores(record: dict[str, Any]) -> str:
     """Return all scores of a record as words."""
-    return ", ".join(f"{name} {decimal(value)}" for name, value in record["scores"].items())
+    found = ", ".join(f"{name} {decimal(value)}" for name, value in record["scores"].items())
+    return found + sample(record)
+
+
+def sample(record: dict[str, Any]) -> str:
+    """Return the mark of scores that say nothing about the real task."""
+    return " ON SAMPLE DATA" if record["data"]["source"] == "sample" else ""
 
 
 def size(count: float) -> str:

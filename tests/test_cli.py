@@ -481,6 +481,8 @@ def test_eval_on_the_same_and_another_split(finished: Path) -> None:
     assert record(finished) == own
     text = call("eval", finished, "task.validation=train").out
     assert f"accuracy {again['score']:.4f}" in text
+    assert "SAMPLE" not in text
+    assert "ON SAMPLE DATA" in call("eval", finished, "data.source=sample").out
 
 
 def test_eval_maps_labels_by_name(finished: Path) -> None:
