@@ -32,6 +32,12 @@ from adaptkit import bundled
 ROWS, EPOCHS = 20_000, 3
 SETTINGS = {
     "full": ("method=full", "optimizer.lr=5e-4", f"trainer.epochs={EPOCHS}"),
+    "full-mean": (
+        "method=full",
+        "optimizer.lr=5e-4",
+        f"trainer.epochs={EPOCHS}",
+        "model.pooling=mean",
+    ),
     "lora": ("method=lora", "method.roles=[all]", "optimizer.lr=2e-3", f"trainer.epochs={EPOCHS}"),
     "probe": ("method=probe", "method.pooling=mean"),
 }
