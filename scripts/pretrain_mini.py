@@ -16,7 +16,8 @@ What a run does, in order:
 3. starts the token embeddings from the counts of which tokens stand near each other (``vectors``);
 4. trains with the Hugging Face ``Trainer``: packed sequences, small batches, no dropout, bf16
    autocast, the learning rate scheduled on the processor time of a thread (``--minutes``), so that
-   it reaches zero at the end whatever else the machine does meanwhile;
+   it reaches zero at the end whatever else the machine does meanwhile; for mini-bert, with
+   ``--pairs``, a share of the batches are judged pairs of sentences (``pretraining/pairs.py``);
 5. writes the model, ``curve.jsonl`` and ``result.json`` to ``--output``. Checkpoints in float32
    go to ``OUTPUT/checkpoints``; the same command line continues from the newest one, also with
    larger ``--minutes`` after the run is finished.
