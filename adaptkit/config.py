@@ -41,7 +41,7 @@ class Model:
     name: str
     path: str
     revision: str | None = None
-    pooling: Literal["mean", "max"] | None = None  # null: the head reads what its class reads
+    pooling: Literal["mean", "max", None] = None  # null: the head reads what its class reads
     architecture: dict[str, Any] | None = None  # config.json's entries, for `plan` without network
 
 
@@ -177,7 +177,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         return _first_that_fits(value, [a for a in arguments if a is not type(None)], where)
     if origin is Literal:
         if value not in arguments:
-            raise unknown(where, value, [str(a) for a in arguments])
+            raise unknown(where, value, ["null" if a is None else a for a in arguments])
         return value
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else [value]

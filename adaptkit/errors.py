@@ -54,7 +54,8 @@ def unknown(field: str, value: object, known: Iterable[str]) -> ConfigError:
     """Return the error for a value that is not among the `known` names."""
     names = sorted(known)
     near = did_you_mean(str(value), names)
-    return ConfigError(f"{field}={value}: not known; {near}There is: {', '.join(names)}.")
+    near = f"; {near}" if near else ". "
+    return ConfigError(f"{field}={value}: not known{near}There is: {', '.join(names)}.")
 
 
 def at_least(field: str, value: float, low: float) -> None:

@@ -64,8 +64,8 @@ def export(directory: Path, kind: str, out: Path) -> str:
     pooling = saved.settings.model.pooling
     if pooling:
         raise AdaptError(
-            f"{directory}, model.pooling={pooling}: no class of transformers reads the {pooling} "
-            "of all tokens, so the head would answer otherwise there. Train without it to export."
+            f"{directory}, model.pooling={pooling}: neither a plain model nor a PEFT adapter can "
+            "say so, and the head would answer otherwise there. Train without it to export."
         )
     prepared = restored(saved, tuple(saved.result["labels"]))
     model = prepared.adaptation.model.eval()

@@ -81,6 +81,11 @@ def body_of(file: PeftFile, overrides: list[str]) -> list[str]:
         raise AdaptError(
             f"{fixed[0]}: the adapter says what was learnt; only {', '.join(FREE)} can be set."
         )
+    if "model.pooling" in touched:
+        raise AdaptError(
+            "model.pooling: the adapter's head was trained to read what its class reads. "
+            "Leave it out."
+        )
     if any(word.partition("=")[0] in ("model", "model.path") for word in overrides):
         return []
     named = file.config.get("base_model_name_or_path")

@@ -107,6 +107,7 @@ CONFIG = [
     ("trainer.max_steps=0", ["trainer.max_steps=0", "1 or more"]),
     ("trainer.max_grad_norm=nan", ["trainer.max_grad_norm=nan", "0 or more"]),
     ("trainer.precision=fp8", ["trainer.precision=fp8", "bf16", "fp32"]),
+    ("model.pooling=none", ["model.pooling=none: not known. There is: max, mean, null."]),
     ("trainer.device=tpu", ["trainer.device=tpu", "cpu", "cuda"]),
     ("task.max_length=2", ["task.max_length=2", "4 or more"]),
     ("task.metric=f1", ["task.metric=f1", "did you mean", "accuracy_and_f1"]),

@@ -113,7 +113,7 @@ def test_prompts_are_not_among_what_is_pooled(family: str) -> None:
 def test_a_probe_has_its_own_pooling() -> None:
     model = classifier("bert")
     Pooled("mean").attach(model.base_model)
-    with pytest.raises(AdaptError, match=r"model\.pooling.*method\.pooling"):
+    with pytest.raises(AdaptError, match=r"model\.pooling=mean.*Leave it out.*method\.pooling"):
         Probe().adapt(Adaptation.of(model, head_names(model)), context("bert"))
 
 

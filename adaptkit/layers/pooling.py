@@ -19,7 +19,7 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
     """
     real = mask.bool().unsqueeze(-1)
     if how == "mean":
-        return (hidden * real).sum(1) / real.sum(1).clamp(min=1)
+        return hidden.masked_fill(~real, 0).sum(1) / real.sum(1).clamp(min=1)
     if how == "max":
         return hidden.masked_fill(~real, -torch.inf).amax(1)
     steps = torch.arange(mask.shape[1], device=mask.device)
@@ -31,7 +31,8 @@ class Pooled:
     """Lets the task's head read pool(H) [B, H] instead of the position its class reads.
 
     Every position of the body's output becomes the pooled vector: whichever of them a class reads,
-    it reads that one, and so does a pooler within the body (BERT, ALBERT). Computed in fp32.
+    it reads that one, and so does a pooler within the body, run once more (BERT, ALBERT). Computed
+    in fp32.
     Attached before any method, so that it sees the text as the head does: without a prompt. Of two
     stacks the decoder's output is pooled, which the head reads.
     """

@@ -35,9 +35,11 @@ class Probe:
         """
         from adaptkit.layers.probing import LinearProbe
 
-        if getattr(start.model.base_model, "pooling", None):
+        other = getattr(start.model.base_model, "pooling", None)
+        if other:
             raise AdaptError(
-                "model.pooling: a probe replaces the head that would read it. Set method.pooling."
+                f"model.pooling={other}: a probe replaces the head that would read it. Leave it "
+                "out; a probe has method.pooling."
             )
         kind, depth = family(start.model), layer_count(start.model)
         if not -depth - 1 <= self.layer <= depth:
