@@ -16,8 +16,7 @@ What a run does, in order:
 3. starts the token embeddings from the counts of which tokens stand near each other (``vectors``);
 4. trains with the Hugging Face ``Trainer``: packed sequences, small batches, no dropout, bf16
    autocast, the learning rate scheduled on the processor time of a thread (``--minutes``), so that
-   it reaches zero at the end whatever else the machine does meanwhile; for mini-bert, with
-   ``--pairs``, a share of the batches are judged pairs of sentences (``pretraining/pairs.py``);
+   it reaches zero at the end whatever else the machine does meanwhile;
 5. writes the model, ``curve.jsonl`` and ``result.json`` to ``--output``. Checkpoints in float32
    go to ``OUTPUT/checkpoints``; the same command line continues from the newest one, also with
    larger ``--minutes`` after the run is finished.
@@ -50,9 +49,8 @@ import numpy as np
 import torch
 import transformers
 from pretraining.objectives import IGNORE, Collator
-from pretraining.pairs import PairCollator, add_arguments, judge, read_pairs, with_pairs
 from pretraining.recipes import RECIPES, Recipe, vectors
-from pretraining.texts import load_documents, read_json, sources, write_json
+from pretraining.texts import read_json, sources, write_json
 from pretraining.tokens import Blocks, prepare, save_tokenizer, tokenise
 from pretraining.training import Clock, MiniTrainer, Progress
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainingArguments
@@ -95,9 +93,7 @@ def restore(clock: Clock, checkpoint: Path | None, curve: Path) -> None:
     """Set the clock to the checkpoint's time and cut the curve back to it."""
     step = -1
     if checkpoint:
-        note = read_json(checkpoint / "clock.json")
-        clock.seconds = clock.saved = note["seconds"]
-        clock.tokens = note["tokens"]
+        clock.seconds = clock.saved = read_json(checkpoint / "clock.json")["seconds"]
         step = int(checkpoint.name.split("-")[1])
         LOGGER.info("continuing from %s at %.0f s", checkpoint, clock.seconds)
     lines = curve.read_text(encoding="utf-8").splitlines() if curve.exists() else []
@@ -115,42 +111,31 @@ def train(
     torch.manual_seed(args.seed)
     model = recipe.build(tokenizer, args.positions)
     table = model.get_input_embeddings().weight
-    if args.start:
-        model = type(model).from_pretrained(args.start, config=model.config, dtype=torch.float32)
-    elif args.vectors:
+    if args.vectors:
         table.data.copy_(vectors(tokens, *table.shape) * table.std())
-    collate = collator(recipe, tokenizer, args, args.long_share)
-    if args.pairs:
-        pairs = read_pairs(args.pairs, load_documents(args)[0], tokenizer)
-        LOGGER.info("%d judged pairs", len(pairs.labels))
-        recipe, collate = (
-            with_pairs(recipe), PairCollator(collate, pairs, args.pair_share, args.pair_batch)
-        )  # fmt: skip
-        model.judge = judge(model.config.hidden_size, pairs.classes)
     model.set_attn_implementation("eager")  # on a CPU faster than the fused kernels' backward
     LOGGER.info("%d parameters, %d training tokens", model.num_parameters(), len(tokens))
     clock = Clock(args.minutes * 60, args.warmup)
     checkpoint = newest_checkpoint(args)
     restore(clock, checkpoint, args.output / "curve.jsonl")
     settings = training_arguments(args, recipe)
+    batch_tokens = settings.per_device_train_batch_size * args.positions
     trainer = MiniTrainer(
         recipe,
         clock,
         model=model,
         args=settings,
         train_dataset=Blocks(tokens, args.positions),
-        data_collator=collate,
-        callbacks=[Progress(clock, args.output / "curve.jsonl", args.save_seconds)],
+        data_collator=collator(recipe, tokenizer, args, args.long_share),
+        callbacks=[Progress(clock, args.output / "curve.jsonl", batch_tokens, args.save_seconds)],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     if clock.seconds < clock.total:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     else:
         model = type(model).from_pretrained(checkpoint)
-    if hasattr(model, "judge"):
-        del model.judge  # what only training needed
     steps = trainer.state.global_step
-    figures = {"steps": steps, "seconds": round(clock.seconds, 1), "tokens": clock.tokens}
+    figures = {"steps": steps, "seconds": round(clock.seconds, 1), "tokens": steps * batch_tokens}
     return model, figures
 
 
@@ -230,9 +215,7 @@ def parser() -> argparse.ArgumentParser:
     add("--resume", default="auto", help="checkpoint; 'auto': the newest in OUTPUT; or 'none'")
     add("--seed", type=int, default=0, help="seed of initialisation, order and masking")
     add("--threads", type=int, default=0, help="CPU threads (0: torch decides)")
-    add("--start", type=Path, help="model to start from: an earlier --output")
     add_sizes(shown)
-    add_arguments(shown)
     return shown
 
 
@@ -257,8 +240,6 @@ def add_sizes(shown: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
-    if args.pairs and args.model != "mini-bert":
-        raise SystemExit("--pairs: an objective of the encoder, mini-bert")
     if args.positions % args.length:
         raise SystemExit("--positions must be a multiple of --length")
     args.cache = args.cache or args.output / "cache"

@@ -70,15 +70,11 @@ def prepare(
     """Return the tokenizer, the training tokens and the report, from the cache where possible."""
     documents, report, key = load_documents(args)
     size = args.vocabulary or recipe.size
-    own = (args.start / "tokenizer.json").read_text(encoding="utf-8") if args.start else ""
-    key = fingerprint(key, args.model, size, args.vocabulary_words, args.positions, own)
+    key = fingerprint(key, args.model, size, args.vocabulary_words, args.positions)
     folder, tokens = args.cache / f"tokenizer-{key}", args.cache / f"tokens-{key}.npy"
     if not tokens.exists():
-        if args.start:
-            tokenizer = AutoTokenizer.from_pretrained(args.start)
-        else:
-            LOGGER.info("training the vocabulary on %d documents", len(documents))
-            tokenizer = train_vocabulary(recipe, documents, args)
+        LOGGER.info("training the vocabulary on %d documents", len(documents))
+        tokenizer = train_vocabulary(recipe, documents, args)
         save_tokenizer(tokenizer, folder)
         shuffled = np.random.default_rng(args.seed).permutation(len(documents))
         LOGGER.info("tokenising")

@@ -34,7 +34,6 @@ class Clock:
     warmup: float
     seconds: float = 0.0
     saved: float = 0.0
-    tokens: int = 0  # read so far, padding not among them
     last: float | None = None
 
     @staticmethod
@@ -60,8 +59,8 @@ class Clock:
 class Progress(TrainerCallback):
     """Keeps the clock, stops in time, asks for checkpoints and writes the curve."""
 
-    def __init__(self, clock: Clock, curve: Path, save_every: float) -> None:
-        self.clock, self.curve, self.every = clock, curve, save_every
+    def __init__(self, clock: Clock, curve: Path, tokens: int, save_every: float) -> None:
+        self.clock, self.curve, self.tokens, self.every = clock, curve, tokens, save_every
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -85,9 +84,7 @@ class Progress(TrainerCallback):
         """Mark the checkpoint as complete and keep the time spent so far with it."""
         self.clock.saved = self.clock.seconds
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        write_json(
-            folder / "clock.json", {"seconds": self.clock.seconds, "tokens": self.clock.tokens}
-        )
+        write_json(folder / "clock.json", {"seconds": self.clock.seconds})
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
@@ -99,7 +96,7 @@ class Progress(TrainerCallback):
         row = {
             "step": state.global_step,
             "seconds": round(self.clock.seconds, 1),
-            "tokens": self.clock.tokens,
+            "tokens": state.global_step * self.tokens,
             "loss": float(logs["loss"]),
             "lr": float(logs["learning_rate"]),
             "grad_norm": round(float(logs["grad_norm"]), 3),
@@ -129,7 +126,5 @@ class MiniTrainer(Trainer):
         self, model: PreTrainedModel, inputs: Batch, return_outputs: bool = False, **_: Any
     ) -> torch.Tensor:
         """Return the recipe's loss, computed in bf16 where that is safe."""
-        mask = inputs.get("attention_mask")
-        self.clock.tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
         with torch.autocast(self.args.device.type, torch.bfloat16):
             return self.recipe.loss(model, inputs)
