@@ -41,6 +41,11 @@ def import_adapter(adapter: Path, overrides: list[str], out: Path) -> dict[str, 
     plain = compose([*body_of(file, overrides), *overrides, f"output_dir={os.path.abspath(out)}"])
     plain["regularizer"] = {}
     first = settings(plain)
+    if first.model.pooling:
+        raise AdaptError(
+            f"model.pooling={first.model.pooling}: the adapter's head was trained to read what its "
+            "class reads. Leave it out."
+        )
     splits = first.task.load(first.data, first.seed, train=False)
     plain["method"] = method_on(file, first, splits.labels)
     run = settings(plain)
@@ -80,11 +85,6 @@ def body_of(file: PeftFile, overrides: list[str]) -> list[str]:
     if fixed := [key for key in touched if key.partition(".")[0] not in FREE]:
         raise AdaptError(
             f"{fixed[0]}: the adapter says what was learnt; only {', '.join(FREE)} can be set."
-        )
-    if "model.pooling" in touched:
-        raise AdaptError(
-            "model.pooling: the adapter's head was trained to read what its class reads. "
-            "Leave it out."
         )
     if any(word.partition("=")[0] in ("model", "model.path") for word in overrides):
         return []

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adaptkit.layers.padding import named
-
-Pooling = Literal["mean", "max"]
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
@@ -37,7 +35,7 @@ class Pooled:
     stacks the decoder's output is pooled, which the head reads.
     """
 
-    def __init__(self, how: Pooling) -> None:
+    def __init__(self, how: str) -> None:
         self.how, self.mask = how, None
 
     def attach(self, body: nn.Module) -> None:
