@@ -712,5 +712,6 @@ def test_refusals_of_import(place: Path, tmp_path: Path, checkpoints: Any) -> No
     other = ["task=sst2", data, "model=auto", f"model.path={checkpoints['roberta']}"]
     assert "it was made for another body" in refused(adapter, *other)
     assert "method.rank: the adapter says" in refused(adapter, "method.rank=4")
-    assert "Leave it out" in refused(adapter, "task=sst2", data, "model.pooling=mean")
+    own = ["task=sst2", data, "model=auto", f"model.path={checkpoints['bert']}"]
+    assert "Leave it out" in refused(adapter, *own, "model.pooling=mean")
     assert "is no PEFT adapter" in refused(str(tmp_path), "task=sst2")
