@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -584,3 +585,15 @@ def test_fresh_processes_make_the_same_run(place, tmp_path):
     for process in started:
         finished(process)
     assert outcome(tmp_path / "1") == outcome(tmp_path / "2")
+
+
+def test_a_checkpoint_that_asks_for_tuples(place, tmp_path):
+    tuples = tmp_path / "tuples"
+    shutil.copytree(place.quiet, tuples)
+    config = json.loads((tuples / "config.json").read_text())
+    (tuples / "config.json").write_text(json.dumps(config | {"return_dict": False}))
+    kept = []
+    for name, source in (("plain", place), ("tuples", replace(place, quiet=tuples))):
+        carry_out(source.settings(tmp_path / f"run-{name}", quiet=True, **FOUR))
+        kept.append(load_file(tmp_path / f"run-{name}" / "delta.safetensors"))
+    assert same(*kept)

@@ -117,7 +117,8 @@ class Updates(nn.ModuleDict):
         weight, total = matrix_of(module.weight, module), y
         for role, update in self.items():
             rows = getattr(self, f"rows_{role}")
-            total = total + update(Pass(args[0], y, weight, module.bias, rows)).to(y.dtype)
+            change = update(Pass(args[0], y, weight, module.bias, rows)).to(y.dtype)
+            total = change.add_(total)  # in place: one tensor less to write
         return total
 
     @torch.no_grad()

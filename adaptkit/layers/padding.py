@@ -1,13 +1,12 @@
-"""Inputs by their names, and padding moved from one side of a batch to the other."""
+"""Padding moved from one side of a batch to the other."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def realign(inputs: Mapping[str, Any], left: bool) -> dict[str, Any]:
@@ -21,9 +20,3 @@ def realign(inputs: Mapping[str, Any], left: bool) -> dict[str, Any]:
         else value
         for name, value in inputs.items()
     }
-
-
-def named(module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """Return all inputs of a call by their names, those given by position included."""
-    names = list(inspect.signature(module.forward).parameters)
-    return {**dict(zip(names[: len(args)], args, strict=True)), **kwargs}

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptkit.layers.padding import named
+from adaptkit.layers.hooks import named
 
 
 class Prompt(nn.Module):
@@ -126,11 +126,11 @@ class Prompt(nn.Module):
             return output
         last = output["last_hidden_state"]
         extra = self.current_length()
-        columns = torch.arange(last.shape[1] - extra, device=last.device)
-        order = columns + extra * (columns >= self.start)
-        output["last_hidden_state"] = picked(last, order)
+        output["last_hidden_state"] = without(last, self.start, extra)
         if output.get("hidden_states") is not None:
-            output["hidden_states"] = tuple(picked(h, order) for h in output["hidden_states"])
+            output["hidden_states"] = tuple(
+                without(h, self.start, extra) for h in output["hidden_states"]
+            )
         return output
 
     def current_length(self) -> int:
@@ -150,12 +150,36 @@ class Prompt(nn.Module):
 
 def spliced(values: Tensor, fill: Tensor, start: Tensor) -> Tensor:
     """Put fill [B, P, ...] before column start [B, 1] of values [B, T, ...]."""
+    fill, same = fill.to(values.dtype), shared(start)
+    if same is not None:
+        return torch.cat([values[:, :same], fill, values[:, same:]], 1)
     length, extra = values.shape[1], fill.shape[1]
     columns = torch.arange(length + extra, device=values.device)
     behind = columns - start
     order = torch.where(behind < 0, columns, columns - extra)
     order = torch.where((behind >= 0) & (behind < extra), length + behind, order)
-    return picked(torch.cat([values, fill.to(values.dtype)], 1), order)
+    return picked(torch.cat([values, fill], 1), order)
+
+
+def without(values: Tensor, start: Tensor, extra: int) -> Tensor:
+    """Take `extra` columns from column start [B, 1] on out of values [B, T, ...]."""
+    same = shared(start)
+    if same is not None:
+        return torch.cat([values[:, :same], values[:, same + extra :]], 1)
+    columns = torch.arange(values.shape[1] - extra, device=values.device)
+    return picked(values, columns + extra * (columns >= start))
+
+
+def shared(start: Tensor) -> int | None:
+    """Return the one column [B, 1] of all rows: slices have a cheaper gradient than an index.
+
+    None where rows differ, on a GPU, which would have to be waited for, and of fake tensors (a plan
+    that counts operations), which hold no numbers.
+    """
+    if type(start) is not Tensor or start.device.type != "cpu":
+        return None
+    first = int(start[0])
+    return first if bool((start == first).all()) else None
 
 
 def picked(values: Tensor, order: Tensor) -> Tensor:

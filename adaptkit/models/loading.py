@@ -53,6 +53,7 @@ def load_config(model: Model, outputs: int, offline: bool = False) -> Any:
     family_of(config.model_type)
     config.num_labels = outputs
     config.use_cache = False
+    config.return_dict = True  # a checkpoint's own config.json may ask for tuples
     if config.pad_token_id is None:  # GPT-2, LLaMA: nothing reads padding, but an id is needed
         eos = config.eos_token_id
         config.pad_token_id = (eos[0] if isinstance(eos, list) else eos) or 0
