@@ -2,10 +2,12 @@
 
     OMP_NUM_THREADS=1 python scripts/step_time.py --model DIR [--methods lora dora ...]
 
-The same body, classifier, settings of the method, batch of random tokens and AdamW; in fp32. Every
-measurement runs in a process of its own; the sides take turns, `--rounds` times. A step is forward,
-backward and update; its time is processor time per thread (other processes do not count), that of
-the fastest step of all rounds. Peak memory is that of the process, in MB.
+The same body, classifier, settings of the method, batch of random tokens and AdamW; in fp32. A step
+is forward, backward and update; its time is processor time per thread (other processes do not
+count). The two sides take turns, step by step, in one process: what slows the machine slows both.
+Which of them is built first decides where its weights lie, which is worth 1 %; so there are two
+such processes, one for either order. Shown are the medians of the times, and of the ratios by order
+with their geometric mean. Peak memory is that of a process for each side alone, in MB.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -23,6 +26,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 P, RANK = 20, 8
+SIDES = ("adaptkit", "peft")
 
 # method -> (adaptkit's options, PEFT's class, PEFT's options)
 METHODS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
@@ -119,42 +123,75 @@ def theirs(model: nn.Module, name: str, args: argparse.Namespace) -> tuple[nn.Mo
     return wrapped, (loss, after)
 
 
-def measure(side: str, name: str, args: argparse.Namespace) -> dict[str, float]:
-    """Return the time of the fastest step, ms, and the peaks of memory, MB."""
-    torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(args.model, num_labels=2)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        args.model, config=config, dtype=torch.float32
-    )
-    model, (loss, after) = (ours if side == "adaptkit" else theirs)(model, name, args)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, 1e-3)
-    ids = torch.randint(1000, config.vocab_size, (args.batch_size, args.length))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    labels = torch.arange(len(ids)) % 2
-    model.train()
-    times = []
-    for index in range(args.steps + 2):
+class Stepper:
+    """One side's model in training; calling it takes a step and returns its time in ms."""
+
+    def __init__(self, side: str, name: str, args: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        config = AutoConfig.from_pretrained(args.model, num_labels=2)
+        body = AutoModelForSequenceClassification.from_pretrained(
+            args.model, config=config, dtype=torch.float32
+        )
+        adapt = ours if side == "adaptkit" else theirs
+        self.model, (self.loss, self.after) = adapt(body, name, args)
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        self.trained = sum(p.numel() for p in learning)
+        self.optimizer = torch.optim.AdamW(learning, 1e-3)
+        ids = torch.randint(1000, config.vocab_size, (args.batch_size, args.length))
+        self.batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        self.labels = torch.arange(len(ids)) % 2
+        self.extra = {"labels": self.labels} if side == "peft" else {}
+        self.model.train()
+        self.steps = 0
+
+    def __call__(self) -> float:
+        """Train one step."""
         start = time.process_time()
-        outputs = model(**batch) if side == "adaptkit" else model(**batch, labels=labels)
-        loss(outputs, labels, index).backward()
-        optimizer.step()
-        after(index)
-        optimizer.zero_grad(set_to_none=True)
-        times.append((time.process_time() - start) / torch.get_num_threads())
+        outputs = self.model(**self.batch, **self.extra)
+        self.loss(outputs, self.labels, self.steps).backward()
+        self.optimizer.step()
+        self.after(self.steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        return (time.process_time() - start) * 1e3 / torch.get_num_threads()
+
+
+def times(first: str, name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Step both sides in turns; return the median times, ms, and the median of the ratios."""
+    built = {side: Stepper(side, name, args) for side in sorted(SIDES, key=lambda s: s != first)}
+    sides = [built[side] for side in SIDES]
+    for _ in range(3):  # the first steps allocate
+        for step in sides:
+            step()
+    taken = []
+    for index in range(args.steps):
+        order = sides if index % 2 else sides[::-1]
+        now = {step: step() for step in order}
+        taken.append([now[step] for step in sides])
+    trained = [step.trained for step in sides]
+    if trained[0] != trained[1]:
+        raise SystemExit(f"{name}: {trained[0]:,} learn here, {trained[1]:,} there")
     return {
-        "ms": min(times[2:]) * 1e3,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-        "trained": sum(p.numel() for p in learning),
+        "ms": [statistics.median(column) for column in zip(*taken, strict=True)],
+        "ratio": statistics.median(mine / other for mine, other in taken),
+        "trained": trained[0],
     }
 
 
-def apart(side: str, name: str, args: argparse.Namespace) -> dict[str, float]:
-    """Measure in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", side, name]
+def peak(side: str, name: str, args: argparse.Namespace) -> float:
+    """Return the peak memory of a process that trains one side alone, MB."""
+    step = Stepper(side, name, args)
+    for _ in range(3):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def apart(what: str, name: str) -> Any:
+    """Measure in a process of its own: both sides' times, one built first, or the peak of one."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--one", what, name]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{side} {name} failed:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{name}, {what} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -164,24 +201,28 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--one", nargs=2, metavar=("SIDE", "METHOD"), help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--one", nargs=2, metavar=("WHAT", "METHOD"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(*args.one, args)))
+        what, name = args.one
+        measure, _, side = what.partition(":")
+        print(json.dumps((times if measure == "times" else peak)(side, name, args)))
         return
-    print("| method | ms a step: adaptkit | PEFT | ratio | peak MB: adaptkit | PEFT | trained |")
-    print("| --- | --: | --: | --: | --: | --: | --- |")
+    print("| method | ms a step: adaptkit | PEFT | ratio (by order) "
+          "| peak MB: adaptkit | PEFT | trained |")  # fmt: skip
+    print("| --- | --: | --: | --: | --: | --: | --: |")
     for name in args.methods:
-        rounds = [(apart("adaptkit", name, args), apart("peft", name, args))
-                  for _ in range(args.rounds)]  # fmt: skip
-        (mine, other) = (min(side, key=lambda m: m["ms"]) for side in zip(*rounds, strict=True))
-        if mine["trained"] != other["trained"]:
-            raise SystemExit(f"{name}: {mine['trained']:,} learn here, {other['trained']:,} there")
+        orders = [apart(f"times:{side}", name) for side in SIDES]
+        mine, other = (
+            statistics.mean(pair) for pair in zip(*(o["ms"] for o in orders), strict=True)
+        )
+        ratios = [order["ratio"] for order in orders]
+        peaks = [apart(f"peak:{side}", name) for side in SIDES]
         print(
-            f"| `{name}` | {mine['ms']:.0f} | {other['ms']:.0f} | {mine['ms'] / other['ms']:.2f} | "
-            f"{mine['peak']:.0f} | {other['peak']:.0f} | {mine['trained']:,} |",
+            f"| `{name}` | {mine:.0f} | {other:.0f} | {statistics.geometric_mean(ratios):.3f} "
+            f"({ratios[0]:.3f}, {ratios[1]:.3f}) | {peaks[0]:.0f} | {peaks[1]:.0f} | "
+            f"{orders[0]['trained']:,} |",
             flush=True,
         )
 

@@ -25,10 +25,15 @@ class Principal(nn.Module):
 
     def forward(self, at: Pass) -> Tensor:
         """Return s (B A dropout(x) - B0 A0 x), [..., out]."""
-        # Not one product of 2 r columns: the difference of two is exactly zero at the start.
-        new = F.linear(F.linear(self.dropout(at.x), self.A), at.spread(self.scale * self.B))
-        old = F.linear(F.linear(at.x, self.delta_A0), at.spread(self.scale * self.delta_B0))
-        return new - old
+        if self.training and self.dropout.p:
+            new = F.linear(F.linear(self.dropout(at.x), self.A), at.spread(self.scale * self.B))
+            old = F.linear(F.linear(at.x, self.delta_A0), at.spread(self.scale * self.delta_B0))
+            return new - old
+        # The same as B0 (A - A0) + (B - B0) A: exactly zero at the start, no difference of large
+        # outputs (in bf16 little would be left of it), and two products instead of four.
+        low = F.linear(at.x, torch.cat([self.A - self.delta_A0, self.A]))
+        up = torch.cat([self.delta_B0, self.B - self.delta_B0], 1)
+        return F.linear(low, at.spread(self.scale * up))
 
     def matrix(self, weight: Tensor) -> Tensor:
         """Return s (B A - B0 A0), [out, in]."""
