@@ -165,7 +165,9 @@ def without(values: Tensor, start: Tensor, extra: int) -> Tensor:
     """Take `extra` columns from column start [B, 1] on out of values [B, T, ...]."""
     same = shared(start)
     if same is not None:
-        return torch.cat([values[:, :same], values[:, same + extra :]], 1)
+        rest = values.shape[1] - same - extra
+        before, _, behind = values.split([same, extra, rest], 1)  # one gradient, not one a slice
+        return torch.cat([before, behind], 1)
     columns = torch.arange(values.shape[1] - extra, device=values.device)
     return picked(values, columns + extra * (columns >= start))
 
