@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptkit.layers.hooks import named
+from adaptkit.layers.hooks import cache_in, check_known, named
+
+TEXT = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
 
 
 class Prompt(nn.Module):
@@ -44,7 +46,7 @@ class Prompt(nn.Module):
         self.register_buffer("anchors", anchors, persistent=False)
         self.register_buffer("delta_vectors", None)
         self.skip = 0  # tokens of the text in front of the prompt
-        self.start: Tensor | None = None  # [B, 1], of the call that is under way
+        self.start: int | Tensor | None = None  # column, of the call that is under way
 
     def keep(self, vectors: Tensor) -> None:
         """From now on use these vectors [N, P, d], which are saved; the encoder is dropped."""
@@ -73,20 +75,22 @@ class Prompt(nn.Module):
 
     def _before(self, body: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         inputs = named(body, args, kwargs)
-        past = inputs.get("past_key_values")
+        past = cache_in(inputs)
         later = past is not None and past.get_seq_length() > 0
         words = body.get_input_embeddings()
         embeds = inputs.get("inputs_embeds")
         if embeds is None:
             embeds = words(inputs["input_ids"])
+        check_known(body, inputs, tuple(embeds.shape[:2]), TEXT)
         prompt = self.filled(words, embeds)
         mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
-        start = self._place(mask, embeds)
+        columns = self._place(mask, embeds)
+        start = shared(columns)
         if mask is not None:
             inputs["attention_mask"] = spliced(mask, mask.new_ones(prompt.shape[:2]), start)
         if positions is not None:
             positions = positions.expand(embeds.shape[:2])
-            inputs["position_ids"] = self._positions(positions, prompt.shape[1], start, later)
+            inputs["position_ids"] = self._positions(positions, prompt.shape[1], columns, later)
         self.start = None if later else start
         if not later:
             types = inputs.get("token_type_ids")
@@ -148,11 +152,11 @@ class Prompt(nn.Module):
         return (), inputs
 
 
-def spliced(values: Tensor, fill: Tensor, start: Tensor) -> Tensor:
-    """Put fill [B, P, ...] before column start [B, 1] of values [B, T, ...]."""
-    fill, same = fill.to(values.dtype), shared(start)
-    if same is not None:
-        return torch.cat([values[:, :same], fill, values[:, same:]], 1)
+def spliced(values: Tensor, fill: Tensor, start: int | Tensor) -> Tensor:
+    """Put fill [B, P, ...] before column start, or [B, 1], of values [B, T, ...]."""
+    fill = fill.to(values.dtype)
+    if isinstance(start, int):
+        return torch.cat([values[:, :start], fill, values[:, start:]], 1)
     length, extra = values.shape[1], fill.shape[1]
     columns = torch.arange(length + extra, device=values.device)
     behind = columns - start
@@ -161,27 +165,26 @@ def spliced(values: Tensor, fill: Tensor, start: Tensor) -> Tensor:
     return picked(torch.cat([values, fill], 1), order)
 
 
-def without(values: Tensor, start: Tensor, extra: int) -> Tensor:
-    """Take `extra` columns from column start [B, 1] on out of values [B, T, ...]."""
-    same = shared(start)
-    if same is not None:
-        rest = values.shape[1] - same - extra
-        before, _, behind = values.split([same, extra, rest], 1)  # one gradient, not one a slice
+def without(values: Tensor, start: int | Tensor, extra: int) -> Tensor:
+    """Take `extra` columns from column start, or [B, 1], on out of values [B, T, ...]."""
+    if isinstance(start, int):
+        rest = values.shape[1] - start - extra
+        before, _, behind = values.split([start, extra, rest], 1)  # one gradient, not one a slice
         return torch.cat([before, behind], 1)
     columns = torch.arange(values.shape[1] - extra, device=values.device)
     return picked(values, columns + extra * (columns >= start))
 
 
-def shared(start: Tensor) -> int | None:
-    """Return the one column [B, 1] of all rows: slices have a cheaper gradient than an index.
+def shared(columns: Tensor) -> int | Tensor:
+    """Return the one column of all rows [B, 1]: slices have a cheaper gradient than an index.
 
-    None where rows differ, on a GPU, which would have to be waited for, and of fake tensors (a plan
-    that counts operations), which hold no numbers.
+    The columns themselves where rows differ, on a GPU, which would have to be waited for, and of
+    fake tensors (a plan that counts operations), which hold no numbers.
     """
-    if type(start) is not Tensor or start.device.type != "cpu":
-        return None
-    first = int(start[0])
-    return first if bool((start == first).all()) else None
+    if type(columns) is not Tensor or columns.device.type != "cpu":
+        return columns
+    first = int(columns[0])
+    return first if bool((columns == first).all()) else columns
 
 
 def picked(values: Tensor, order: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from transformers.initialization import no_init_weights
 
 from adaptkit import bundled
 from adaptkit.errors import AdaptError, MachineError, first_line
+from adaptkit.layers.hooks import named
 from adaptkit.layers.padding import realign
 from adaptkit.layers.pooling import Pooled
 from adaptkit.models import hub
@@ -173,10 +174,11 @@ def align(model: nn.Module) -> nn.Module:
     left = family(model).padding == "left"
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        mask = kwargs.get("attention_mask")
+        inputs = named(module, args, kwargs)
+        mask = inputs.get("attention_mask")
         if mask is None or mask.dim() != 2:
             return args, kwargs
-        return args, realign(kwargs, left)
+        return (), realign(inputs, left)
 
     model.register_forward_pre_hook(before, with_kwargs=True)
     return model
