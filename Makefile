@@ -1,15 +1,18 @@
 # make demo: set up and run the main job.  make test: set up and pass the tests.  make smoke: every
-# method on the bundled models.  make lint: style.
+# method on the bundled models.  make lint: style and types.  test-latest, test-lowest: the same tests
+# with the newest and the oldest versions that pyproject.toml allows.  make pin: rewrite constraints.txt
+# with the versions of test-latest.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all smoke lint clean
+.PHONY: demo test test-all test-latest test-lowest pin smoke lint clean
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(PIP) install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) -e '.[dev]'
 	touch $@
 
 demo: $(VENV)/installed
@@ -22,6 +25,16 @@ test: $(VENV)/installed
 test-all: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or not slow"
 
+test-latest:
+	$(MAKE) test VENV=.venv-latest CONSTRAINTS=
+
+test-lowest:
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+
+pin:
+	{ sed '/^[^#]/d' constraints.txt; .venv-latest/bin/python -m pip freeze --exclude-editable \
+	  | sed 's/+[a-z0-9]*$$//'; } > .constraints.tmp && mv .constraints.tmp constraints.txt
+
 smoke: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/adaptkit smoke
 
@@ -30,4 +43,4 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-latest .venv-lowest build dist *.egg-info
