@@ -27,7 +27,7 @@ from torch import Tensor
 from adaptkit.compose import load_plain
 from adaptkit.config import Settings, settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
-from adaptkit.files import is_main_process, save_tensors, write_lines, write_text
+from adaptkit.storage.files import is_main_process, save_tensors, write_lines, write_text
 
 FORMAT = "1"
 DELTA, RESULT, CONFIG = "delta.safetensors", "result.json", "config.yaml"

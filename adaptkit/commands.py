@@ -11,7 +11,7 @@ from adaptkit import terminal
 from adaptkit.compose import CONF, GROUPS, compose, options
 from adaptkit.config import settings
 from adaptkit.errors import AdaptError, one_of, unknown
-from adaptkit.files import check_free
+from adaptkit.storage.files import check_free
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
 

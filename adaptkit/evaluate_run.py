@@ -13,10 +13,10 @@ from adaptkit import checkpoint
 from adaptkit.compose import compose, options
 from adaptkit.config import settings
 from adaptkit.errors import AdaptError
-from adaptkit.files import finite, write_json
 from adaptkit.models import loading
 from adaptkit.prepare import Prepared, encode, restored, trainer_of
 from adaptkit.scores import Scored, flat_scores
+from adaptkit.storage.files import finite, write_json
 
 
 def score(run: Any, prepared: Prepared, splits: Any) -> dict[str, Scored]:

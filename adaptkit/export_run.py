@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from adaptkit import bundled, checkpoint
+from adaptkit import checkpoint
 from adaptkit.errors import AdaptError, MachineError
-from adaptkit.files import check_free, making_folder, save_tensors, write_json, write_text
 from adaptkit.interop.peft_write import PeftForm, peft_form
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family
 from adaptkit.prepare import Prepared, restored
+from adaptkit.storage import bundled
+from adaptkit.storage.files import check_free, making_folder, save_tensors, write_json, write_text
 
 TASK_TYPES = {"sequence": "SEQ_CLS"}  # a task's head -> PEFT's word
 TOLERANCE = 1e-4  # of a plain model's logits, relative to the largest

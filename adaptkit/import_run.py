@@ -17,7 +17,6 @@ from adaptkit.compose import compose
 from adaptkit.config import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.evaluate_run import score
-from adaptkit.files import check_free, finite, making_folder, write_json, write_lines
 from adaptkit.interop.peft_file import PeftFile, read
 from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.models import loading
@@ -25,6 +24,7 @@ from adaptkit.plan import params
 from adaptkit.prepare import Prepared, prepare
 from adaptkit.record import device_name, identity, peak
 from adaptkit.scores import flat_scores
+from adaptkit.storage.files import check_free, finite, making_folder, write_json, write_lines
 
 FREE = ("task", "model", "data", "trainer", "seed")
 

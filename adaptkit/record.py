@@ -13,8 +13,8 @@ import torch
 from adaptkit import checkpoint
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError, MachineError, first_line
-from adaptkit.files import is_main_process, write_json
 from adaptkit.plan import Plan
+from adaptkit.storage.files import is_main_process, write_json
 
 log = logging.getLogger("adaptkit")
 

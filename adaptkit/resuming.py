@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
-from adaptkit.files import is_main_process, save_tensors, write_text
 from adaptkit.scores import Best
+from adaptkit.storage.files import is_main_process, save_tensors, write_text
 
 if TYPE_CHECKING:
     from adaptkit.trainer import AdaptTrainer

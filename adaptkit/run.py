@@ -17,13 +17,13 @@ from transformers import TrainerCallback
 from adaptkit import checkpoint, precision
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError, MachineError
-from adaptkit.files import finite, is_main_process, write_json
 from adaptkit.models import loading
 from adaptkit.plan import Plan, params, plan, stored
 from adaptkit.prepare import Prepared, encode, prepare, restored, total_updates, trainer_of
 from adaptkit.record import counts_line, device_name, fail, identity, logged, peak, reset_peak
 from adaptkit.resuming import last_complete
 from adaptkit.scores import Scored, flat_scores
+from adaptkit.storage.files import finite, is_main_process, write_json
 from adaptkit.tasks.text import Splits
 from adaptkit.trainer import AdaptTrainer
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.files import is_main_process
+from adaptkit.storage.files import is_main_process
 
 if TYPE_CHECKING:
     from adaptkit.run import Interface

@@ -15,7 +15,7 @@ from adaptkit import terminal
 from adaptkit.compose import CONF, explained, plain_data, register_resolvers
 from adaptkit.config import settings
 from adaptkit.errors import AdaptError
-from adaptkit.models import hub
+from adaptkit.storage import hub
 
 
 @dataclass

@@ -29,10 +29,10 @@ from adaptkit.batching import BucketSampler, Collator, lengths
 from adaptkit.callbacks import Hooks
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError
-from adaptkit.files import to_json, write_text
 from adaptkit.precision import autocast
 from adaptkit.scores import Best, Scored, flat_scores
 from adaptkit.scoring import ScoringTrainer
+from adaptkit.storage.files import to_json, write_text
 
 
 class AdaptTrainer(ScoringTrainer):

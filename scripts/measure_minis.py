@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptkit import bundled
+from adaptkit.storage import bundled
 
 ROWS, EPOCHS = 20_000, 3
 SETTINGS = {

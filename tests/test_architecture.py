@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import adaptkit
-from adaptkit import bundled, compose, config
+from adaptkit import compose, config
 from adaptkit.errors import ConfigError
 from adaptkit.methods import METHODS
 from adaptkit.optimizers import OPTIMIZERS
 from adaptkit.regularizers import REGULARIZERS
+from adaptkit.storage import bundled
 from adaptkit.tasks import TASKS
 
 PACKAGE = Path(adaptkit.__file__).parent

@@ -18,8 +18,7 @@ import pytest
 from commandline import Answer, call, data_root, tiny, write
 from families import rows, save_tiny
 
-from adaptkit import files
-from adaptkit.models import hub
+from adaptkit.storage import files, hub
 from adaptkit.tasks.classify import Classify
 
 FAILED_RUN = {"config.yaml", "train.log", "result.json", "history.jsonl", "checkpoints"}

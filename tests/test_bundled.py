@@ -16,8 +16,8 @@ from transformers import (
     AutoTokenizer,
 )
 
-from adaptkit import bundled
 from adaptkit.errors import AdaptError
+from adaptkit.storage import bundled
 
 MINIS = {
     "mini-bert": AutoModelForMaskedLM,

@@ -36,7 +36,6 @@ from transformers.pytorch_utils import Conv1D
 from adaptkit.adaptation import Adaptation, Context, Step
 from adaptkit.config import Model
 from adaptkit.errors import AdaptError
-from adaptkit.files import save_tensors
 from adaptkit.methods import METHODS
 from adaptkit.methods.adalora import AdaLoRA
 from adaptkit.methods.bitfit import BitFit
@@ -58,6 +57,7 @@ from adaptkit.methods.ptuning_v2 import PTuningV2
 from adaptkit.methods.vera import VeRA
 from adaptkit.models import loading
 from adaptkit.regularizers.l2_sp import L2SP
+from adaptkit.storage.files import save_tensors
 
 CLASSES = 3
 # One attention bias of their own shape (XLNet), or one bias for query, key and value.

@@ -18,7 +18,7 @@ from families import tiny_config, tiny_tokenizer
 from adaptkit.compose import compose, options
 from adaptkit.config import settings
 from adaptkit.errors import ConfigError
-from adaptkit.models import hub
+from adaptkit.storage import hub
 from adaptkit.tasks import source
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.regress import Regress

@@ -15,13 +15,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.initialization import no_init_weights
 
-from adaptkit import bundled
 from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.layers.hooks import named
 from adaptkit.layers.padding import realign
 from adaptkit.layers.pooling import Pooled
-from adaptkit.models import hub
 from adaptkit.models.anatomy import base_prefix, family, family_of
+from adaptkit.storage import bundled, hub
 
 if TYPE_CHECKING:
     from adaptkit.config import Model

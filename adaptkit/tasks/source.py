@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptkit import bundled
 from adaptkit.errors import AdaptError, MachineError, first_line
+from adaptkit.storage import bundled
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -106,7 +106,7 @@ def _sample(wanted: Wanted) -> Origin:
 
 def _on_hub(wanted: Wanted) -> bool:
     """Tell whether the hub, or its cache, has the data set: asks for its description only."""
-    from adaptkit.models import hub
+    from adaptkit.storage import hub
 
     hub.settle()
     if hub.reachable():
@@ -242,7 +242,7 @@ def _odd_one(rows: list[dict[str, Any]], columns: list[str]) -> str | None:
 
 
 def _from_hub(wanted: Wanted, split: str) -> Dataset:
-    from adaptkit.models import hub
+    from adaptkit.storage import hub
 
     hub.settle()
     from datasets import load_dataset

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from adaptkit import bundled
 from adaptkit.errors import AdaptError
+from adaptkit.storage import bundled
 
 ALTERNATIVES = (
     "The hub cannot be reached and its cache does not hold it. Give a local folder "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from adaptkit.errors import AdaptError
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 SAMPLES = PACKAGE / "samples"
 MINIS = PACKAGE / "models" / "mini"
 SUMS = PACKAGE / "bundled.json"

@@ -1,0 +1,1 @@
+"""Files on disk, files of the package, and the model hub."""
