@@ -16,10 +16,10 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.checkpoint import load_run
 from adaptkit.errors import AdaptError
 from adaptkit.export_run import export
-from adaptkit.layers.pooling import Pooled
 from adaptkit.methods.probe import Probe
 from adaptkit.methods.prompt import PromptTuning
 from adaptkit.models.loading import align, head_names
+from adaptkit.models.pooling import Pooled
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

@@ -18,13 +18,13 @@ from adaptkit import compose, config, plan
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.checkpoint import load_run
 from adaptkit.errors import AdaptError, ConfigError
-from adaptkit.layers.hooks import cache_in
 from adaptkit.layers.prompt import PromptEncoder, shared, spliced, vote, without
 from adaptkit.methods.chain import Chain
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.prompt import PromptTuning
 from adaptkit.methods.ptuning import PTuning
 from adaptkit.models.anatomy import reader
+from adaptkit.models.calls import cache_in
 from adaptkit.models.loading import align, head_names
 from adaptkit.prepare import encode, restored
 

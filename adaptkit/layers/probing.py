@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from adaptkit.layers.padding import realign
-from adaptkit.layers.pooling import pool
+from adaptkit.models.padding import realign
+from adaptkit.models.pooling import pool
 
 
 class LinearProbe(nn.Module):

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptkit.layers.hooks import cache_in, check_known, named
+from adaptkit.models.calls import cache_in, check_known, named
 
 TEXT = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
 

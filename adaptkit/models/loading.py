@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.initialization import no_init_weights
 
 from adaptkit.errors import AdaptError, MachineError, first_line
-from adaptkit.layers.hooks import named
-from adaptkit.layers.padding import realign
-from adaptkit.layers.pooling import Pooled
 from adaptkit.models.anatomy import base_prefix, family, family_of
+from adaptkit.models.calls import named
+from adaptkit.models.padding import realign
+from adaptkit.models.pooling import Pooled
 from adaptkit.storage import bundled, hub
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptkit.layers.hooks import named
+from adaptkit.models.calls import named
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
