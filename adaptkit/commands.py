@@ -31,8 +31,8 @@ def plan_(arguments: list[str]) -> int:
     chosen = parser.parse_intermixed_args(arguments)
     run = settings(compose(chosen.overrides))
     with terminal.working():
-        from adaptkit import precision
         from adaptkit.plan import plan
+        from adaptkit.training import precision
 
         number_format = precision.resolve(
             run.trainer.precision, precision.device_of(run.trainer.device)

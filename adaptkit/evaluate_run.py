@@ -15,8 +15,8 @@ from adaptkit.config import settings
 from adaptkit.errors import AdaptError
 from adaptkit.models import loading
 from adaptkit.prepare import Prepared, encode, restored, trainer_of
-from adaptkit.scores import Scored, flat_scores
 from adaptkit.storage.files import finite, write_json
+from adaptkit.training.scores import Scored, flat_scores
 
 
 def score(run: Any, prepared: Prepared, splits: Any) -> dict[str, Scored]:

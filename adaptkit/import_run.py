@@ -23,8 +23,8 @@ from adaptkit.models import loading
 from adaptkit.plan import params
 from adaptkit.prepare import Prepared, prepare
 from adaptkit.record import device_name, identity, peak
-from adaptkit.scores import flat_scores
 from adaptkit.storage.files import check_free, finite, making_folder, write_json, write_lines
+from adaptkit.training.scores import flat_scores
 
 FREE = ("task", "model", "data", "trainer", "seed")
 

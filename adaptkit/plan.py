@@ -14,7 +14,7 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config import Settings
 from adaptkit.models.anatomy import ROLES, family, family_of, roles_of
 from adaptkit.models.loading import empty_model, load_config
-from adaptkit.precision import DTYPES, autocast, cast, halved
+from adaptkit.training.precision import DTYPES, autocast, cast, halved
 
 
 @dataclass(frozen=True)

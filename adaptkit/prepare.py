@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from adaptkit import checkpoint, precision
+from adaptkit import checkpoint
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.batching import Collator
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family
 from adaptkit.plan import adapted
 from adaptkit.record import log
-from adaptkit.trainer import AdaptTrainer
+from adaptkit.training import precision
+from adaptkit.training.batching import Collator
+from adaptkit.training.trainer import AdaptTrainer
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from adaptkit import checkpoint, precision
+from adaptkit import checkpoint
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError, MachineError
 from adaptkit.models import loading
 from adaptkit.plan import Plan, params, plan, stored
 from adaptkit.prepare import Prepared, encode, prepare, restored, total_updates, trainer_of
 from adaptkit.record import counts_line, device_name, fail, identity, logged, peak, reset_peak
-from adaptkit.resuming import last_complete
-from adaptkit.scores import Scored, flat_scores
 from adaptkit.storage.files import finite, is_main_process, write_json
 from adaptkit.tasks.text import Splits
-from adaptkit.trainer import AdaptTrainer
+from adaptkit.training import precision
+from adaptkit.training.scores import Scored, flat_scores
+from adaptkit.training.state import last_complete
+from adaptkit.training.trainer import AdaptTrainer
 
 SAMPLE_WARNING = (
     "WARNING: {why}, using the bundled SAMPLE of {task}: a few hundred rows of a grammar. Its "

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptkit import precision
 from adaptkit.compose import compose, options
 from adaptkit.config import settings
 from adaptkit.errors import AdaptError, first_line
@@ -23,6 +22,7 @@ from adaptkit.evaluate_run import verify
 from adaptkit.plan import plan
 from adaptkit.run import Interface, run
 from adaptkit.storage import bundled
+from adaptkit.training import precision
 
 SHORT = (
     "data.source=sample", "data.train_rows=64", "data.eval_rows=16", "trainer.max_steps=4",

@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 from adaptkit.compose import compose
 from adaptkit.config import Settings, settings
 from adaptkit.run import Interface, run
-from adaptkit.trainer import AdaptTrainer
+from adaptkit.training.trainer import AdaptTrainer
 
 TRAIN_ROWS, VALIDATION_ROWS = 44, 20
 QUICK = {

@@ -28,7 +28,7 @@ from adaptkit.methods.pfeiffer import Pfeiffer
 from adaptkit.methods.prefix import PrefixTuning
 from adaptkit.models.anatomy import base_prefix
 from adaptkit.models.loading import head_names
-from adaptkit.precision import autocast, cast
+from adaptkit.training.precision import autocast, cast
 
 ALL = (Houlsby(6), Pfeiffer(6), ParallelAdapter(6, 3.0), Compacter(8), Compacter(8, plus_plus=True))
 NAMES = ("houlsby", "pfeiffer", "parallel", "compacter", "compacter++")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from families import tiny_tokenizer
 
-from adaptkit.batching import BucketSampler, Collator, Features, LongestFirst, lengths
+from adaptkit.training.batching import BucketSampler, Collator, Features, LongestFirst, lengths
 
 SIZES = [(1, 4), (3, 4), (4, 4), (5, 4), (203, 4), (200, 4), (1000, 16), (801, 16), (7, 1)]
 

@@ -716,7 +716,7 @@ def test_training_lowers_the_loss(method: Any, lr: float) -> None:
 @pytest.mark.parametrize("method", [DoRA(4), PiSSA(4), VeRA(8), IA3(), AdaLoRA(4, 2)])
 def test_half_format_bodies(method: Any) -> None:
     """Frozen matrices in bf16: what learns stays fp32, and the start is near the body."""
-    from adaptkit import precision
+    from adaptkit.training import precision
 
     bodies = [body_of("llama"), body_of("llama")]
     frozen = Adaptation.of(bodies[0], head_names(bodies[0])).only(lambda name: False)

@@ -33,8 +33,8 @@ from runs import (
 )
 
 from adaptkit import run as pipeline
-from adaptkit.resuming import COMPLETE
-from adaptkit.trainer import AdaptTrainer
+from adaptkit.training.state import COMPLETE
+from adaptkit.training.trainer import AdaptTrainer
 
 
 @pytest.fixture(scope="module")

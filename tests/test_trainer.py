@@ -27,12 +27,12 @@ from runs import (
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from adaptkit import precision
 from adaptkit import run as pipeline
 from adaptkit.adaptation import Adaptation
-from adaptkit.arguments import parameter_groups
 from adaptkit.errors import AdaptError, ConfigError
-from adaptkit.trainer import AdaptTrainer
+from adaptkit.training import precision
+from adaptkit.training.arguments import parameter_groups
+from adaptkit.training.trainer import AdaptTrainer
 
 LABELS = ("negative", "positive")
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

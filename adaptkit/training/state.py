@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
-from adaptkit.scores import Best
 from adaptkit.storage.files import is_main_process, save_tensors, write_text
+from adaptkit.training.scores import Best
 
 if TYPE_CHECKING:
-    from adaptkit.trainer import AdaptTrainer
+    from adaptkit.training.trainer import AdaptTrainer
 
 STATE = "adaptkit.json"  # what the Trainer's own files do not hold
 COMPLETE = "complete"  # written last

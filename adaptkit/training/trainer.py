@@ -22,17 +22,17 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from adaptkit import resuming
 from adaptkit.adaptation import Adaptation, Step
-from adaptkit.arguments import parameter_groups, training_arguments
-from adaptkit.batching import BucketSampler, Collator, lengths
-from adaptkit.callbacks import Hooks
 from adaptkit.config import Settings
 from adaptkit.errors import AdaptError
-from adaptkit.precision import autocast
-from adaptkit.scores import Best, Scored, flat_scores
-from adaptkit.scoring import ScoringTrainer
 from adaptkit.storage.files import to_json, write_text
+from adaptkit.training import state as resuming
+from adaptkit.training.arguments import parameter_groups, training_arguments
+from adaptkit.training.batching import BucketSampler, Collator, lengths
+from adaptkit.training.hooks import Hooks
+from adaptkit.training.precision import autocast
+from adaptkit.training.scorer import ScoringTrainer
+from adaptkit.training.scores import Best, Scored, flat_scores
 
 
 class AdaptTrainer(ScoringTrainer):

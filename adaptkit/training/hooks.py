@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 if TYPE_CHECKING:
-    from adaptkit.trainer import AdaptTrainer
+    from adaptkit.training.trainer import AdaptTrainer
 
 
 class Hooks(TrainerCallback):

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import Trainer
 
 from adaptkit.adaptation import Adaptation
-from adaptkit.batching import Features, LongestFirst, lengths
-from adaptkit.precision import autocast
-from adaptkit.scores import Scored
+from adaptkit.training.batching import Features, LongestFirst, lengths
+from adaptkit.training.precision import autocast
+from adaptkit.training.scores import Scored
 
 
 class ScoringTrainer(Trainer):

@@ -1,0 +1,1 @@
+"""The loop around an Adaptation, and what predicts with it."""
