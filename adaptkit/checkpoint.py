@@ -24,8 +24,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adaptkit.compose import load_plain
-from adaptkit.config import Settings, settings
+from adaptkit.config.compose import load_plain
+from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
 from adaptkit.storage.files import is_main_process, save_tensors, write_lines, write_text
 

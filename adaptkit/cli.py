@@ -120,7 +120,7 @@ def complete(arguments: list[str]) -> int:
         os.environ["_HYDRA_COMPLETION"] = "1"
     import hydra
 
-    from adaptkit.compose import CONF, register_resolvers
+    from adaptkit.config.compose import CONF, register_resolvers
 
     register_resolvers()
     before, sys.argv = sys.argv, ["adaptkit", *[a for a in arguments if a not in COMMANDS]]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit import terminal
-from adaptkit.compose import CONF, GROUPS, compose, options
-from adaptkit.config import settings
+from adaptkit.config.compose import CONF, GROUPS, compose, options
+from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, one_of, unknown
 from adaptkit.storage.files import check_free
 
@@ -217,7 +217,7 @@ def list_(arguments: list[str]) -> int:
 
 def describe(kind: str) -> dict[str, str]:
     """Return {name: one line} of one kind."""
-    from adaptkit.config import METHODS, OPTIMIZERS, REGULARIZERS
+    from adaptkit.config.settings import METHODS, OPTIMIZERS, REGULARIZERS
 
     group = kind.removesuffix("s")
     if group not in GROUPS:

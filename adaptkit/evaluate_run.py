@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from adaptkit import checkpoint
-from adaptkit.compose import compose, options
-from adaptkit.config import settings
+from adaptkit.config.compose import compose, options
+from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError
 from adaptkit.models import loading
 from adaptkit.prepare import Prepared, encode, restored, trainer_of

@@ -13,8 +13,8 @@ from typing import Any
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adaptkit import checkpoint
-from adaptkit.compose import compose
-from adaptkit.config import Settings, settings
+from adaptkit.config.compose import compose
+from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.evaluate_run import score
 from adaptkit.interop.peft_file import PeftFile, read

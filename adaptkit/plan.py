@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.config import Settings
+from adaptkit.config.settings import Settings
 from adaptkit.models.anatomy import ROLES, family, family_of, roles_of
 from adaptkit.models.loading import empty_model, load_config
 from adaptkit.training.precision import DTYPES, autocast, cast, halved

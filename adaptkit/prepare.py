@@ -13,7 +13,7 @@ from transformers import TrainerCallback, set_seed
 
 from adaptkit import checkpoint
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.config import Settings
+from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family

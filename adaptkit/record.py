@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adaptkit import checkpoint
-from adaptkit.config import Settings
+from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.plan import Plan
 from adaptkit.storage.files import is_main_process, write_json

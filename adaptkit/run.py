@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from adaptkit import checkpoint
-from adaptkit.config import Settings
+from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError
 from adaptkit.models import loading
 from adaptkit.plan import Plan, params, plan, stored

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptkit.compose import compose, options
-from adaptkit.config import settings
+from adaptkit.config.compose import compose, options
+from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, first_line
 from adaptkit.evaluate_run import verify
 from adaptkit.plan import plan

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit import terminal
-from adaptkit.compose import CONF, explained, plain_data, register_resolvers
-from adaptkit.config import settings
+from adaptkit.config.compose import CONF, explained, plain_data, register_resolvers
+from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError
 from adaptkit.storage import hub
 

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adaptkit.compose import compose, options
+from adaptkit.config.compose import compose, options
 
 ENTRY = re.compile(r"(?P<method>\w+)(@(?P<rate>[\d.e-]+))?(:(?P<seeds>[1-9]\d*))?")
 

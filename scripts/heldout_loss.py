@@ -21,8 +21,8 @@ from pathlib import Path
 from datasets import Dataset
 
 from adaptkit import terminal
-from adaptkit.compose import compose, options
-from adaptkit.config import Settings, settings
+from adaptkit.config.compose import compose, options
+from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.prepare import encode, prepare, total_updates, trainer_of
 

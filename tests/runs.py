@@ -21,8 +21,8 @@ from families import rows
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from adaptkit.compose import compose
-from adaptkit.config import Settings, settings
+from adaptkit.config.compose import compose
+from adaptkit.config.settings import Settings, settings
 from adaptkit.run import Interface, run
 from adaptkit.training.trainer import AdaptTrainer
 

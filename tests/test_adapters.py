@@ -14,8 +14,10 @@ from shapes import LAYERS, TWO_STACKS, WIDTH
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from adaptkit import compose, config, plan
+from adaptkit import plan
 from adaptkit.adaptation import Adaptation, Context
+from adaptkit.config import compose
+from adaptkit.config import settings as config
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.layers.bottleneck import Hypercomplex
 from adaptkit.methods.bitfit import BitFit

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import adaptkit
-from adaptkit import compose, config
+from adaptkit.config import compose
+from adaptkit.config import settings as config
 from adaptkit.errors import ConfigError
 from adaptkit.methods import METHODS
 from adaptkit.optimizers import OPTIMIZERS

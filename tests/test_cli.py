@@ -16,7 +16,7 @@ from families import rows
 
 from adaptkit import __version__
 from adaptkit.cli import COMMANDS, in_order
-from adaptkit.compose import GROUPS, options, variant
+from adaptkit.config.compose import GROUPS, options, variant
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
 METHODS = tuple(options("method"))

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.config import build
+from adaptkit.config.settings import build
 from adaptkit.errors import AdaptError
 from adaptkit.export_run import save_form
 from adaptkit.interop.peft_file import read

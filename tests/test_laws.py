@@ -34,7 +34,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.pytorch_utils import Conv1D
 
 from adaptkit.adaptation import Adaptation, Context, Step
-from adaptkit.config import Model
+from adaptkit.config.settings import Model
 from adaptkit.errors import AdaptError
 from adaptkit.methods import METHODS
 from adaptkit.methods.adalora import AdaLoRA

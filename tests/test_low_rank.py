@@ -14,8 +14,10 @@ from families import SENTENCES, rows, tiny_config, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from adaptkit import compose, config, plan
+from adaptkit import plan
 from adaptkit.adaptation import Adaptation, Context, Step
+from adaptkit.config import compose
+from adaptkit.config import settings as config
 from adaptkit.errors import AdaptError
 from adaptkit.methods.adalora import AdaLoRA
 from adaptkit.methods.bitfit import BitFit

@@ -11,8 +11,10 @@ from families import FAMILIES
 from shapes import NO_BIAS
 from torch import Tensor
 
-from adaptkit import compose, config, plan
-from adaptkit.config import Model, Settings
+from adaptkit import plan
+from adaptkit.config import compose
+from adaptkit.config import settings as config
+from adaptkit.config.settings import Model, Settings
 from adaptkit.models import loading
 from adaptkit.plan import Plan
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from adaptkit import compose, config, plan
+from adaptkit import plan
 from adaptkit.adaptation import Adaptation, Context
+from adaptkit.config import compose
+from adaptkit.config import settings as config
 from adaptkit.errors import AdaptError
 from adaptkit.methods.prefix import PrefixTuning
 from adaptkit.methods.ptuning_v2 import PTuningV2

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from adaptkit import compose, config, plan
+from adaptkit import plan
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.checkpoint import load_run
+from adaptkit.config import compose
+from adaptkit.config import settings as config
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.layers.prompt import PromptEncoder, shared, spliced, vote, without
 from adaptkit.methods.chain import Chain

@@ -9,7 +9,7 @@ import pytest
 from commandline import call
 
 from adaptkit import smoke
-from adaptkit.compose import options
+from adaptkit.config.compose import options
 from adaptkit.errors import AdaptError
 from adaptkit.methods import METHODS
 from adaptkit.methods.full import Full

@@ -15,8 +15,8 @@ import pytest
 import torch
 from families import tiny_config, tiny_tokenizer
 
-from adaptkit.compose import compose, options
-from adaptkit.config import settings
+from adaptkit.config.compose import compose, options
+from adaptkit.config.settings import settings
 from adaptkit.errors import ConfigError
 from adaptkit.storage import hub
 from adaptkit.tasks import source

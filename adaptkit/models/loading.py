@@ -23,7 +23,7 @@ from adaptkit.models.pooling import Pooled
 from adaptkit.storage import bundled, hub
 
 if TYPE_CHECKING:
-    from adaptkit.config import Model
+    from adaptkit.config.settings import Model
 
 HEADS = {"sequence": AutoModelForSequenceClassification}
 

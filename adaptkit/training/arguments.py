@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from adaptkit.adaptation import Adaptation
-from adaptkit.config import Settings
+from adaptkit.config.settings import Settings
 
 
 def parameter_groups(adaptation: Adaptation, optimizer: Any) -> list[dict[str, Any]]:

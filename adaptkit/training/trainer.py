@@ -23,7 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from adaptkit.adaptation import Adaptation, Step
-from adaptkit.config import Settings
+from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import to_json, write_text
 from adaptkit.training import state as resuming

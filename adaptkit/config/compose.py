@@ -14,7 +14,7 @@ from typing import Any
 
 from adaptkit.errors import AdaptError, ConfigError, did_you_mean, first_line, unknown
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 # In a wheel conf/ lies inside the package, in a checkout beside it.
