@@ -31,7 +31,7 @@ def plan_(arguments: list[str]) -> int:
     chosen = parser.parse_intermixed_args(arguments)
     run = settings(compose(chosen.overrides))
     with terminal.working():
-        from adaptkit.plan import plan
+        from adaptkit.runs.plan import plan
         from adaptkit.training import precision
 
         number_format = precision.resolve(
@@ -94,7 +94,7 @@ def eval_(arguments: list[str]) -> int:
     chosen = parser.parse_intermixed_args(arguments)
     check_run(chosen.run)
     with terminal.working():
-        from adaptkit.evaluate_run import evaluate
+        from adaptkit.runs.evaluate import evaluate
 
         record = evaluate(chosen.run, chosen.overrides, chosen.output)
     if chosen.json:
@@ -116,7 +116,7 @@ def verify_(arguments: list[str]) -> int:
         check_run(directory)
     status = 0
     with terminal.working():
-        from adaptkit.evaluate_run import verify
+        from adaptkit.runs.evaluate import verify
 
         for directory in chosen.run:
             problem = verify(directory)
@@ -138,7 +138,7 @@ def export_(arguments: list[str]) -> int:
     check_run(chosen.run)
     check_free(chosen.out, "--out")
     with terminal.working():
-        from adaptkit.export_run import export
+        from adaptkit.runs.export import export
 
         written = export(chosen.run, chosen.format, chosen.out)
     print(f"{chosen.out}: {written}")
@@ -160,7 +160,7 @@ def import_(arguments: list[str]) -> int:
     chosen = parser.parse_intermixed_args(arguments)
     check_free(chosen.out, "--out")
     with terminal.working():
-        from adaptkit.import_run import import_adapter
+        from adaptkit.runs.import_peft import import_adapter
 
         record = import_adapter(chosen.adapter, chosen.overrides, chosen.out)
     scores = terminal.scores(record)
@@ -179,7 +179,7 @@ def smoke_(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, help="keep the run directories there")
     chosen = parser.parse_args(arguments)
     with terminal.working():
-        from adaptkit.smoke import smoke
+        from adaptkit.runs.smoke import smoke
 
         results = smoke(chosen.only, chosen.output, terminal.tried)
     terminal.smoke_table(results)

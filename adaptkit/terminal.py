@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from adaptkit.storage.files import is_main_process
 
 if TYPE_CHECKING:
-    from adaptkit.run import Interface
+    from adaptkit.runs.run import Interface
 
 
 def error(message: str) -> None:
@@ -59,7 +59,7 @@ def working() -> Iterator[Interface]:
         warnings.simplefilter("ignore")
         with waiting("loading libraries"):
             from adaptkit.progress import bars
-            from adaptkit.run import Interface
+            from adaptkit.runs.run import Interface
 
         import datasets
         import transformers

@@ -81,7 +81,7 @@ def carry_out(plain: dict[str, Any]) -> Outcome:
         chosen.task.origin(chosen.data)  # what is out of reach is said before torch is loaded
         hub.check_model(chosen.model.path, chosen.model.revision)
         with terminal.working() as interface:
-            from adaptkit.run import run
+            from adaptkit.runs.run import run
 
             record = run(chosen, interface)
         terminal.result(record, directory)
@@ -104,7 +104,7 @@ def in_child(plain: dict[str, Any]) -> Outcome:
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(kind)
     if kind == "forkserver":
-        context.set_forkserver_preload(["adaptkit.run"])  # import torch once for all jobs
+        context.set_forkserver_preload(["adaptkit.runs.run"])  # import torch once for all jobs
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(plain, sender))
     child.start()

@@ -24,7 +24,7 @@ from adaptkit import terminal
 from adaptkit.config.compose import compose, options
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
-from adaptkit.prepare import encode, prepare, total_updates, trainer_of
+from adaptkit.runs.prepare import encode, prepare, total_updates, trainer_of
 
 
 class Refused(Exception):

@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import Settings, settings
-from adaptkit.run import Interface, run
+from adaptkit.runs.run import Interface, run
 from adaptkit.training.trainer import AdaptTrainer
 
 TRAIN_ROWS, VALIDATION_ROWS = 44, 20

@@ -14,7 +14,6 @@ from shapes import LAYERS, TWO_STACKS, WIDTH
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from adaptkit import plan
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config import compose
 from adaptkit.config import settings as config
@@ -30,6 +29,7 @@ from adaptkit.methods.pfeiffer import Pfeiffer
 from adaptkit.methods.prefix import PrefixTuning
 from adaptkit.models.anatomy import base_prefix
 from adaptkit.models.loading import head_names
+from adaptkit.runs import plan
 from adaptkit.training.precision import autocast, cast
 
 ALL = (Houlsby(6), Pfeiffer(6), ParallelAdapter(6, 3.0), Compacter(8), Compacter(8, plus_plus=True))

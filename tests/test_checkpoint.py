@@ -17,11 +17,11 @@ from runs import Killed, carry_out, configure, sentiment, shallow
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from adaptkit import checkpoint
-from adaptkit import run as pipeline
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError, MachineError
-from adaptkit.evaluate_run import verify
+from adaptkit.runs import directory as checkpoint
+from adaptkit.runs import run as pipeline
+from adaptkit.runs.evaluate import verify
 from adaptkit.storage import files
 
 FILES = {

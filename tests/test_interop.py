@@ -23,7 +23,6 @@ from transformers import (
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config.settings import build
 from adaptkit.errors import AdaptError
-from adaptkit.export_run import save_form
 from adaptkit.interop.peft_file import read
 from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.interop.peft_write import modules_to_save, peft_form
@@ -43,6 +42,7 @@ from adaptkit.methods.prompt import PromptTuning
 from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.vera import VeRA
 from adaptkit.models.loading import head_names
+from adaptkit.runs.export import save_form
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -686,7 +686,7 @@ def test_refusals_of_export(run_of: Any, tmp_path: Path) -> None:
 def test_a_plain_model_with_other_logits_is_not_kept(
     run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adaptkit import export_run
+    from adaptkit.runs import export as export_run
 
     honest = export_run.logits
     monkeypatch.setattr(

@@ -14,7 +14,6 @@ from families import SENTENCES, rows, tiny_config, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from adaptkit import plan
 from adaptkit.adaptation import Adaptation, Context, Step
 from adaptkit.config import compose
 from adaptkit.config import settings as config
@@ -31,6 +30,7 @@ from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.vera import VeRA
 from adaptkit.models import anatomy
 from adaptkit.models.loading import head_names
+from adaptkit.runs import plan
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore")

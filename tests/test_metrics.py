@@ -14,8 +14,8 @@ from scipy import stats
 from sklearn import metrics
 
 import adaptkit.metrics.glue as glue
-from adaptkit.evaluate_run import verify
 from adaptkit.metrics.glue import Glue
+from adaptkit.runs.evaluate import verify
 from adaptkit.tasks.regress import Regress
 
 CONFIGS = {

@@ -11,12 +11,12 @@ from families import FAMILIES
 from shapes import NO_BIAS
 from torch import Tensor
 
-from adaptkit import plan
 from adaptkit.config import compose
 from adaptkit.config import settings as config
 from adaptkit.config.settings import Model, Settings
 from adaptkit.models import loading
-from adaptkit.plan import Plan
+from adaptkit.runs import plan
+from adaptkit.runs.plan import Plan
 
 BIG = ("bert-large", "bert-large-cased", "roberta-large", "electra-large", "xlnet-large",
        "t5-base", "t5-v1.1-base", "bart-large", "gpt2-medium")  # fmt: skip

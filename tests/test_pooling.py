@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.checkpoint import load_run
 from adaptkit.errors import AdaptError
-from adaptkit.export_run import export
 from adaptkit.methods.probe import Probe
 from adaptkit.methods.prompt import PromptTuning
 from adaptkit.models.loading import align, head_names
 from adaptkit.models.pooling import Pooled
+from adaptkit.runs.directory import load_run
+from adaptkit.runs.export import export
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

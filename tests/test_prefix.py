@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from adaptkit import plan
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config import compose
 from adaptkit.config import settings as config
@@ -23,6 +22,7 @@ from adaptkit.methods.prefix import PrefixTuning
 from adaptkit.methods.ptuning_v2 import PTuningV2
 from adaptkit.models.attention import attentions
 from adaptkit.models.loading import align, head_names
+from adaptkit.runs import plan
 
 P, HEADS, SIZE = 5, 4, 8
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from adaptkit import plan
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.checkpoint import load_run
 from adaptkit.config import compose
 from adaptkit.config import settings as config
 from adaptkit.errors import AdaptError, ConfigError
@@ -28,7 +26,9 @@ from adaptkit.methods.ptuning import PTuning
 from adaptkit.models.anatomy import reader
 from adaptkit.models.calls import cache_in
 from adaptkit.models.loading import align, head_names
-from adaptkit.prepare import encode, restored
+from adaptkit.runs import plan
+from adaptkit.runs.directory import load_run
+from adaptkit.runs.prepare import encode, restored
 
 P = 5
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

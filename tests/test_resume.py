@@ -32,7 +32,7 @@ from runs import (
     shallow,
 )
 
-from adaptkit import run as pipeline
+from adaptkit.runs import run as pipeline
 from adaptkit.training.state import COMPLETE
 from adaptkit.training.trainer import AdaptTrainer
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from commandline import call
 
-from adaptkit import smoke
 from adaptkit.config.compose import options
 from adaptkit.errors import AdaptError
 from adaptkit.methods import METHODS
 from adaptkit.methods.full import Full
+from adaptkit.runs import smoke
 
 MINIS = ["mini-bert", "mini-gpt2", "mini-t5"]
 

@@ -27,9 +27,9 @@ from runs import (
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from adaptkit import run as pipeline
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError, ConfigError
+from adaptkit.runs import run as pipeline
 from adaptkit.training import precision
 from adaptkit.training.arguments import parameter_groups
 from adaptkit.training.trainer import AdaptTrainer

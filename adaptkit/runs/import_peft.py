@@ -12,17 +12,17 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adaptkit import checkpoint
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
-from adaptkit.evaluate_run import score
 from adaptkit.interop.peft_file import PeftFile, read
 from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.models import loading
-from adaptkit.plan import params
-from adaptkit.prepare import Prepared, prepare
-from adaptkit.record import device_name, identity, peak
+from adaptkit.runs import directory as checkpoint
+from adaptkit.runs.evaluate import score
+from adaptkit.runs.plan import params
+from adaptkit.runs.prepare import Prepared, prepare
+from adaptkit.runs.record import device_name, identity, peak
 from adaptkit.storage.files import check_free, finite, making_folder, write_json, write_lines
 from adaptkit.training.scores import flat_scores
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from adaptkit import checkpoint
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError
 from adaptkit.models import loading
-from adaptkit.plan import Plan, params, plan, stored
-from adaptkit.prepare import Prepared, encode, prepare, restored, total_updates, trainer_of
-from adaptkit.record import counts_line, device_name, fail, identity, logged, peak, reset_peak
+from adaptkit.runs import directory as checkpoint
+from adaptkit.runs.plan import Plan, params, plan, stored
+from adaptkit.runs.prepare import Prepared, encode, prepare, restored, total_updates, trainer_of
+from adaptkit.runs.record import counts_line, device_name, fail, identity, logged, peak, reset_peak
 from adaptkit.storage.files import finite, is_main_process, write_json
 from adaptkit.tasks.text import Splits
 from adaptkit.training import precision

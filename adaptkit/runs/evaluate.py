@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from adaptkit import checkpoint
 from adaptkit.config.compose import compose, options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError
 from adaptkit.models import loading
-from adaptkit.prepare import Prepared, encode, restored, trainer_of
+from adaptkit.runs import directory as checkpoint
+from adaptkit.runs.prepare import Prepared, encode, restored, trainer_of
 from adaptkit.storage.files import finite, write_json
 from adaptkit.training.scores import Scored, flat_scores
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from adaptkit import checkpoint
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError, first_line
-from adaptkit.plan import Plan
+from adaptkit.runs import directory as checkpoint
+from adaptkit.runs.plan import Plan
 from adaptkit.storage.files import is_main_process, write_json
 
 log = logging.getLogger("adaptkit")

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from adaptkit import checkpoint
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family
-from adaptkit.plan import adapted
-from adaptkit.record import log
+from adaptkit.runs import directory as checkpoint
+from adaptkit.runs.plan import adapted
+from adaptkit.runs.record import log
 from adaptkit.training import precision
 from adaptkit.training.batching import Collator
 from adaptkit.training.trainer import AdaptTrainer

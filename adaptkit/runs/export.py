@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from adaptkit import checkpoint
 from adaptkit.errors import AdaptError, MachineError
 from adaptkit.interop.peft_write import PeftForm, peft_form
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family
-from adaptkit.prepare import Prepared, restored
+from adaptkit.runs import directory as checkpoint
+from adaptkit.runs.prepare import Prepared, restored
 from adaptkit.storage import bundled
 from adaptkit.storage.files import check_free, making_folder, save_tensors, write_json, write_text
 

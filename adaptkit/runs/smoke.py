@@ -18,9 +18,9 @@ from typing import Any
 from adaptkit.config.compose import compose, options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, first_line
-from adaptkit.evaluate_run import verify
-from adaptkit.plan import plan
-from adaptkit.run import Interface, run
+from adaptkit.runs.evaluate import verify
+from adaptkit.runs.plan import plan
+from adaptkit.runs.run import Interface, run
 from adaptkit.storage import bundled
 from adaptkit.training import precision
 
