@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError
-from adaptkit.interop.low_rank import low_rank
+from adaptkit.interop.peft_low_rank import low_rank
 from adaptkit.layers.prefix import Prefix
 from adaptkit.layers.prompt import Prompt
 from adaptkit.layers.scaling import InputScale, OutputScales, ScaledTensor
