@@ -2,6 +2,6 @@
 
 import sys
 
-from adaptkit.cli import main
+from adaptkit.cli.main import main
 
 sys.exit(main())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptkit import terminal
+from adaptkit.cli import terminal
 from adaptkit.config.compose import CONF, explained, plain_data, register_resolvers
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError

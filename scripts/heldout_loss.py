@@ -20,7 +20,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from adaptkit import terminal
+from adaptkit.cli import terminal
 from adaptkit.config.compose import compose, options
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError

@@ -13,7 +13,7 @@ from typing import Any
 
 from families import rows
 
-from adaptkit.cli import main
+from adaptkit.cli.main import main
 
 LABELS = ("negative", "positive")
 

@@ -15,7 +15,7 @@ from commandline import call, data_root, tiny, write
 from families import rows
 
 from adaptkit import __version__
-from adaptkit.cli import COMMANDS, in_order
+from adaptkit.cli.main import COMMANDS, in_order
 from adaptkit.config.compose import GROUPS, options, variant
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
@@ -163,7 +163,7 @@ def test_variant_keeps_runs_apart() -> None:
 
 WITHOUT_TORCH = """
 import sys
-from adaptkit.cli import main
+from adaptkit.cli.main import main
 try:
     status = main(sys.argv[1:])
 except SystemExit as end:

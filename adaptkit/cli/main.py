@@ -69,7 +69,7 @@ def dispatch(arguments: list[str]) -> int:
 
         return train(in_order(rest))
     if command in COMMANDS:
-        from adaptkit import commands
+        from adaptkit.cli import commands
 
         return getattr(commands, f"{command}_")(rest)
     from adaptkit.errors import ConfigError, did_you_mean

@@ -58,7 +58,7 @@ def working() -> Iterator[Interface]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with waiting("loading libraries"):
-            from adaptkit.progress import bars
+            from adaptkit.cli.progress import bars
             from adaptkit.runs.run import Interface
 
         import datasets

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adaptkit import terminal
+from adaptkit.cli import terminal
 from adaptkit.config.compose import CONF, GROUPS, compose, options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, one_of, unknown

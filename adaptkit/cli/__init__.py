@@ -1,0 +1,1 @@
+"""The `adaptkit` command. No torch here."""
