@@ -1,17 +1,34 @@
 """The vocabulary of methods: what a method may change, watch and leave behind.
 
 A method is a frozen dataclass, its fields are its hyperparameters, with one function that takes an
-`Adaptation` and returns one; full fine-tuning is the identity. Regularisers have the same form and
+`Adaptation` and returns one; full fine-tuning is the identity. Regularizers have the same form and
 follow the method. Shape letters used everywhere: B batch, T tokens, H hidden, C classes,
 V vocabulary, L layers, r rank.
+
+    >>> import torch
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> from adaptkit.methods import METHODS
+    >>> from adaptkit.models.loading import head_names
+    >>> size = dict(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=16)
+    >>> model = BertForSequenceClassification(BertConfig(vocab_size=20, **size))
+    >>> start = Adaptation.of(model, head_names(model))
+    >>> context = Context(None, torch.Generator().manual_seed(0), total_updates=10)
+    >>> adapted = METHODS["lora"](rank=2, roles=("query",)).adapt(start, context)
+    >>> {name: tuple(tensor.shape) for name, tensor in adapted.body_trainable().items()}
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'bert.encoder.layer.0.attention.self.query.lora.query.A': (2, 8),
+     'bert.encoder.layer.0.attention.self.query.lora.query.B': (8, 2)}
+    >>> count(adapted).head_trainable
+    18
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from adaptkit.errors import AdaptError
 
@@ -19,7 +36,30 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-Batch = Mapping[str, "Tensor"]
+    from adaptkit.tasks.task import Form
+
+Stage = Literal["train", "restore", "plan"]
+
+
+class Batch(NamedTuple):
+    """Examples of a task, padded to tensors."""
+
+    inputs: dict[str, Tensor]  # to the model
+    targets: dict[str, Any]  # to the loss and to the answers; the model never sees them
+    rows: list[int]  # [E] the row of the split from which each example was made
+    count: int  # of what the loss is a mean: rows, words or tokens; 0: a filler without weight
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on `device`."""
+        import torch
+
+        def moved(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                name: value.to(device) if isinstance(value, torch.Tensor) else value
+                for name, value in values.items()
+            }
+
+        return self._replace(inputs=moved(self.inputs), targets=moved(self.targets))
 
 
 @dataclass(frozen=True)
@@ -31,7 +71,9 @@ class Step:
     lr: float  # of the first parameter group
 
 
-Penalty = Callable[["nn.Module", Batch, Any, Step], "Tensor"]  # (model, batch, outputs, step)
+# (forward, batch, outputs, step) -> scalar, a mean over the batch. `forward(**changed_inputs)`
+# calls the model as the trainer does (distributed, in its number format): for a second pass.
+Penalty = Callable[[Callable[..., Any], Batch, Any, Step], "Tensor"]
 Hook = Callable[[Step], None]
 
 
@@ -48,7 +90,7 @@ class Stateful(Protocol):
         ...
 
 
-def nothing() -> None:
+def no_op() -> None:
     """Do nothing: the neutral `finish` or `merge`."""
 
 
@@ -68,12 +110,13 @@ class Adaptation:
     finish: tuple[Callable[[], None], ...] = ()
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # name pattern -> factor
     features: Callable[[Batch], Tensor] | None = None  # see below
-    # Folds what was learnt into the body's own weights, `nothing` where it is there already. None:
-    # it cannot be.
+    # Folds what was learnt into the body's own weights; `no_op` if it is there already. None: it
+    # cannot be folded in.
     merge: Callable[[], None] | None = None
     extra_tokens: int = 0  # by which the body's input is longer than the text (a prompt)
     copies: int = 1  # answers per row in training, each row's in a row: labels are repeated
-    chosen: bool = False  # a method has said what learns: the next one of a chain adds to it
+    form: Callable[[Form], Form] | None = None  # wraps the task's form (an ensemble of prompts)
+    narrowed: bool = False  # a method has selected what trains: the next one of a chain adds to it
 
     # features: for a method whose trainable part sees the text only through a frozen function of
     # it. The trainer then computes `features(batch)` [B, ...] once per example, and calls
@@ -88,21 +131,25 @@ class Adaptation:
         return cls(model, named, head, frozenset(named))
 
     def only(self, keep: Callable[[str], bool]) -> Adaptation:
-        """Let those named by `keep` learn, the head, and what methods before this one chose."""
-        before = self.trainable if self.chosen else {}
+        """Train what `keep` names, the head, and what earlier methods of a chain selected."""
+        before = self.trainable if self.narrowed else {}
         named = self.model.named_parameters()
-        return self._learn({n: p for n, p in named if keep(n) or n in before})
+        return self._train({n for n, _ in named if keep(n) or n in before})
+
+    def added(self, part: str, merge: Callable[[], None] | None = None) -> Adaptation:
+        """Train what a method added under names with `part`, as in ".lora."; say how to merge."""
+        return replace(self.only(lambda name: part in name), merge=merge)
 
     def narrow(self, keep: Callable[[str], bool]) -> Adaptation:
-        """Of what learns now, let those named by `keep` learn on, and the head."""
-        return self._learn({n: p for n, p in self.trainable.items() if keep(n)})
+        """Of what trains now, go on training only what `keep` names, and the head."""
+        return self._train({n for n in self.trainable if keep(n)})
 
-    def _learn(self, chosen: Mapping[str, nn.Parameter]) -> Adaptation:
+    def _train(self, names: set[str]) -> Adaptation:
         named = dict(self.model.named_parameters())
-        trainable = {n: p for n, p in named.items() if n in chosen or n in self.head}
+        trainable = {n: p for n, p in named.items() if n in names or n in self.head}
         for name, parameter in named.items():
             parameter.requires_grad_(name in trainable)
-        return replace(self, trainable=trainable, chosen=True)
+        return replace(self, trainable=trainable, narrowed=True)
 
     def plus(
         self,
@@ -113,7 +160,11 @@ class Adaptation:
         finish: Callable[[], None] | None = None,
         lr_scale: Mapping[str, float] | None = None,
     ) -> Adaptation:
-        """Append hooks, penalties and learning-rate factors to those already there."""
+        """Append hooks, penalties and learning-rate factors; hooks of one kind act in order.
+
+        Raises:
+            AdaptError: a penalty of that name is there already.
+        """
         clash = set(self.penalty) & set(penalty or {})
         if clash:
             raise AdaptError(f"penalty {sorted(clash)} was added twice: name it once.")
@@ -169,9 +220,9 @@ class Adaptation:
         wrong = [n for n in mine.keys() & tensors.keys() if mine[n].shape != tensors[n].shape]
         if missing or extra or wrong:
             kinds = {"missing": missing, "left over": extra, "of another shape": sorted(wrong)}
-            found = "; ".join(f"{len(n)} {kind} ({n[0]} ...)" for kind, n in kinds.items() if n)
+            faults = "; ".join(f"{len(n)} {kind} ({n[0]} ...)" for kind, n in kinds.items() if n)
             raise AdaptError(
-                f"the saved delta does not fit the model that the config describes: {found}. "
+                f"the saved delta does not fit the model that the config describes: {faults}. "
                 "It was saved by another method, with other settings or for another body."
             )
         for name, tensor in tensors.items():
@@ -179,15 +230,46 @@ class Adaptation:
 
 
 @dataclass(frozen=True)
+class Params:
+    """Numbers of parameters; the head is counted apart, because papers differ in this."""
+
+    total: int  # of the adapted model, shared tensors once
+    trainable: int
+    body_trainable: int
+    head_trainable: int
+    stored: int  # what delta.safetensors holds; final once the method's `finish` was called
+    trainable_percent: float  # trainable / total
+
+
+def count(adaptation: Adaptation) -> Params:
+    """Count an adaptation's parameters."""
+    total = sum(p.numel() for p in adaptation.model.parameters())
+    body = sum(p.numel() for p in adaptation.body_trainable().values())
+    trainable = sum(p.numel() for p in adaptation.trainable.values())
+    stored = sum(tensor.numel() for tensor in adaptation.delta().values())
+    percent = round(100 * trainable / total, 6)
+    return Params(total, trainable, body, trainable - body, stored, percent)
+
+
+def _no_data(*_: Any) -> Any:
+    raise AdaptError("this method looks at training rows or other runs, and none are at hand here.")
+
+
+@dataclass(frozen=True)
 class Context:
     """What `adapt` may look at besides the model."""
 
-    tokenizer: Any
+    tokenizer: Any  # None in a plan
     generator: torch.Generator  # the only source of randomness in `adapt`
     total_updates: int
-    # Saved tensors follow: build the structure as `finish` leaves it, skip data-dependent work.
-    restoring: bool = False
-    labels: tuple[str, ...] = ()  # the classes' names; one empty name for a regression
+    # restore: saved tensors follow; build the structure as `finish` leaves it, skip work that
+    # depends on data. plan: shapes without values.
+    stage: Stage = "train"
+    labels: tuple[str, ...] = ()  # the classes' names; none for a number or a text
+    # Training batches in their order, encoded when asked for, and the task's mean loss on one.
+    batches: Callable[[], Iterator[Batch]] = _no_data
+    loss: Callable[[nn.Module, Batch], Tensor] = _no_data
+    load_run: Callable[[Path], Any] = _no_data  # a finished run (transfer, teachers, judges)
 
 
 class Method(Protocol):
@@ -200,3 +282,10 @@ class Method(Protocol):
             AdaptError: the model cannot be adapted in this way; the message says why.
         """
         ...
+
+
+def apply(start: Adaptation, methods: Iterable[Method], context: Context) -> Adaptation:
+    """Apply a method, then regularizers, in their order."""
+    for method in methods:
+        start = method.adapt(start, context)
+    return start

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptkit.cli import terminal
 from adaptkit.config.compose import CONF, explained, plain_data, register_resolvers
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError
 from adaptkit.storage import hub
+from adaptkit.terminal import console as terminal
 
 
 @dataclass

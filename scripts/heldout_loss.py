@@ -20,11 +20,11 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from adaptkit.cli import terminal
 from adaptkit.config.compose import compose, options
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.prepare import encode, prepare, total_updates, trainer_of
+from adaptkit.terminal import console as terminal
 
 
 class Refused(Exception):

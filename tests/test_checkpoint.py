@@ -140,7 +140,7 @@ def test_config_is_enough_to_rebuild(finished):
 
 def fingerprint(place: Path, body: Path, *groups: str, labels: tuple = LABELS, **changes) -> str:
     made = configure(place / "unused", body, place / "data", *groups, **changes)
-    return pipeline.prepare(made, labels, 1, restoring=False).fingerprint
+    return pipeline.prepare(made, labels, 1, stage="train").fingerprint
 
 
 def test_fingerprint(place, tmp_path):

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.config.settings import build
+from adaptkit.config.build import build
 from adaptkit.errors import AdaptError
 from adaptkit.interop.peft_file import read
 from adaptkit.interop.peft_read import delta_for, method_for
@@ -291,7 +291,7 @@ def read_back(folder: Path, body: nn.Module) -> Adaptation:
     chosen = method_for(file, body)
     options = {key: value for key, value in chosen.items() if key != "name"}
     method = build(METHODS[chosen["name"]], options, "method")
-    context = Context(None, torch.Generator().manual_seed(0), 1, restoring=True)
+    context = Context(None, torch.Generator().manual_seed(0), 1, stage="restore")
     adaptation = method.adapt(Adaptation.of(body, head_names(body)), context)
     adaptation.load_delta(delta_for(file, adaptation))
     return adaptation

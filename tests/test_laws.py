@@ -33,8 +33,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.pytorch_utils import Conv1D
 
-from adaptkit.adaptation import Adaptation, Context, Step
-from adaptkit.config.settings import Model
+from adaptkit.adaptation import Adaptation, Context, Stage, Step
 from adaptkit.errors import AdaptError
 from adaptkit.methods import METHODS
 from adaptkit.methods.adalora import AdaLoRA
@@ -56,6 +55,7 @@ from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.ptuning_v2 import PTuningV2
 from adaptkit.methods.vera import VeRA
 from adaptkit.models import loading
+from adaptkit.models.model import Model
 from adaptkit.regularizers.l2_sp import L2SP
 from adaptkit.storage.files import save_tensors
 
@@ -167,14 +167,14 @@ class Prepared:
         return dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
 
 
-def prepare(folder: Path, seed: int = 0, restoring: bool = False) -> Prepared:
+def prepare(folder: Path, seed: int = 0, stage: Stage = "train") -> Prepared:
     set_seed(seed)
     model = Model(folder.name, str(folder))
     config = loading.load_config(model, CLASSES)
     tokenizer = loading.load_tokenizer(model, config)
     loaded = loading.load_model(model, config, "sequence")
     generator = torch.Generator().manual_seed(seed)
-    return Prepared(loaded, tokenizer, Context(tokenizer, generator, 3, restoring))
+    return Prepared(loaded, tokenizer, Context(tokenizer, generator, 3, stage))
 
 
 @cache
@@ -352,7 +352,7 @@ def finished(case: Case) -> Adaptation:
 def test_delta_round_trip_is_bit_exact(case: Case, tmp_path: Path) -> None:
     kept = finished(case)
     save_tensors(tmp_path / "delta.safetensors", kept.delta(), {"method": "any"})
-    other = prepare(case.folder, seed=1, restoring=True)
+    other = prepare(case.folder, seed=1, stage="restore")
     restored = case.setting.method.adapt(other.start(), other.context)
     expect = logits(kept.model, case.batch)
     assert not torch.equal(logits(restored.model, case.batch), expect)

@@ -14,7 +14,7 @@ from families import SENTENCES, rows, tiny_config, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from adaptkit.adaptation import Adaptation, Context, Step
+from adaptkit.adaptation import Adaptation, Context, Stage, Step
 from adaptkit.config import compose
 from adaptkit.config import settings as config
 from adaptkit.errors import AdaptError
@@ -56,9 +56,9 @@ def _batch(family: str) -> dict[str, Tensor]:
 
 
 def adapt(
-    method: Any, model: nn.Module, updates: int = 20, seed: int = 0, restoring: bool = False
+    method: Any, model: nn.Module, updates: int = 20, seed: int = 0, stage: Stage = "train"
 ) -> Adaptation:
-    context = Context(None, torch.Generator().manual_seed(seed), updates, restoring)
+    context = Context(None, torch.Generator().manual_seed(seed), updates, stage)
     return method.adapt(Adaptation.of(model, head_names(model)), context)
 
 

@@ -11,10 +11,12 @@ from families import FAMILIES
 from shapes import NO_BIAS
 from torch import Tensor
 
+from adaptkit.adaptation import Adaptation, Context, apply
 from adaptkit.config import compose
 from adaptkit.config import settings as config
-from adaptkit.config.settings import Model, Settings
+from adaptkit.config.settings import Settings
 from adaptkit.models import loading
+from adaptkit.models.model import Model
 from adaptkit.runs import plan
 from adaptkit.runs.plan import Plan
 
@@ -238,8 +240,9 @@ def real_activations(settings: Settings, tokens: int) -> int:
     model_config = loading.load_config(settings.model, 2)
     loaded = loading.load_model(settings.model, model_config, "sequence")
     generator = torch.Generator().manual_seed(0)
-    context = plan.Context(None, generator, 1)
-    adaptation = plan.adapted(loaded.model, loaded.head, settings, context)
+    context = Context(None, generator, 1)
+    methods = (settings.method, *settings.regularizers.values())
+    adaptation = apply(Adaptation.of(loaded.model, loaded.head), methods, context)
     own = {p.untyped_storage().data_ptr() for p in adaptation.model.parameters()}
     kept: dict[int, Tensor] = {}
 

@@ -48,7 +48,7 @@ def language_model(family: str, **changes: Any) -> nn.Module:
 def adapted(model: nn.Module, method: Any = None, **context: Any) -> Adaptation:
     method = method or PrefixTuning(P, projection=None)
     heads = head_names(model) if "Sequence" in type(model).__name__ else frozenset()
-    known = {"tokenizer": None, "restoring": False} | context
+    known = {"tokenizer": None, "stage": "train"} | context
     start = Adaptation.of(model, heads)
     return method.adapt(start, Context(generator=torch.Generator().manual_seed(0),
                                        total_updates=3, **known))  # fmt: skip
@@ -437,7 +437,7 @@ def test_finish_drops_the_mlp_and_keeps_the_function(family: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, expect, rtol=0, atol=1e-6)
     saved = adaptation.delta()
-    fresh = adapted(classifier(family), MLP, restoring=True)
+    fresh = adapted(classifier(family), MLP, stage="restore")
     assert set(fresh.delta()) == set(saved)
     fresh.load_delta(saved)
     with torch.no_grad():

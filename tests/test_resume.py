@@ -261,7 +261,7 @@ def test_methods(groups, changes, method, bench, tmp_path, monkeypatch):
 def test_dropout_is_on(bench):
     """The comparison above would prove little about random numbers if none were drawn."""
     settings = bench.settings(bench.folder / "unused", ("method=full",), {})
-    prepared = pipeline.prepare(settings, ("negative", "positive"), 1, restoring=False)
+    prepared = pipeline.prepare(settings, ("negative", "positive"), 1, stage="train")
     model = prepared.adaptation.model.train()
     batch = {"input_ids": torch.arange(5, 13)[None], "attention_mask": torch.ones(1, 8).long()}
     assert not torch.equal(model(**batch).logits, model(**batch).logits)

@@ -68,7 +68,7 @@ def place(tmp_path_factory, checkpoints) -> Place:
 def assembled(settings: Any, rows: int | None = None) -> tuple[AdaptTrainer, pipeline.Prepared]:
     """Return a trainer over the first rows, as the pipeline builds it."""
     splits = settings.task.load(settings.data, settings.seed)
-    prepared = pipeline.prepare(settings, splits.labels, 1, restoring=False)
+    prepared = pipeline.prepare(settings, splits.labels, 1, stage="train")
     train = splits.train if rows is None else splits.train.select(range(rows))
     encoded = pipeline.encode(settings, prepared, train)
     validation = {"": pipeline.encode(settings, prepared, splits.validation[""])}
@@ -314,7 +314,7 @@ def test_rates_through_the_schedule(schedule, warmup, place, tmp_path):
 
 def test_weight_decay_is_for_matrices(place, tmp_path):
     settings = place.settings(tmp_path, "method=full", **{"optimizer.weight_decay": 0.1})
-    prepared = pipeline.prepare(settings, LABELS, 1, restoring=False)
+    prepared = pipeline.prepare(settings, LABELS, 1, stage="train")
     groups = parameter_groups(prepared.adaptation, settings.optimizer)
     listed = [id(p) for group in groups for p in group["params"]]
     assert len(listed) == len(set(listed))
@@ -371,7 +371,7 @@ def light(place: Place, directory: Path, rows: int, changes: dict) -> AdaptTrain
     """A trainer around one model that all sizes share."""
     settings = place.settings(directory, **changes)
     if not _light:
-        _light["prepared"] = pipeline.prepare(settings, LABELS, 1, restoring=False)
+        _light["prepared"] = pipeline.prepare(settings, LABELS, 1, stage="train")
         splits = settings.task.load(settings.data, 0)
         _light["rows"] = pipeline.encode(settings, _light["prepared"], splits.train)
     return pipeline.trainer_of(_light["prepared"], settings, _light["rows"].select(range(rows)), {})

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adaptkit.cli import terminal
 from adaptkit.config.compose import CONF, GROUPS, compose, options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, one_of, unknown
 from adaptkit.storage.files import check_free
+from adaptkit.terminal import console as terminal
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
 
@@ -217,7 +217,9 @@ def list_(arguments: list[str]) -> int:
 
 def describe(kind: str) -> dict[str, str]:
     """Return {name: one line} of one kind."""
-    from adaptkit.config.settings import METHODS, OPTIMIZERS, REGULARIZERS
+    from adaptkit.methods import METHODS
+    from adaptkit.optimizers import OPTIMIZERS
+    from adaptkit.regularizers import REGULARIZERS
 
     group = kind.removesuffix("s")
     if group not in GROUPS:

@@ -87,6 +87,13 @@ def load_plain(path: Path) -> dict[str, Any]:
         raise AdaptError(f"{path} is damaged: {first_line(error)}.") from error
 
 
+def to_yaml(plain: Mapping[str, Any]) -> str:
+    """Return plain data as YAML that `load_plain` reads."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(dict(plain)))
+
+
 class explained:
     """Context in which Hydra's exceptions become ConfigErrors that name the closest names."""
 

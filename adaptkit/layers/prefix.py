@@ -229,7 +229,7 @@ def prefixed(
     device = next(model.parameters()).device
     before = {name for name, _ in model.named_parameters()}
     prefixes = install(model, dropout)
-    if hidden and context.restoring:
+    if hidden and context.stage == "restore":
         for attention, prefix in prefixes.items():
             prefix.fix(*torch.zeros(2, length, attention.width, device=device))
         return start.only(lambda name: False)

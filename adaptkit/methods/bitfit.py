@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from adaptkit.adaptation import Adaptation, Context, nothing
+from adaptkit.adaptation import Adaptation, Context, no_op
 from adaptkit.errors import AdaptError, each_of, invalid
 from adaptkit.models.anatomy import NORMS, ROLES, biases, family
 
@@ -48,4 +48,4 @@ class BitFit:
                 "that could learn. Choose another method, for example method=lora."
             )
         # What learns are the body's own weights: nothing is left to fold in.
-        return replace(start.only(lambda name: name in chosen), merge=nothing)
+        return replace(start.only(lambda name: name in chosen), merge=no_op)

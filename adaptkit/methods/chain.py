@@ -38,7 +38,7 @@ class Chain:
             if len(self.parts) > 1:
                 self._check(part, before, adaptation)
             # Restored, what a training module has left are no parameters.
-            if before.chosen and not context.restoring:
+            if before.narrowed and context.stage != "restore":
                 self._check_more(part, before, adaptation)
 
         def merge() -> None:
@@ -58,5 +58,5 @@ class Chain:
         name = type(part).__name__
         if adaptation.model is not before.model:
             raise AdaptError(f"method.parts: {name} replaces the model, so it stands alone.")
-        if not adaptation.chosen:
+        if not adaptation.narrowed:
             raise AdaptError(f"method.parts: with {name} everything learns already; leave it out.")

@@ -10,7 +10,7 @@ Count: the sum of r (in + out) + out over the adapted maps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import above, at_least, each_of, within
@@ -54,4 +54,4 @@ class DoRA:
                 context.generator, device,
             ),
         )  # fmt: skip
-        return replace(start.only(lambda name: ".lora." in name), merge=merge)
+        return start.added(".lora.", merge)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from adaptkit.adaptation import Adaptation, Context, nothing
+from adaptkit.adaptation import Adaptation, Context, no_op
 
 
 @dataclass(frozen=True)
@@ -16,4 +16,4 @@ class Full:
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Return `start`, in which everything learns."""
-        return replace(start, merge=nothing)  # all of it is in the body's own weights
+        return replace(start, merge=no_op)  # all of it is in the body's own weights

@@ -13,7 +13,7 @@ an encoder. Keys and values of cross attention are included.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import each_of
@@ -40,4 +40,4 @@ class IA3:
         from adaptkit.layers.scaling import scaled
 
         merge = scaled(start.model, sites(start.model, self.roles), inputs=("down",))
-        return replace(start.only(lambda name: ".ia3." in name), merge=merge)
+        return start.added(".ia3.", merge)

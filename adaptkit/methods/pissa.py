@@ -13,7 +13,7 @@ Count: the sum of r (in + out) over the adapted maps learns; twice that is saved
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adaptkit.adaptation import Adaptation, Context
@@ -52,7 +52,6 @@ class PiSSA:
             AdaptError: a role matches nothing in this family, or the rank exceeds a matrix's.
         """
         import torch
-        from torch._subclasses.fake_tensor import FakeTensor
 
         from adaptkit.layers.low_rank import beside, fitting, weight_at
         from adaptkit.layers.pissa import Principal, principal_part
@@ -61,7 +60,7 @@ class PiSSA:
 
         def build(site: Site) -> Principal:
             weight, rank = weight_at(model, site), fitting(self.rank, site)
-            if context.restoring or isinstance(weight, FakeTensor):
+            if context.stage != "train":
                 low, up = weight.new_zeros(rank, site.fan_in), weight.new_zeros(site.fan_out, rank)
             else:
                 with torch.no_grad():
@@ -69,4 +68,4 @@ class PiSSA:
             return Principal(low, up, scale, self.dropout)
 
         merge = beside(model, sites(model, self.roles), build)
-        return replace(start.only(lambda name: ".lora." in name), merge=merge)
+        return start.added(".lora.", merge)

@@ -64,7 +64,7 @@ class PrefixTuning:
                 "from. In method.parts, name prefix before the prompt."
             )
         pairs = None
-        if self.init != RANDOM and context.tokenizer is not None and not context.restoring:
+        if self.init != RANDOM and context.stage == "train":
             pairs = cycled(self._real_words(start.model, context.tokenizer), self.length)
         shape = self.length, self.projection or 0
         return prefixed(start, context, shape, self.dropout, SCALE, pairs)

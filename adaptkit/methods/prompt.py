@@ -79,7 +79,7 @@ class PromptTuning:
         import torch
 
         words = reader(model).get_input_embeddings()
-        if self.init == "random" or context.restoring or context.tokenizer is None:
+        if self.init == "random" or context.stage != "train":
             shape = (self.length, words.weight.shape[1])
             return torch.rand(shape, generator=context.generator) - 0.5
         if self.init == "vocabulary":

@@ -54,7 +54,7 @@ class PTuning:
         ids = self._anchors(context)
         check_room(start, self.length + len(ids), "method.length (with anchors)")
         prompt = Prompt(anchors=torch.tensor(ids, device=device) if ids else None)
-        if context.restoring:
+        if context.stage == "restore":
             prompt.keep(torch.zeros(1, self.length, width, device=device))
         else:
             recurrent = self.encoder == "lstm"
@@ -63,13 +63,13 @@ class PTuning:
         prefix = base_prefix(start.model)
         chosen = prompted.only(lambda name: self.tune_body or name.startswith("prompt."))
         return chosen.plus(
-            finish=None if context.restoring else prompt.freeze,
+            finish=None if context.stage == "restore" else prompt.freeze,
             lr_scale={f"{prefix}*": BODY_RATE} if self.tune_body else None,
         )
 
     def _anchors(self, context: Context) -> list[int]:
         if not self.anchors.strip():
             return []
-        if context.tokenizer is None:  # a plan: as many tokens as words
+        if context.stage == "plan":  # a plan: as many tokens as words
             return [0] * len(self.anchors.split())
         return tokens(context, self.anchors, "method.anchors")

@@ -12,7 +12,7 @@ Count: the sum of r + out over the adapted maps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import above, at_least, each_of, within
@@ -52,4 +52,4 @@ class VeRA:
             sites(model, self.roles),
             lambda site: Scaled(shared.low(site.fan_in), shared.up(site.fan_out), self.d_initial),
         )
-        return replace(start.only(lambda name: ".lora." in name), merge=merge)
+        return start.added(".lora.", merge)

@@ -23,7 +23,7 @@ from adaptkit.models.pooling import Pooled
 from adaptkit.storage import bundled, hub
 
 if TYPE_CHECKING:
-    from adaptkit.config.settings import Model
+    from adaptkit.models.model import Model
 
 HEADS = {"sequence": AutoModelForSequenceClassification}
 

@@ -31,7 +31,7 @@ class L2SP:
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Add the penalty; it keeps a copy of the body's trainable part."""
-        if context.restoring:  # nothing will be trained
+        if context.stage == "restore":  # nothing will be trained
             return start
         body = start.body_trainable()
         anchor = {name: weight.detach().clone() for name, weight in body.items()}

@@ -24,7 +24,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adaptkit.config.compose import load_plain
+from adaptkit.config.compose import load_plain, to_yaml
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
 from adaptkit.storage.files import is_main_process, save_tensors, write_lines, write_text
@@ -167,9 +167,7 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def write_config(directory: Path, plain: Mapping[str, Any]) -> None:
     """Write the resolved config."""
-    from omegaconf import OmegaConf
-
-    write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(plain))))
+    write_text(directory / CONFIG, to_yaml(plain))
 
 
 def write_predictions(directory: Path, parts: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from adaptkit.adaptation import count
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
@@ -20,7 +21,6 @@ from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.models import loading
 from adaptkit.runs import directory as checkpoint
 from adaptkit.runs.evaluate import score
-from adaptkit.runs.plan import params
 from adaptkit.runs.prepare import Prepared, prepare
 from adaptkit.runs.record import device_name, identity, peak
 from adaptkit.storage.files import check_free, finite, making_folder, write_json, write_lines
@@ -49,7 +49,7 @@ def import_adapter(adapter: Path, overrides: list[str], out: Path) -> dict[str, 
     splits = first.task.load(first.data, first.seed, train=False)
     plain["method"] = method_on(file, first, splits.labels)
     run = settings(plain)
-    prepared = prepare(run, splits.labels, updates=1, restoring=True)
+    prepared = prepare(run, splits.labels, updates=1, stage="restore")
     device = prepared.device
     delta = delta_for(file, prepared.adaptation)
     prepared.adaptation.load_delta({name: t.to(device) for name, t in delta.items()})
@@ -125,7 +125,7 @@ def facts(
             "rows": {"train": 0, "validation": len(splits.validation[""])},
         },
         "labels": list(splits.labels),
-        "params": asdict(params(adaptation)),
+        "params": asdict(count(adaptation)),
         "delta_bytes": size,
         "delta_sha256": checkpoint.digest(folder),
         "updates": 0,

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adaptkit.adaptation import Adaptation, Context
+from adaptkit.adaptation import Adaptation, Context, Params, apply, count
 from adaptkit.config.settings import Settings
 from adaptkit.models.anatomy import ROLES, family, family_of, roles_of
 from adaptkit.models.loading import empty_model, load_config
 from adaptkit.training.precision import DTYPES, autocast, cast, halved
-
-
-@dataclass(frozen=True)
-class Params:
-    """Numbers of parameters; head counted apart, because papers differ in what they include."""
-
-    total: int  # of the adapted model, shared tensors once
-    trainable: int
-    body_trainable: int
-    head_trainable: int
-    stored: int  # what delta.safetensors holds
-    trainable_percent: float  # trainable / total
 
 
 @dataclass(frozen=True)
@@ -67,20 +54,6 @@ class Plan:
         return {**plain["params"], **plain}
 
 
-def params(adaptation: Adaptation) -> Params:
-    """Count an adaptation's parameters."""
-    total = sum(p.numel() for p in adaptation.model.parameters())
-    body = sum(p.numel() for p in adaptation.body_trainable().values())
-    trainable = sum(p.numel() for p in adaptation.trainable.values())
-    percent = round(100 * trainable / total, 6)
-    return Params(total, trainable, body, trainable - body, stored(adaptation), percent)
-
-
-def stored(adaptation: Adaptation) -> int:
-    """Count the numbers that are saved; final once the method's `finish` was called."""
-    return sum(tensor.numel() for tensor in adaptation.delta().values())
-
-
 def by_role(adaptation: Adaptation, roles: dict[str, str]) -> dict[str, int]:
     """Count what learns by role: that of the map it stands in, the head, or 'other'."""
     counts: Counter[str] = Counter()
@@ -91,14 +64,6 @@ def by_role(adaptation: Adaptation, roles: dict[str, str]) -> dict[str, int]:
         where = "head" if name in adaptation.head else role
         counts[where] += parameter.numel()
     return dict(counts)
-
-
-def adapted(model: nn.Module, head: frozenset[str], run: Settings, context: Context) -> Adaptation:
-    """Apply the method, then the regularisers in their order."""
-    adaptation = run.method.adapt(Adaptation.of(model, head), context)
-    for regularizer in run.regularizers.values():
-        adaptation = regularizer.adapt(adaptation, context)
-    return adaptation
 
 
 def plan(
@@ -115,14 +80,15 @@ def plan(
     with FakeTensorMode(allow_non_fake_inputs=True):
         empty = empty_model(run.model, config, run.task.head)
         roles = roles_of(empty.model)
-        context = Context(None, torch.Generator().manual_seed(0), updates)
-        adaptation = adapted(empty.model, empty.head, run, context)
-        counts = params(adaptation)
+        context = Context(None, torch.Generator().manual_seed(0), updates, "plan")
+        methods = (run.method, *run.regularizers.values())
+        adaptation = apply(Adaptation.of(empty.model, empty.head), methods, context)
+        counts = count(adaptation)
         learns = by_role(adaptation, roles)
         found = memory_of(run, adaptation, counts, precision, config) if memory else None
         for last in adaptation.finish:
             last()
-        counts = replace(counts, stored=stored(adaptation))
+        counts = count(adaptation)
         return Plan(
             run.task.name, run.model.name, run.method_name, counts, learns,
             4 * counts.stored, found, precision,

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from adaptkit.adaptation import Adaptation, Context
+from adaptkit.adaptation import Adaptation, Context, Stage, apply
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family
 from adaptkit.runs import directory as checkpoint
-from adaptkit.runs.plan import adapted
 from adaptkit.runs.record import log
 from adaptkit.training import precision
 from adaptkit.training.batching import Collator
@@ -37,7 +36,7 @@ class Prepared:
     precision: str
 
 
-def prepare(settings: Settings, labels: tuple[str, ...], updates: int, restoring: bool) -> Prepared:
+def prepare(settings: Settings, labels: tuple[str, ...], updates: int, stage: Stage) -> Prepared:
     """Seed, load the body, adapt it, and put it on its device in its number format.
 
     Raises:
@@ -51,8 +50,9 @@ def prepare(settings: Settings, labels: tuple[str, ...], updates: int, restoring
     loaded = loading.load_model(settings.model, config, settings.task.head)
     loaded.model.to(device)  # number formats: precision.cast below
     generator = torch.Generator().manual_seed(settings.seed)
-    context = Context(tokenizer, generator, updates, restoring, labels)
-    adaptation = adapted(loaded.model, loaded.head, settings, context)
+    context = Context(tokenizer, generator, updates, stage, labels)
+    methods = (settings.method, *settings.regularizers.values())
+    adaptation = apply(Adaptation.of(loaded.model, loaded.head), methods, context)
     precision.cast(adaptation, number_format)
     collator = Collator(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
     positions = family(loaded.model).positions(config)
@@ -99,7 +99,7 @@ def restored(saved: checkpoint.SavedRun, labels: tuple[str, ...]) -> Prepared:
     Raises:
         AdaptError: the body is another one, or the tensors do not fit.
     """
-    prepared = prepare(saved.settings, labels, updates=1, restoring=True)
+    prepared = prepare(saved.settings, labels, updates=1, stage="restore")
     checkpoint.check_body(saved, prepared.fingerprint)
     try:
         prepared.adaptation.load_delta(saved.tensors)

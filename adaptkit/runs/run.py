@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from adaptkit.adaptation import count
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError
 from adaptkit.models import loading
 from adaptkit.runs import directory as checkpoint
-from adaptkit.runs.plan import Plan, params, plan, stored
+from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.prepare import Prepared, encode, prepare, restored, total_updates, trainer_of
 from adaptkit.runs.record import counts_line, device_name, fail, identity, logged, peak, reset_peak
 from adaptkit.storage.files import finite, is_main_process, write_json
@@ -154,7 +155,7 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
     """Train (or go on training), put back the best weights, score and save the delta."""
     clock, directory = time.monotonic(), settings.output_dir
     updates = total_updates(settings, len(splits.train))
-    prepared = prepare(settings, splits.labels, updates, restoring=False)
+    prepared = prepare(settings, splits.labels, updates, stage="train")
     encoded = {s: encode(settings, prepared, rows) for s, rows in splits.validation.items()}
     text_rows = encoded[""].select(range(min(len(encoded[""]), settings.trainer.eval_batch_size)))
     rows = encode(settings, prepared, splits.train)
@@ -173,9 +174,9 @@ def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
     seconds = trainer.elapsed()  # those before an interruption included
     before = max(0.0, seconds - (time.monotonic() - clock))
     trainer.restore_best()
-    counts = params(prepared.adaptation)
+    counts = count(prepared.adaptation)
     trainer.finish()
-    counts = replace(counts, stored=stored(prepared.adaptation))
+    counts = replace(counts, stored=count(prepared.adaptation).stored)
     scored = trainer.final_scores()
     sample = first_logits(trainer, prepared, text_rows)
     size = checkpoint.save_delta(

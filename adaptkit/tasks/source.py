@@ -20,9 +20,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from adaptkit.errors import AdaptError, MachineError, first_line
+from adaptkit.errors import AdaptError, MachineError, at_least, first_line
 from adaptkit.storage import bundled
 
 if TYPE_CHECKING:
@@ -31,6 +31,21 @@ if TYPE_CHECKING:
 EXTENSIONS = ("parquet", "jsonl", "csv")
 LONGEST_CELL = 1 << 30  # characters; Python's own limit is below that of a long text
 HELD_OUT = 0.1  # share of a single file that becomes the validation split
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where rows come from and how many are used."""
+
+    root: str | None = None  # DIR/<task>/<split>.parquet|jsonl|csv
+    source: Literal["auto", "hub", "local", "sample"] = "auto"
+    train_rows: int | None = None  # seeded subset with the classes' proportions; null: all
+    eval_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("train_rows", "eval_rows"):
+            if getattr(self, name) is not None:
+                at_least(f"data.{name}", getattr(self, name), 1)
 
 
 @dataclass(frozen=True)

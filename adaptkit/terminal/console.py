@@ -58,8 +58,8 @@ def working() -> Iterator[Interface]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with waiting("loading libraries"):
-            from adaptkit.cli.progress import bars
             from adaptkit.runs.run import Interface
+            from adaptkit.terminal.progress import bars
 
         import datasets
         import transformers

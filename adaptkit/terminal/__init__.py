@@ -1,0 +1,1 @@
+"""What the user sees: progress bars, lines, tables and errors."""

@@ -1,0 +1,57 @@
+"""How a run is trained: the keys of conf/trainer/*.yaml and conf/tracker/*.yaml. No torch here."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Literal
+
+from adaptkit.errors import above, at_least, invalid
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Length, batches, precision and bookkeeping of a run."""
+
+    epochs: float = 3
+    max_steps: int | None = None  # updates; overrides epochs
+    batch_size: int = 32
+    eval_batch_size: int = 64
+    gradient_accumulation: int = 1
+    max_grad_norm: float = 1.0  # 0: no clipping
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    eval_every: int | None = None  # updates; null: at the end of every epoch
+    checkpoint_every: int | None = None  # updates; null: after every evaluation
+    log_every: int = 50  # updates
+    early_stopping_patience: int | None = None  # evaluations without a better score
+    keep: Literal["best", "last"] = "best"
+    resume: Literal["auto", "never"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cache_frozen: Literal["auto", "never"] = "auto"
+
+    def __post_init__(self) -> None:
+        above("trainer.epochs", self.epochs, 0)
+        at_least("trainer.max_grad_norm", self.max_grad_norm, 0)
+        for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "log_every"):
+            at_least(f"trainer.{name}", getattr(self, name), 1)
+        for name in ("max_steps", "eval_every", "checkpoint_every", "early_stopping_patience"):
+            if getattr(self, name) is not None:
+                at_least(f"trainer.{name}", getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """An experiment tracker the Trainer reports to."""
+
+    name: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
+
+    def __post_init__(self) -> None:
+        packages = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+        package = packages.get(self.name)
+        if package and importlib.util.find_spec(package) is None:
+            raise invalid(
+                "tracker",
+                self.name,
+                f"needs the package {package}, which is not installed",
+                f"pip install 'adaptkit[{self.name}]'",
+            )
