@@ -114,7 +114,6 @@ class Adaptation:
     # cannot be folded in.
     merge: Callable[[], None] | None = None
     extra_tokens: int = 0  # by which the body's input is longer than the text (a prompt)
-    copies: int = 1  # answers per row in training, each row's in a row: labels are repeated
     form: Callable[[Form], Form] | None = None  # wraps the task's form (an ensemble of prompts)
     narrowed: bool = False  # a method has selected what trains: the next one of a chain adds to it
 
@@ -266,6 +265,7 @@ class Context:
     # depends on data. plan: shapes without values.
     stage: Stage = "train"
     labels: tuple[str, ...] = ()  # the classes' names; none for a number or a text
+    head: str = "sequence"  # key of models.heads.HEADS
     # Training batches in their order, encoded when asked for, and the task's mean loss on one.
     batches: Callable[[], Iterator[Batch]] = _no_data
     loss: Callable[[nn.Module, Batch], Tensor] = _no_data

@@ -9,13 +9,16 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptkit.config.compose import CONF, explained, plain_data, register_resolvers
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError
 from adaptkit.storage import hub
-from adaptkit.terminal import console as terminal
+from adaptkit.terminal import console
+
+if TYPE_CHECKING:
+    from adaptkit.runs.record import RunResult
 
 
 @dataclass
@@ -24,7 +27,7 @@ class Outcome:
 
     name: str
     status: int
-    record: dict[str, Any] | None
+    result: RunResult | None
     error: str
 
 
@@ -48,7 +51,7 @@ def main(arguments: list[str]) -> int:
     if len(outcomes) == 1:
         return outcomes[0].status
     if outcomes:
-        terminal.table(outcomes)
+        console.table(outcomes)
     return int(any(outcome.status for outcome in outcomes))
 
 
@@ -65,7 +68,7 @@ def run_job(cfg: Any) -> Outcome:
         plain = plain_data(cfg)
         settings(plain)  # all that can be checked without torch
     except AdaptError as error:
-        terminal.error(str(error))
+        console.error(str(error))
         return Outcome(name, error.status, None, str(error))
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return in_child(plain)
@@ -77,23 +80,23 @@ def carry_out(plain: dict[str, Any]) -> Outcome:
     name = short(plain["output_dir"])
     directory = Path(plain["output_dir"])
     try:
-        chosen = settings(plain)
-        chosen.task.origin(chosen.data)  # what is out of reach is said before torch is loaded
-        hub.check_model(chosen.model.path, chosen.model.revision)
-        with terminal.working() as interface:
+        job = settings(plain)
+        job.task.origin(job.data)  # before torch is loaded: is everything within reach?
+        hub.check_model(job.model.path, job.model.revision)
+        with console.working() as interface:
             from adaptkit.runs.run import run
 
-            record = run(chosen, interface)
-        terminal.result(record, directory)
-        return Outcome(name, 0, record, "")
+            result = run(job, interface)
+        console.result(result, directory)
+        return Outcome(name, 0, result, "")
     except AdaptError as error:
-        terminal.error(str(error))
+        console.error(str(error))
         return Outcome(name, error.status, None, str(error))
     except KeyboardInterrupt:
-        terminal.error(f"interrupted; the same command goes on from the last checkpoint ({name})")
+        console.error(f"interrupted; the same command goes on from the last checkpoint ({name})")
         return Outcome(name, 130, None, "interrupted")
     except Exception as error:
-        message = terminal.unexpected(error, directory)
+        message = console.unexpected(error, directory)
         return Outcome(name, 1, None, message)
 
 
@@ -115,7 +118,7 @@ def in_child(plain: dict[str, Any]) -> Outcome:
         child.join()
         name = short(plain["output_dir"])
         message = f"the process died (exit code {child.exitcode}): killed, or out of memory"
-        terminal.error(f"{name}: {message}")
+        console.error(f"{name}: {message}")
         return Outcome(name, 1, None, message)
     child.join()
     if outcome.status == 130:

@@ -11,7 +11,7 @@ from adaptkit.config.compose import CONF, GROUPS, compose, options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, one_of, unknown
 from adaptkit.storage.files import check_free
-from adaptkit.terminal import console as terminal
+from adaptkit.terminal import console
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
 
@@ -28,26 +28,23 @@ def plan_(arguments: list[str]) -> int:
         "overrides", nargs="*", default=[], help="as for adaptkit train: method=lora ..."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    chosen = parser.parse_intermixed_args(arguments)
-    run = settings(compose(chosen.overrides))
-    with terminal.working():
+    args = parser.parse_intermixed_args(arguments)
+    run = settings(compose(args.overrides))
+    with console.working():
         from adaptkit.runs.plan import plan
         from adaptkit.training import precision
 
         number_format = precision.resolve(
             run.trainer.precision, precision.device_of(run.trainer.device)
         )
-        found = plan(run, outputs_of(run), number_format)
-    print(json.dumps(found.as_dict(), indent=2)) if chosen.json else show_plan(found)
+        if not run.task.bound:  # the classes must be read off the data
+            run = run.bind(run.task.load(run.data, run.seed).task)
+        costs = plan(run, number_format)
+    if args.json:
+        print(json.dumps(costs.as_dict(), indent=2))
+    else:
+        show_plan(costs)
     return 0
-
-
-def outputs_of(run: Any) -> int:
-    """Return the width of the head without reading data where the task names its labels."""
-    labels = getattr(run.task, "labels", ("",))
-    if not labels:
-        labels = run.task.load(run.data, run.seed).labels
-    return run.task.outputs(labels)
 
 
 def show_plan(found: Any) -> None:
@@ -70,12 +67,12 @@ def show_plan(found: Any) -> None:
         roles.add_row(role, f"{value:,}")
     memory = Table(f"memory ({found.precision})", "", box=None)
     for name in ("weights", "gradients", "optimizer", "activations", "total"):
-        memory.add_row(name, terminal.size(getattr(m, name)))
+        memory.add_row(name, console.size(getattr(m, name)))
     for grid in (counts, roles, memory):
         console.print(grid)
     print(
         f"activations: batch {m.batch_size} of {m.tokens} tokens each, the longest; shorter "
-        f"batches take less. Saved: {terminal.size(found.delta_bytes)}."
+        f"batches take less. Saved: {console.size(found.delta_bytes)}."
     )
 
 
@@ -91,19 +88,19 @@ def eval_(arguments: list[str]) -> int:
     )
     parser.add_argument("--output", type=Path, help="default: RUN/eval/TASK-SPLIT")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
-    chosen = parser.parse_intermixed_args(arguments)
-    check_run(chosen.run)
-    with terminal.working():
+    args = parser.parse_intermixed_args(arguments)
+    check_run(args.run)
+    with console.working():
         from adaptkit.runs.evaluate import evaluate
 
-        record = evaluate(chosen.run, chosen.overrides, chosen.output)
-    if chosen.json:
-        print(json.dumps(record, indent=2))
+        result, place = evaluate(args.run, args.overrides, args.output)
+    if args.json:
+        print(json.dumps(result.as_dict(), indent=2))
     else:
-        rows = record["data"]["rows"]
-        scores = terminal.scores(record)
-        print(f"{chosen.run} on {record['task']} ({record['split']}, {rows} rows): {scores}")
-        print(f"  {record['directory']}")
+        rows = result.data["rows"]["validation"]
+        scores = console.scores(result)
+        print(f"{args.run} on {result.task} ({result.split}, {rows} rows): {scores}")
+        print(f"  {place}")
     return 0
 
 
@@ -111,14 +108,14 @@ def verify_(arguments: list[str]) -> int:
     """`adaptkit verify RUN`: rebuild it from disk and compare predictions and scores."""
     parser = command("verify", "Rebuild a run from disk: the same predictions?")
     parser.add_argument("run", type=Path, nargs="+", help="run directories")
-    chosen = parser.parse_args(arguments)
-    for directory in chosen.run:
+    args = parser.parse_args(arguments)
+    for directory in args.run:
         check_run(directory)
     status = 0
-    with terminal.working():
-        from adaptkit.runs.evaluate import verify
+    with console.working():
+        from adaptkit.runs.verify import verify
 
-        for directory in chosen.run:
+        for directory in args.run:
             problem = verify(directory)
             print(f"{directory}: {problem or 'the same predictions and scores'}")
             status = status or int(bool(problem))
@@ -134,14 +131,14 @@ def export_(arguments: list[str]) -> int:
         help="peft: an adapter for PeftModel.from_pretrained; merged: a plain Hugging Face model",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    chosen = parser.parse_args(arguments)
-    check_run(chosen.run)
-    check_free(chosen.out, "--out")
-    with terminal.working():
+    args = parser.parse_args(arguments)
+    check_run(args.run)
+    check_free(args.out, "--out")
+    with console.working():
         from adaptkit.runs.export import export
 
-        written = export(chosen.run, chosen.format, chosen.out)
-    print(f"{chosen.out}: {written}")
+        written = export(args.run, args.format, args.out)
+    print(f"{args.out}: {written}")
     return 0
 
 
@@ -157,14 +154,14 @@ def import_(arguments: list[str]) -> int:
         "one it names",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="a new run directory")
-    chosen = parser.parse_intermixed_args(arguments)
-    check_free(chosen.out, "--out")
-    with terminal.working():
+    args = parser.parse_intermixed_args(arguments)
+    check_free(args.out, "--out")
+    with console.working():
         from adaptkit.runs.import_peft import import_adapter
 
-        record = import_adapter(chosen.adapter, chosen.overrides, chosen.out)
-    scores = terminal.scores(record)
-    print(f"{chosen.adapter} on {record['task']} ({record['split']}): {scores}\n  {chosen.out}")
+        result = import_adapter(args.adapter, args.overrides, args.out)
+    print(f"{args.adapter} on {result.task} ({result.split}): {console.scores(result)}")
+    print(f"  {args.out}")
     return 0
 
 
@@ -177,12 +174,12 @@ def smoke_(arguments: list[str]) -> int:
     )
     parser.add_argument("only", nargs="*", help="names to try: lora, mini-t5, task=; default: all")
     parser.add_argument("--output", type=Path, help="keep the run directories there")
-    chosen = parser.parse_args(arguments)
-    with terminal.working():
+    args = parser.parse_args(arguments)
+    with console.working():
         from adaptkit.runs.smoke import smoke
 
-        results = smoke(chosen.only, chosen.output, terminal.tried)
-    terminal.smoke_table(results)
+        results = smoke(args.only, args.output, console.tried)
+    console.smoke_table(results)
     return int(any(result.outcome == "failed" for result in results))
 
 
@@ -200,11 +197,11 @@ def list_(arguments: list[str]) -> int:
     parser = command("list", "What there is to choose.")
     parser.add_argument("kind", nargs="?", help=" | ".join(KINDS))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    chosen = parser.parse_args(arguments)
-    if chosen.kind:
-        one_of("list", chosen.kind, KINDS)
-    found = {kind: describe(kind) for kind in ([chosen.kind] if chosen.kind else KINDS)}
-    if chosen.json:
+    args = parser.parse_args(arguments)
+    if args.kind:
+        one_of("list", args.kind, KINDS)
+    found = {kind: describe(kind) for kind in ([args.kind] if args.kind else KINDS)}
+    if args.json:
         print(json.dumps(found, indent=2))
         return 0
     for kind, entries in found.items():

@@ -8,10 +8,11 @@ at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from adaptkit.adaptation import Method
 from adaptkit.config.build import build, coerce, registered
 from adaptkit.errors import ConfigError, within
 from adaptkit.methods import METHODS
@@ -20,7 +21,8 @@ from adaptkit.optimizers import OPTIMIZERS
 from adaptkit.regularizers import REGULARIZERS
 from adaptkit.tasks import TASKS
 from adaptkit.tasks.source import Data
-from adaptkit.training.settings import Tracker, TrainerSettings
+from adaptkit.tasks.task import Task
+from adaptkit.training.settings import Recipe, Tracker, TrainerSettings
 
 KEYS = ("model", "method", "task", "optimizer", "trainer", "tracker", "data", "seed", "output_dir")
 
@@ -30,17 +32,38 @@ class Settings:
     """One run, complete and typed."""
 
     model: Model
-    method: Any
+    method: Method
     method_name: str
-    task: Any
+    task: Task
     optimizer: Any
-    regularizers: dict[str, Any]
+    regularizers: dict[str, Method]
     trainer: TrainerSettings
     tracker: Tracker
     data: Data
     seed: int
     output_dir: Path
     plain: dict[str, Any] = field(repr=False)  # what config.yaml holds
+
+    def bind(self, task: Task) -> Settings:
+        """Return the settings with a task in which all that was read off the data is filled in."""
+        read = {
+            name: value
+            for name, value in vars(task).items()
+            if name in vars(self.task) and value != getattr(self.task, name)
+        }
+        listed = {n: list(v) if isinstance(v, tuple) else v for n, v in read.items()}
+        plain = {**self.plain, "task": {**self.plain["task"], **listed}}
+        return replace(self, task=task, plain=plain)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return what the trainer must know."""
+        return Recipe(self.trainer, self.optimizer, self.tracker, self.seed, self.output_dir)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """The method, and the regularizers that follow it."""
+        return (self.method, *self.regularizers.values())
 
 
 def settings(plain: Mapping[str, Any]) -> Settings:

@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptkit.models.calls import cache_in, check_known, named
@@ -232,40 +231,3 @@ class PromptEncoder(nn.Module):
             if self.lstm is not None:
                 inputs, _ = self.lstm(inputs)
             return self.mlp(inputs)
-
-
-def ensemble(model: nn.Module, prompts: int) -> None:
-    """Let `model` answer every row once per prompt, in one forward pass.
-
-    In training the logits are those of all answers, [B N, C], each row's N in a row; in evaluation
-    they are combined by `vote`, [B, C], and the output keeps the `answers` [B, N, C] beside them.
-    """
-
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        inputs = named(module, args, kwargs)
-        return (), {
-            name: value.repeat_interleave(prompts, 0) if isinstance(value, Tensor) else value
-            for name, value in inputs.items()
-        }
-
-    def after(module: nn.Module, args: tuple, output: Any) -> Any:
-        if not module.training:
-            output["answers"] = output["logits"].unflatten(0, (-1, prompts))
-            output["logits"] = vote(output["answers"])
-        return output
-
-    model.register_forward_pre_hook(before, with_kwargs=True)
-    model.register_forward_hook(after)
-
-
-def vote(logits: Tensor) -> Tensor:
-    """Combine the answers [B, N, C] of N prompts into [B, C] whose largest is the majority's.
-
-    votes + softmax(mean logits) / 2: a tie goes to the class with the largest mean logit. One
-    number per row (regression) is averaged.
-    """
-    mean = logits.float().mean(1)
-    if mean.shape[-1] == 1:
-        return mean
-    votes = F.one_hot(logits.argmax(-1), logits.shape[-1]).sum(1)
-    return votes + mean.softmax(-1) / 2

@@ -1,11 +1,12 @@
 """Probe: a linear classifier on frozen features (Alain & Bengio 2016, arXiv:1610.01644).
 
-    logits = W pool(h_layer) + b,   W [C, H],   h_layer [B, T, H] hidden states of the frozen body
+    logits = W pool(h_layer) + b,   W [C, H],   h_layer [B, T, H] hidden states of the base model
 
 pool: the mean or the maximum over the real tokens (special ones included, padding not), the
-classification token (`cls`), or the last real token (`last`). Layer 0 is the embedding output.
-The body runs without dropout and without gradients, so its features are computed once per example.
-Of an encoder-decoder the encoder is probed.
+classification token (`cls`), or the last real token (`last`). Layer 0 is the embedding output. If
+the task labels tokens, every token is read by itself and `pooling` must be left at `mean`. The base
+model runs without dropout and without gradients, so its features are computed once per example. Of
+an encoder-decoder the encoder is probed.
 
 Count: H C + C; the body has no part in it.
 """
@@ -18,6 +19,7 @@ from typing import Literal
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import AdaptError, invalid
 from adaptkit.models.anatomy import encoder, family, layer_count
+from adaptkit.models.heads import HEADS
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class Probe:
         """
         from adaptkit.layers.probing import LinearProbe
 
+        if context.head not in ("sequence", "token"):
+            raise AdaptError(
+                f"method=probe: replaces a classifier by a linear map, and this task has a "
+                f"{HEADS[context.head].words}. Choose another method, for example method=lora."
+            )
+        if context.head == "token" and self.pooling != "mean":
+            raise invalid(
+                "method.pooling", self.pooling, "this task labels every token, nothing is pooled",
+                "Leave it out",
+            )  # fmt: skip
         other = getattr(start.model.base_model, "pooling", None)
         if other:
             raise AdaptError(
@@ -50,6 +62,8 @@ class Probe:
                 "the text. Choose mean, max or last."
             )
         position = kind.cls if self.pooling == "cls" else self.pooling
+        if context.head == "token":
+            position = None
         model = LinearProbe(
             encoder(start.model),
             start.model.config,

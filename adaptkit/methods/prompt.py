@@ -61,7 +61,8 @@ class PromptTuning:
         """
         import torch
 
-        from adaptkit.layers.prompt import Prompt, ensemble
+        from adaptkit.layers.ensemble import Ensemble, install
+        from adaptkit.layers.prompt import Prompt
 
         check_room(start, self.length, "method.length")
         if self.prompts > 1 and start.model.can_generate():
@@ -70,9 +71,11 @@ class PromptTuning:
         vectors = torch.stack([self._start(start.model, context) for _ in range(self.prompts)])
         prompted = attach(start, Prompt(vectors.to(device)), self.length)
         if self.prompts > 1:
-            ensemble(start.model, self.prompts)
+            install(start.model, self.prompts)
         chosen = prompted.only(lambda name: name.startswith("prompt."))
-        return replace(chosen, copies=start.copies * self.prompts)
+        if self.prompts == 1:
+            return chosen
+        return replace(chosen, form=lambda form: Ensemble(form, self.prompts))
 
     def _start(self, model: nn.Module, context: Context) -> Tensor:
         """Return the first values [P, d] of one prompt, on the CPU."""

@@ -12,20 +12,18 @@ import safetensors
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.initialization import no_init_weights
 
 from adaptkit.errors import AdaptError, MachineError, first_line
-from adaptkit.models.anatomy import base_prefix, family, family_of
-from adaptkit.models.calls import named
-from adaptkit.models.padding import realign
+from adaptkit.models.anatomy import base_prefix, family_of
+from adaptkit.models.heads import HEADS, Head, check_head
+from adaptkit.models.padding import align
 from adaptkit.models.pooling import Pooled
 from adaptkit.storage import bundled, hub
 
 if TYPE_CHECKING:
     from adaptkit.models.model import Model
-
-HEADS = {"sequence": AutoModelForSequenceClassification}
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,19 @@ class Loaded:
     fingerprint: str  # of the body as it lies on disk
 
 
-def load_config(model: Model, outputs: int, offline: bool = False) -> Any:
-    """Return the Hugging Face config with a head of `outputs` outputs.
+def auto_class(head: str) -> Any:
+    """Return transformers' Auto class of a head."""
+    return getattr(transformers, HEADS[head].auto)
+
+
+def load_config(model: Model, head: str, outputs: int | None, offline: bool = False) -> Any:
+    """Return the Hugging Face config with a head of `outputs` outputs (None: the vocabulary).
 
     `offline`: from the architecture in the model's YAML, where it holds one.
 
     Raises:
-        AdaptError: no such model, no such architecture, or a broken config.json.
+        AdaptError: no such model, no such architecture, no such head of it, or a broken
+            config.json.
     """
     if offline and model.architecture and not Path(model.path).is_dir():
         family_of(model.architecture["model_type"])
@@ -51,7 +55,9 @@ def load_config(model: Model, outputs: int, offline: bool = False) -> Any:
     else:
         config = _load(AutoConfig, model)
     family_of(config.model_type)
-    config.num_labels = outputs
+    check_head(head, config, model.pooling)
+    if outputs is not None:
+        config.num_labels = outputs
     config.use_cache = False
     config.return_dict = True  # a checkpoint's own config.json may ask for tuples
     if config.pad_token_id is None:  # GPT-2, LLaMA: nothing reads padding, but an id is needed
@@ -86,12 +92,13 @@ def load_model(model: Model, config: Any, head: str) -> Loaded:
         AdaptError: no weights, broken weights, or only pickled ones.
     """
     loaded, info = _load(
-        HEADS[head], model, config=config, dtype="auto", output_loading_info=True,
+        auto_class(head), model, config=config, dtype="auto", output_loading_info=True,
         use_safetensors=True, ignore_mismatched_sizes=True,
     )  # fmt: skip
     # A head for other classes than the task's is replaced like a missing one.
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
-    if wrong := sorted(mismatched - head_names(loaded)):
+    outside = head_names(loaded)
+    if wrong := sorted(mismatched - outside if HEADS[head].new else mismatched):
         raise AdaptError(
             f"model.path={model.path}: the weights do not fit config.json: {wrong[:3]} have other "
             "shapes. The folder is broken; fetch it again."
@@ -103,8 +110,10 @@ def load_model(model: Model, config: Any, head: str) -> Loaded:
             f"model.path={model.path}: the file holds other weights than {type(loaded).__name__} "
             f"has ({len(missing & set(body))} of {len(body)} tensors missing). Check config.json."
         )
-    # Of what is new inside the body (a pooler the checkpoint lacks) everything learns as well.
-    return Loaded(ready(loaded, model), head_names(loaded) | missing, fingerprint(loaded, missing))
+    # A part that the checkpoint lacks (a pooler) is new and trains as well.
+    named = {n for n, _ in loaded.named_parameters()}
+    new = (outside if HEADS[head].new else frozenset()) | (missing & named)
+    return Loaded(ready(loaded, model, HEADS[head]), new, fingerprint(loaded, missing))
 
 
 def empty_model(model: Model, config: Any, head: str) -> Loaded:
@@ -114,15 +123,16 @@ def empty_model(model: Model, config: Any, head: str) -> Loaded:
     masked-language-model pretraining) counts as new.
     """
     with no_init_weights():
-        empty = HEADS[head].from_config(config)
+        empty = auto_class(head).from_config(config)
+    outside = head_names(empty)
     stored = {part for name in _names_in(model) for part in name.split(".")}
-    lacking = {n for n, _ in empty.base_model.named_children() if stored and n not in stored}
-    prefix = base_prefix(empty)
-    new = {
-        n for n, _ in empty.named_parameters()
-        if n.startswith(prefix) and n[len(prefix) :].split(".")[0] in lacking
+    # A part of the base model, or of a pretrained head, that the files do not know.
+    lacking = {
+        name for name, _ in empty.named_parameters()
+        if stored and name.removeprefix(base_prefix(empty)).split(".")[0] not in stored
     }  # fmt: skip
-    return Loaded(ready(empty, model), head_names(empty) | new, "")
+    new = outside | lacking if HEADS[head].new else lacking
+    return Loaded(ready(empty, model, HEADS[head]), frozenset(new), "")
 
 
 def _names_in(model: Model) -> list[str]:
@@ -139,7 +149,7 @@ def _names_in(model: Model) -> list[str]:
 
 
 def head_names(model: nn.Module) -> frozenset[str]:
-    """Return the parameters outside the base model: they are new with the task."""
+    """Return the parameters outside the base model: new with the task, if the head says so."""
     prefix = base_prefix(model)
     return frozenset(n for n, _ in model.named_parameters() if not n.startswith(prefix))
 
@@ -157,30 +167,11 @@ def fingerprint(model: nn.Module, new: set[str]) -> str:
     return digest.hexdigest()
 
 
-def ready(loaded: nn.Module, model: Model) -> nn.Module:
+def ready(loaded: nn.Module, model: Model, head: Head) -> nn.Module:
     """Make padding harmless, and let the head read what `model.pooling` says."""
     if model.pooling:
         Pooled(model.pooling).attach(loaded.base_model)
-    return align(loaded)
-
-
-def align(model: nn.Module) -> nn.Module:
-    """Make padding harmless: before every forward, move it to the side the classifier expects.
-
-    Left padding shifts absolute positions (BERT, GPT-2, BART) and some classes read a fixed end of
-    the sequence (XLNet the last token); moving the padding gives all of them one meaning.
-    """
-    left = family(model).padding == "left"
-
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        inputs = named(module, args, kwargs)
-        mask = inputs.get("attention_mask")
-        if mask is None or mask.dim() != 2:
-            return args, kwargs
-        return (), realign(inputs, left)
-
-    model.register_forward_pre_hook(before, with_kwargs=True)
-    return model
+    return align(loaded, head)
 
 
 def _load(cls: Any, model: Model, **options: Any) -> Any:
@@ -188,7 +179,7 @@ def _load(cls: Any, model: Model, **options: Any) -> Any:
     where = f"model.path={model.path}"
     local = bundled.model(model.path) or Path(model.path).expanduser()
     if local.is_dir():
-        _check_folder(local, weights=cls in HEADS.values())
+        _check_folder(local, weights="AutoModel" in cls.__name__)
     hub.check_model(model.path, model.revision)
     source = str(local) if local.is_dir() else model.path
     try:

@@ -1,7 +1,7 @@
-"""The run directory: what a run leaves behind, how it is found again, and whether it is whole.
+"""The run directory: what a run leaves behind, and how it is held by one process at a time.
 
-config.yaml          the resolved config: enough to rebuild the run
-delta.safetensors    what was learnt, names as in the adapted model
+config.yaml          the resolved config with the classes filled in: enough to rebuild the run
+delta.safetensors    what was trained, names as in the adapted model
 result.json          one flat record
 history.jsonl        one line per logged step
 predictions.jsonl    the scored split: id, prediction, label
@@ -12,139 +12,40 @@ checkpoints/         training state, removed when the run is done
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from adaptkit.config.compose import load_plain, to_yaml
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
-from adaptkit.storage.files import is_main_process, save_tensors, write_lines, write_text
+from adaptkit.storage.files import is_main_process, write_text
 
-FORMAT = "1"
 DELTA, RESULT, CONFIG = "delta.safetensors", "result.json", "config.yaml"
 HISTORY, PREDICTIONS, CHECKPOINTS = "history.jsonl", "predictions.jsonl", "checkpoints"
+LOG = "train.log"
 FILES = (DELTA, RESULT, CONFIG, HISTORY, PREDICTIONS)
 # Say where or how a run is carried out, not what it computes.
 IRRELEVANT = ("output_dir", "trainer.resume", "trainer.log_every", "tracker.name")
+FILLED_IN = ("task.labels",)  # empty as typed, read off the data in config.yaml
 
 
-@dataclass(frozen=True)
-class SavedRun:
-    """A finished run read from its directory."""
-
-    directory: Path
-    settings: Settings
-    result: dict[str, Any]
-    tensors: dict[str, Tensor]
-    metadata: dict[str, str]
+def write_config(run: Settings) -> None:
+    """Write the resolved config."""
+    write_text(run.output_dir / CONFIG, to_yaml(run.plain))
 
 
-def save_delta(
-    directory: Path, tensors: Mapping[str, Tensor], run: Settings, fingerprint: str
-) -> int:
-    """Write what was learnt; return the file's size in bytes."""
-    metadata = {
-        "adaptkit_format": FORMAT,
-        "method": run.method_name,
-        "body": run.model.path,
-        "revision": run.model.revision or "",
-        "fingerprint": fingerprint,
-    }
-    save_tensors(directory / DELTA, tensors, metadata)
-    return (directory / DELTA).stat().st_size if is_main_process() else 0
-
-
-def digest(directory: Path) -> str:
-    """Return the SHA-256 of a run's learnt tensors, by which damage is found later."""
-    if not is_main_process():
-        return ""
-    found = hashlib.sha256()
-    with safe_open(directory / DELTA, framework="np") as file:  # the file's own order varies
-        found.update(json.dumps(file.metadata() or {}, sort_keys=True).encode())
-        for name in sorted(file.keys()):
-            tensor = file.get_tensor(name)
-            found.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-            found.update(tensor.tobytes())
-    return found.hexdigest()
-
-
-def load_run(directory: Path) -> SavedRun:
-    """Read a finished run.
+def read_config(directory: Path) -> Settings:
+    """Return the settings of a run.
 
     Raises:
-        AdaptError: it is no run directory, the run is not finished, or a file is damaged.
+        AdaptError: the file is damaged, or was edited into something else.
     """
-    result = read_result(directory)
-    if not (directory / CONFIG).is_file() or result is None:
-        state = "is not finished" if (directory / CONFIG).is_file() else "is no run directory"
-        raise AdaptError(
-            f"{directory} {state}: a finished run holds {CONFIG}, {DELTA} and {RESULT}."
-        )
-    if result["status"] != "done":
-        raise AdaptError(f"{directory}: the run failed ({result['error']}). Repeat it first.")
     try:
-        run = settings(load_plain(directory / CONFIG))
+        return settings(load_plain(directory / CONFIG))
     except ConfigError as error:
         raise AdaptError(f"{directory / CONFIG} is damaged or was edited. {error}") from error
-    return read_delta(run, directory, result)
-
-
-def read_delta(
-    run: Settings, directory: Path | None = None, result: dict[str, Any] | None = None
-) -> SavedRun:
-    """Read what a run learnt; `directory`: where it lies now, if it was moved.
-
-    Raises:
-        AdaptError: the file is missing, damaged, or of another format.
-    """
-    directory = directory or run.output_dir
-    try:
-        with safe_open(directory / DELTA, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise AdaptError(f"{directory / DELTA} is missing or damaged: {error}.") from error
-    found = metadata.get("adaptkit_format")
-    if found != FORMAT:
-        raise AdaptError(f"{directory / DELTA}: has format {found!r}, this version reads {FORMAT}.")
-    return SavedRun(directory, run, result or {}, tensors, metadata)
-
-
-def read_result(directory: Path) -> dict[str, Any] | None:
-    """Return result.json, or None where there is none.
-
-    Raises:
-        AdaptError: the file is damaged.
-    """
-    try:
-        return json.loads((directory / RESULT).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AdaptError(f"{directory / RESULT} is damaged: {error}.") from error
-
-
-def check_body(saved: SavedRun, fingerprint: str) -> None:
-    """Refuse a delta that was learnt for another body.
-
-    Raises:
-        AdaptError: the fingerprints differ; both bodies are named.
-    """
-    if saved.metadata["fingerprint"] != fingerprint:
-        raise AdaptError(
-            f"{saved.directory}: was learnt for the body {saved.metadata['body']} with fingerprint "
-            f"{saved.metadata['fingerprint'][:12]}, but {saved.settings.model.path} has "
-            f"{fingerprint[:12]}. Give the folder or revision it was trained with (model.path=...)."
-        )
 
 
 def differences(directory: Path, plain: Mapping[str, Any]) -> list[str]:
@@ -153,7 +54,9 @@ def differences(directory: Path, plain: Mapping[str, Any]) -> list[str]:
     return sorted(
         key
         for key in before.keys() | now.keys()
-        if key not in IRRELEVANT and before.get(key) != now.get(key)
+        if key not in IRRELEVANT
+        and before.get(key) != now.get(key)
+        and not (key in FILLED_IN and not now.get(key))
     )
 
 
@@ -165,50 +68,9 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for part in below for key, value in part.items()}
 
 
-def write_config(directory: Path, plain: Mapping[str, Any]) -> None:
-    """Write the resolved config."""
-    write_text(directory / CONFIG, to_yaml(plain))
-
-
-def write_predictions(directory: Path, parts: Mapping[str, Any]) -> None:
-    """Write one line per scored row; rows of further splits carry the split's name."""
-    lines = []
-    for suffix, scored in parts.items():
-        for row, (made, label) in enumerate(zip(scored.predictions, scored.labels, strict=True)):
-            identity = f"{suffix}/{row}" if suffix else str(row)
-            entry = {"id": identity, "prediction": number(made), "label": number(label)}
-            lines.append(json.dumps(entry))
-    write_lines(directory / PREDICTIONS, lines)
-
-
-def read_predictions(directory: Path) -> dict[str, float]:
-    """Return {id: prediction}.
-
-    Raises:
-        AdaptError: the file is missing or damaged.
-    """
-    try:
-        lines = (directory / PREDICTIONS).read_text(encoding="utf-8").splitlines()
-        return {row["id"]: row["prediction"] for row in map(json.loads, lines)}
-    except (OSError, ValueError, KeyError) as error:
-        raise AdaptError(f"{directory / PREDICTIONS} is missing or damaged: {error}.") from error
-
-
-def number(value: np.generic) -> int | float:
-    """Return a plain number whose text gives back the same value."""
-    return value.item()
-
-
-def empty(directory: Path) -> bool:
-    """Tell whether a run failed before it had learnt anything that was saved."""
-    result = read_result(directory)
-    failed = bool(result) and result["status"] == "failed"
-    return failed and not (directory / DELTA).exists() and not (directory / CHECKPOINTS).exists()
-
-
 def clear(directory: Path) -> None:
     """Remove what a run wrote, and nothing else that lies in its directory."""
-    for name in (*FILES, "train.log"):
+    for name in (*FILES, LOG):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
 

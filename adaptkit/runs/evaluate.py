@@ -1,114 +1,71 @@
-"""What is done with finished runs: score them on other data, and check that they are whole."""
+"""A finished run on other data: scored on another task or split."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from adaptkit.config.compose import compose, options
-from adaptkit.config.settings import settings
+from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
-from adaptkit.models import loading
-from adaptkit.runs import directory as checkpoint
-from adaptkit.runs.prepare import Prepared, encode, restored, trainer_of
-from adaptkit.storage.files import finite, write_json
-from adaptkit.training.scores import Scored, flat_scores
+from adaptkit.runs.delta import SavedRun, load_run
+from adaptkit.runs.predictions import write_predictions
+from adaptkit.runs.prepare import feed_of, restored, scorer_of
+from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
+from adaptkit.tasks.task import Splits, Task
+from adaptkit.training.scorer import Prepared, Scored, flat_scores
 
 
-def score(run: Any, prepared: Prepared, splits: Any) -> dict[str, Scored]:
+def score(run: Settings, prepared: Prepared, splits: Splits) -> dict[str, Scored]:
     """Score every validation split."""
-    trainer = trainer_of(prepared, run, None, {})
+    scorer = scorer_of(run, prepared)
     return {
-        suffix: trainer.score(encode(run, prepared, rows))
+        suffix: scorer.score(feed_of(run, prepared, rows), rows)
         for suffix, rows in splits.validation.items()
     }
 
 
-def verify(directory: Path) -> str:
-    """Rebuild a run from disk; return what differs, or nothing.
-
-    Raises:
-        AdaptError: it is no finished run, or its body is not there any more.
-    """
-    saved = as_recorded(checkpoint.load_run(directory))
-    if checkpoint.digest(directory) != saved.result["delta_sha256"]:
-        return f"{checkpoint.DELTA} is not the file that the run wrote"
-    run = replace(saved.settings, output_dir=directory)
-    before = checkpoint.read_predictions(directory)
-    task = run.task.with_labels(labels_of(saved))
-    splits = task.load(run.data, run.seed, train=False)
-    scored = score(run, restored(saved, splits.labels), splits)
-    after = {
-        f"{suffix}/{row}" if suffix else str(row): checkpoint.number(value)
-        for suffix, part in scored.items()
-        for row, value in enumerate(part.predictions)
-    }
-    if before.keys() != after.keys():
-        return f"{len(before)} predictions were saved, {len(after)} rows are there now"
-    different = [k for k in before if not np.isclose(before[k], after[k], rtol=1e-4, atol=1e-5)]
-    if different:
-        return (
-            f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"
-        )
-    recorded, scores = saved.result["scores"], flat_scores(scored)
-    for name, value in recorded.items():
-        before_score = np.nan if value is None else value  # not finite: recorded as null
-        after_score = scores[name] if np.isfinite(scores[name]) else np.nan
-        if not np.isclose(before_score, after_score, rtol=1e-3, atol=1e-5, equal_nan=True):
-            return f"{name} is {scores[name]}, but {value} was recorded"
-    return ""
-
-
-def evaluate(directory: Path, overrides: list[str], output: Path | None) -> dict[str, Any]:
-    """Score a finished run with some settings changed; write the record and the predictions.
+def evaluate(
+    directory: Path, overrides: Sequence[str], output: Path | None
+) -> tuple[RunResult, Path]:
+    """Score a finished run with some settings changed; return the record and where it was written.
 
     Raises:
         AdaptError: the other task has other classes, or something cannot be read.
     """
-    saved = as_recorded(checkpoint.load_run(directory))
-    own = labels_of(saved)
+    started = datetime.now(timezone.utc)
+    saved = as_recorded(load_run(directory))
     run = changed(saved, overrides)
-    if run.task.name == saved.settings.task.name:
-        run = replace(run, task=run.task.with_labels(own))
     splits = run.task.load(run.data, run.seed, train=False)
-    order = matching(own, splits.labels, run.task.name)
-    prepared = restored(saved, own)
-    scored = {
-        suffix: relabelled(part, order, run.task)
-        for suffix, part in score(run, prepared, splits).items()
-    }
-    place = output or directory / "eval" / f"{run.task.name}-{run.task.validation}"
-    scores = flat_scores(scored)
-    record = {
-        "run": str(directory),
-        "task": run.task.name,
-        "split": run.task.validation,
-        "metric": run.task.best,
-        "score": scores[run.task.best],
-        "scores": scores,
-        "data": {
-            "source": splits.origin.source,
-            "path": splits.origin.path,
-            "rows": len(splits.validation[""]),
-        },
-        "directory": str(place),
-        "versions": loading.versions(),
-    }
-    checkpoint.write_predictions(place, scored)
-    record = finite(record)
-    write_json(place / checkpoint.RESULT, record)
-    return record
+    run = replace(run, task=with_classes_of(saved.settings.task, splits.task))
+    prepared = restored(saved)
+    form = run.task.form
+    if prepared.adaptation.form is not None:
+        form = prepared.adaptation.form(form)
+    scored = score(run, replace(prepared, form=form), splits)
+    place = output or directory / "eval" / f"{run.task.name}-{run.task.split}"
+    result = result_of(
+        run,
+        started,
+        "done",
+        evaluated_run=str(directory),
+        **scoring_facts(run, splits, flat_scores(scored)),
+        **machine_facts(prepared.device, prepared.precision),
+    )
+    write_predictions(place, scored)
+    result.write(place)
+    return result, place
 
 
-def changed(saved: checkpoint.SavedRun, overrides: list[str]) -> Any:
+def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
     """Return the run's settings with task, data and evaluation options replaced.
 
     Raises:
-        AdaptError: an override would change what was learnt.
+        AdaptError: an override would change what was trained.
     """
     touched = [o.partition("=")[0].lstrip("+~") for o in overrides]
     fixed = [key for key in touched if key.partition(".")[0] not in ("task", "data", "trainer")]
@@ -137,37 +94,30 @@ def task_option(plain: dict[str, Any]) -> str:
     return name if name in options("task") else kind
 
 
-def as_recorded(saved: checkpoint.SavedRun) -> checkpoint.SavedRun:
+def as_recorded(saved: SavedRun) -> SavedRun:
     """Return a run in the number format it was trained in, which `auto` chose by the machine."""
-    trainer = replace(saved.settings.trainer, precision=saved.result["precision"])
+    number_format = saved.result.precision if saved.result else "auto"
+    trainer = replace(saved.settings.trainer, precision=number_format)
     return replace(saved, settings=replace(saved.settings, trainer=trainer))
 
 
-def labels_of(saved: checkpoint.SavedRun) -> tuple[str, ...]:
-    """Return the classes a run was trained on."""
-    return tuple(saved.result["labels"])
-
-
-def matching(own: tuple[str, ...], other: tuple[str, ...], task: str) -> list[int] | None:
-    """Return for every class of the run its number in the other task.
+def with_classes_of(own: Task, other: Task) -> Task:
+    """Return the other task with the run's classes in the run's order.
 
     Raises:
-        AdaptError: the classes have other names.
+        AdaptError: it has another kind of head, or its classes have other names.
     """
-    if own == other:
-        return None
-    if set(own) != set(other):
+    if type(own) is not type(other) and own.form.head != other.form.head:
         raise AdaptError(
-            f"task {task} has the classes {', '.join(other)}, the run was trained on "
-            f"{', '.join(own)}. Name them alike, in the order of their numbers: "
-            f"task.labels=[{','.join(own)}]."
+            f"task {other.name} needs a {other.form.head} head, the run was trained with a "
+            f"{own.form.head} head for {own.name}."
         )
-    return [other.index(name) for name in own]
-
-
-def relabelled(part: Scored, order: list[int] | None, task: Any) -> Scored:
-    """Translate the run's class numbers into the other task's, and score again."""
-    if order is None:
-        return part
-    predictions = np.asarray(order)[part.predictions]
-    return Scored(predictions, part.labels, task.score(predictions, part.labels))
+    if own.classes == other.classes:
+        return other
+    if set(own.classes) != set(other.classes):
+        raise AdaptError(
+            f"task {other.name} has the classes {', '.join(other.classes)}, the run was trained on "
+            f"{', '.join(own.classes)}. Name them alike, in the order of their numbers: "
+            f"task.labels=[{','.join(own.classes)}]."
+        )
+    return other.with_classes(own.classes)

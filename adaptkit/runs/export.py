@@ -8,7 +8,7 @@ whole or not at all. A bundled body (adaptkit:mini-bert) is named by its folder 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from adaptkit.errors import AdaptError, MachineError
 from adaptkit.interop.peft_write import PeftForm, peft_form
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family
-from adaptkit.runs import directory as checkpoint
-from adaptkit.runs.prepare import Prepared, restored
+from adaptkit.models.heads import HEADS
+from adaptkit.runs.delta import SavedRun, load_run
+from adaptkit.runs.prepare import restored
 from adaptkit.storage import bundled
 from adaptkit.storage.files import check_free, making_folder, save_tensors, write_json, write_text
+from adaptkit.training.scorer import Prepared
 
-TASK_TYPES = {"sequence": "SEQ_CLS"}  # a task's head -> PEFT's word
 TOLERANCE = 1e-4  # of a plain model's logits, relative to the largest
 EXAMPLES = [
     "good",
@@ -59,7 +60,7 @@ def export(directory: Path, kind: str, out: Path) -> str:
         MachineError: the disk failed, or the plain model gives other logits than the run.
     """
     check_free(out, "--out")
-    saved = checkpoint.load_run(directory)
+    saved = load_run(directory)
     trainer = replace(saved.settings.trainer, precision="fp32", device="cpu")
     saved = replace(saved, settings=replace(saved.settings, trainer=trainer))
     pooling = saved.settings.model.pooling
@@ -68,11 +69,11 @@ def export(directory: Path, kind: str, out: Path) -> str:
             f"{directory}, model.pooling={pooling}: neither a plain model nor a PEFT adapter can "
             "say so, and the head would answer otherwise there. Train without it to export."
         )
-    prepared = restored(saved, tuple(saved.result["labels"]))
+    prepared = restored(saved)
     model = prepared.adaptation.model.eval()
-    name_classes(model.config, saved.result["labels"])
+    name_classes(model.config, saved.settings.task.classes)
     # What the task's class reads correctly (XLNet: padding on the left).
-    prepared.tokenizer.padding_side = family(model).padding
+    prepared.reader.tokenizer.padding_side = family(model).padding
     try:
         with making_folder(out) as folder:
             return FORMATS[kind](saved, prepared, folder)
@@ -80,27 +81,27 @@ def export(directory: Path, kind: str, out: Path) -> str:
         raise type(error)(f"{directory}, method={saved.settings.method_name}: {error}") from error
 
 
-def name_classes(config: Any, labels: list[str]) -> None:
+def name_classes(config: Any, labels: Sequence[str]) -> None:
     """Put the classes' names into a config; a regression has none."""
-    if any(labels):
+    if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {name: number for number, name in enumerate(labels)}
 
 
-def write_peft(saved: checkpoint.SavedRun, prepared: Prepared, folder: Path) -> str:
+def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
     """Write adapter_config.json, adapter_model.safetensors and a README."""
     run, model = saved.settings, prepared.adaptation.model
-    form = peft_form(prepared.adaptation, TASK_TYPES[run.task.head])
+    form = peft_form(prepared.adaptation, HEADS[run.task.form.head].peft)
     body, revision = place(run.model.path), run.model.revision
     save_form(form, folder, body, revision)
-    labels = saved.result["labels"]
+    labels = run.task.classes
     pad = model.config.pad_token_id
     text = README.format(
         method=run.method_name, task=run.task.name, body=body,
-        revision=f" at {revision}" if revision else "", cls=loading.HEADS[run.task.head].__name__,
+        revision=f" at {revision}" if revision else "", cls=HEADS[run.task.form.head].auto,
         outputs=model.config.num_labels, pad="" if pad is None else f", pad_token_id={pad}",
-        labels=", ".join(labels) if any(labels) else "none, one number",
-        fingerprint=prepared.fingerprint, side=prepared.tokenizer.padding_side,
+        labels=", ".join(labels) or "none, one number",
+        fingerprint=prepared.fingerprint, side=prepared.reader.tokenizer.padding_side,
     )  # fmt: skip
     write_text(folder / "README.md", text)
     numbers = sum(tensor.numel() for tensor in form.tensors.values())
@@ -120,7 +121,7 @@ def place(path: str) -> str:
     return os.path.abspath(local) if local.is_dir() else path
 
 
-def write_merged(saved: checkpoint.SavedRun, prepared: Prepared, folder: Path) -> str:
+def write_merged(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
     """Write config, weights (fp32) and tokenizer of a plain model, and load it again."""
     adaptation = prepared.adaptation
     if adaptation.merge is None:
@@ -128,18 +129,19 @@ def write_merged(saved: checkpoint.SavedRun, prepared: Prepared, folder: Path) -
             "it computes something beside the body's own maps that cannot be folded into them, so "
             "there is no plain model. Keep the run."
         )
-    prepared.tokenizer.save_pretrained(folder)
-    batch = examples(folder)
-    expected = logits(adaptation.model, batch)
+    prepared.reader.tokenizer.save_pretrained(folder)
+    batch, head = examples(folder), saved.settings.task.form.head
+    expected = outputs_of(adaptation.model, batch, HEADS[head].proof)
     adaptation.merge()
     adaptation.model.save_pretrained(folder)
-    plain = loading.HEADS[saved.settings.task.head].from_pretrained(folder).eval()
-    difference = float((logits(plain, batch) - expected).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise MachineError(
-            f"the merged model gives other logits than the run (largest difference "
-            f"{difference:.3g}), so it was not kept; please report this."
-        )
+    plain = loading.auto_class(head).from_pretrained(folder).eval()
+    for name, tensor in outputs_of(plain, batch, HEADS[head].proof).items():
+        difference = float((tensor - expected[name]).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(expected[name].abs().max())):
+            raise MachineError(
+                f"the merged model gives other {name} than the run (largest difference "
+                f"{difference:.3g}), so it was not kept; please report this."
+            )
     return f"{type(plain).__name__}, {plain.num_parameters():,} parameters in fp32"
 
 
@@ -150,12 +152,15 @@ def examples(folder: Path) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def logits(model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return a model's logits of a batch."""
-    return model(**batch).logits.float()
+def outputs_of(
+    model: torch.nn.Module, batch: Mapping[str, Tensor], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return the named outputs of a model for a batch, in fp32."""
+    outputs = model(**batch)
+    return {name: outputs[name].float() for name in names}
 
 
-FORMATS: dict[str, Callable[[checkpoint.SavedRun, Prepared, Path], str]] = {
+FORMATS: dict[str, Callable[[SavedRun, Prepared, Path], str]] = {
     "peft": write_peft,
     "merged": write_merged,
 }

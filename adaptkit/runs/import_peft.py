@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,60 +18,64 @@ from adaptkit.errors import AdaptError
 from adaptkit.interop.peft_file import PeftFile, read
 from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.models import loading
-from adaptkit.runs import directory as checkpoint
+from adaptkit.runs.delta import digest, save_delta
+from adaptkit.runs.directory import HISTORY, write_config
 from adaptkit.runs.evaluate import score
-from adaptkit.runs.prepare import Prepared, prepare
-from adaptkit.runs.record import device_name, identity, peak
-from adaptkit.storage.files import check_free, finite, making_folder, write_json, write_lines
-from adaptkit.training.scores import flat_scores
+from adaptkit.runs.predictions import write_predictions
+from adaptkit.runs.prepare import prepare
+from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
+from adaptkit.storage.files import check_free, making_folder, write_lines
+from adaptkit.training.scorer import flat_scores
 
 FREE = ("task", "model", "data", "trainer", "seed")
 
 
-def import_adapter(adapter: Path, overrides: list[str], out: Path) -> dict[str, Any]:
+def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunResult:
     """Make the run directory `out` of a PEFT adapter, score it, and return its record.
 
     Raises:
-        AdaptError: `out` is not free; the adapter is of another kind, or for another body or task.
+        AdaptError: `out` is not free; the adapter is of another kind, or for another base model or
+            task.
     """
-    clock, started = time.monotonic(), datetime.now(timezone.utc)
+    started = datetime.now(timezone.utc)
     check_free(out, "--out")
     file = read(adapter)
     plain = compose([*body_of(file, overrides), *overrides, f"output_dir={os.path.abspath(out)}"])
     plain["regularizer"] = {}
-    first = settings(plain)
-    if first.model.pooling:
+    run = settings(plain)
+    if run.model.pooling:
         raise AdaptError(
-            f"model.pooling={first.model.pooling}: the adapter's head was trained to read what its "
+            f"model.pooling={run.model.pooling}: the adapter's head was trained to read what its "
             "class reads. Leave it out."
         )
-    splits = first.task.load(first.data, first.seed, train=False)
-    plain["method"] = method_on(file, first, splits.labels)
-    run = settings(plain)
-    prepared = prepare(run, splits.labels, updates=1, stage="restore")
-    device = prepared.device
+    splits = run.task.load(run.data, run.seed, train=False)
+    run = run.bind(splits.task)
+    run = settings({**run.plain, "method": method_on(file, run)})
+    prepared = prepare(run, updates=1, stage="restore")
     delta = delta_for(file, prepared.adaptation)
-    prepared.adaptation.load_delta({name: t.to(device) for name, t in delta.items()})
+    prepared.adaptation.load_delta({name: t.to(prepared.device) for name, t in delta.items()})
     with making_folder(out) as folder:
-        scored = score(replace(run, output_dir=folder), prepared, splits)
-        shutil.rmtree(folder / checkpoint.CHECKPOINTS, ignore_errors=True)  # the Trainer's, empty
-        record = finite(
-            {
-                **identity(run),
-                **facts(file, run, prepared, splits, flat_scores(scored), folder),
-                "time": {
-                    "total_seconds": round(time.monotonic() - clock, 3), "train_seconds": 0.0,
-                    "eval_seconds": 0.0, "train_samples_per_second": 0.0,
-                },
-                "started_at": started.isoformat(timespec="seconds"),
-                "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            }
-        )  # fmt: skip
-        checkpoint.write_config(folder, plain)
-        checkpoint.write_predictions(folder, scored)
-        write_lines(folder / checkpoint.HISTORY, [])
-        write_json(folder / checkpoint.RESULT, record)
-    return record
+        here = replace(run, output_dir=folder)
+        scored = score(here, prepared, splits)
+        size = save_delta(folder, prepared.adaptation.delta(), run, prepared.fingerprint)
+        write_config(here)
+        write_predictions(folder, scored)
+        write_lines(folder / HISTORY, [])
+        seconds = (datetime.now(timezone.utc) - started).total_seconds()
+        result = result_of(
+            run,
+            started,
+            "done",
+            imported_from=os.path.abspath(file.folder),
+            params=asdict(count(prepared.adaptation)),
+            delta_bytes=size,
+            delta_sha256=digest(folder),
+            time={"total_seconds": round(seconds, 3), "train_seconds": 0.0, "eval_seconds": 0.0},
+            **scoring_facts(run, splits, flat_scores(scored)),
+            **machine_facts(prepared.device, prepared.precision),
+        )
+        result.write(folder)
+    return result
 
 
 def body_of(file: PeftFile, overrides: list[str]) -> list[str]:
@@ -97,42 +100,11 @@ def body_of(file: PeftFile, overrides: list[str]) -> list[str]:
     )
 
 
-def method_on(file: PeftFile, run: Settings, labels: tuple[str, ...]) -> dict[str, Any]:
-    """Return the method's part of the config: name and all options."""
-    config = loading.load_config(run.model, run.task.outputs(labels))
+def method_on(file: PeftFile, run: Settings) -> dict[str, Any]:
+    """Return the entries of the method that computes what the adapter does, defaults included."""
+    form = run.task.form
+    config = loading.load_config(run.model, form.head, form.outputs)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = loading.empty_model(run.model, config, run.task.head).model
-    chosen = method_for(file, model)  # looks at shapes, and at values of the file
-    return {**compose([f"method={chosen['name']}"])["method"], **chosen}
-
-
-def facts(
-    file: PeftFile, run: Settings, prepared: Prepared, splits: Any, scores: Any, folder: Path
-) -> dict[str, Any]:
-    """Save what was learnt to `folder`; return the entries of the record about it."""
-    adaptation = prepared.adaptation
-    size = checkpoint.save_delta(folder, adaptation.delta(), run, prepared.fingerprint)
-    return {
-        "status": "done",
-        "error": None,
-        "imported_from": os.path.abspath(file.folder),
-        "score": scores[run.task.best],
-        "scores": scores,
-        "split": run.task.validation,
-        "data": {
-            "source": splits.origin.source,
-            "path": splits.origin.path,
-            "rows": {"train": 0, "validation": len(splits.validation[""])},
-        },
-        "labels": list(splits.labels),
-        "params": asdict(count(adaptation)),
-        "delta_bytes": size,
-        "delta_sha256": checkpoint.digest(folder),
-        "updates": 0,
-        "best_update": 0,
-        "epochs": 0.0,
-        "memory": peak(prepared.device),
-        "precision": prepared.precision,
-        "device": device_name(prepared.device),
-        "versions": loading.versions(),
-    }
+        model = loading.empty_model(run.model, config, form.head).model
+    method = method_for(file, model)  # looks at shapes, and at values of the file
+    return {**compose([f"method={method['name']}"])["method"], **method}

@@ -66,32 +66,31 @@ def by_role(adaptation: Adaptation, roles: dict[str, str]) -> dict[str, int]:
     return dict(counts)
 
 
-def plan(
-    run: Settings, outputs: int, precision: str, updates: int = 1, memory: bool = True
-) -> Plan:
+def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -> Plan:
     """Build the adapted model from shapes alone and add up what it will cost.
 
-    `memory=False` leaves out the estimate of memory, which takes seconds.
+    `run.task` is bound. `memory=False` leaves out the estimate of memory, which takes seconds.
 
     Raises:
         AdaptError: the method cannot adapt this model; nothing was loaded.
     """
-    config = load_config(run.model, outputs, offline=True)
+    form = run.task.form
+    config = load_config(run.model, form.head, form.outputs, offline=True)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        empty = empty_model(run.model, config, run.task.head)
+        empty = empty_model(run.model, config, form.head)
         roles = roles_of(empty.model)
-        context = Context(None, torch.Generator().manual_seed(0), updates, "plan")
-        methods = (run.method, *run.regularizers.values())
-        adaptation = apply(Adaptation.of(empty.model, empty.head), methods, context)
+        generator = torch.Generator().manual_seed(0)
+        context = Context(None, generator, updates, "plan", labels=run.task.classes, head=form.head)
+        adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
         counts = count(adaptation)
         learns = by_role(adaptation, roles)
-        found = memory_of(run, adaptation, counts, precision, config) if memory else None
+        needed = memory_of(run, adaptation, counts, precision, config) if memory else None
         for last in adaptation.finish:
             last()
         counts = count(adaptation)
         return Plan(
             run.task.name, run.model.name, run.method_name, counts, learns,
-            4 * counts.stored, found, precision,
+            4 * counts.stored, needed, precision,
         )  # fmt: skip
 
 
@@ -106,14 +105,15 @@ def memory_of(
         if not parameter.requires_grad
     )
     positions = family_of(config.model_type).positions(config)
-    limit = positions and positions - adaptation.extra_tokens
+    limit = None if positions is None else positions - adaptation.extra_tokens
     tokens = min(run.task.max_length, limit or run.task.max_length)
+    form = run.task.form if adaptation.form is None else adaptation.form(run.task.form)
     return Memory(
         weights=4 * counts.trainable + frozen,
         gradients=4 * counts.trainable,
         optimizer=run.optimizer.state_bytes * counts.trainable,
         activations=activations(
-            adaptation, run.trainer.batch_size * adaptation.copies, tokens, precision
+            adaptation, run.trainer.batch_size * form.sequences, tokens, precision
         ),
         batch_size=run.trainer.batch_size,
         tokens=tokens,

@@ -1,108 +1,152 @@
-"""From settings to an adapted body on its device, and back from a saved delta."""
+"""From settings to an adapted base model on its device, and back from a saved delta."""
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainerCallback, set_seed
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, set_seed
 
-from adaptkit.adaptation import Adaptation, Context, Stage, apply
+from adaptkit.adaptation import Adaptation, Batch, Context, Stage, apply
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.models import loading
-from adaptkit.models.anatomy import family
-from adaptkit.runs import directory as checkpoint
+from adaptkit.models.anatomy import family_of
+from adaptkit.runs.delta import SavedRun, check_body, load_run
 from adaptkit.runs.record import log
+from adaptkit.tasks.task import Form, Reader
 from adaptkit.training import precision
-from adaptkit.training.batching import Collator
-from adaptkit.training.trainer import AdaptTrainer
+from adaptkit.training.batching import BucketSampler, Feed
+from adaptkit.training.scorer import Prepared, Scorer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A body under a task's head, adapted, on its device, with what feeds it."""
+class Base:
+    """A base model under a task's head, before any method."""
 
-    adaptation: Adaptation
-    tokenizer: Any
-    collator: Collator
-    limit: int | None  # longest text the body can read, beside a prompt
+    model: nn.Module
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    new: frozenset[str]  # names of the parameters that the task adds
     fingerprint: str
-    device: torch.device
-    precision: str
+
+    def reader(self, extra_tokens: int = 0) -> Reader:
+        """Return what a form may know of it; a prompt leaves less room for the text."""
+        family = family_of(self.config.model_type)
+        positions = family.positions(self.config)
+        limit = None if positions is None else positions - extra_tokens
+        causal = family.cls is None and not family.encoder_decoder
+        return Reader(self.tokenizer, limit, causal)
 
 
-def prepare(settings: Settings, labels: tuple[str, ...], updates: int, stage: Stage) -> Prepared:
-    """Seed, load the body, adapt it, and put it on its device in its number format.
+def load_base(run: Settings, device: torch.device) -> Base:
+    """Load a base model and its tokenizer.
+
+    Raises:
+        AdaptError: they cannot be loaded, or have no head for this task.
+    """
+    form = run.task.form
+    config = loading.load_config(run.model, form.head, form.outputs)
+    tokenizer = loading.load_tokenizer(run.model, config)
+    loaded = loading.load_model(run.model, config, form.head)
+    loaded.model.to(device)  # number formats: precision.cast
+    return Base(loaded.model, config, tokenizer, loaded.head, loaded.fingerprint)
+
+
+def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = None) -> Prepared:
+    """Seed, load the base model, adapt it, and put it on its device in its number format.
+
+    `run.task` is bound. `train`: the rows that a method may look at.
 
     Raises:
         AdaptError: the model or tokenizer cannot be loaded, or cannot be adapted in this way.
     """
-    set_seed(settings.seed)  # before the model is built: new heads are drawn here
-    device = precision.device_of(settings.trainer.device)
-    number_format = precision.resolve(settings.trainer.precision, device)
-    config = loading.load_config(settings.model, settings.task.outputs(labels))
-    tokenizer = loading.load_tokenizer(settings.model, config)
-    loaded = loading.load_model(settings.model, config, settings.task.head)
-    loaded.model.to(device)  # number formats: precision.cast below
-    generator = torch.Generator().manual_seed(settings.seed)
-    context = Context(tokenizer, generator, updates, stage, labels)
-    methods = (settings.method, *settings.regularizers.values())
-    adaptation = apply(Adaptation.of(loaded.model, loaded.head), methods, context)
-    precision.cast(adaptation, number_format)
-    collator = Collator(tokenizer.pad_token_id, tokenizer.pad_token_type_id)
-    positions = family(loaded.model).positions(config)
-    limit = positions and positions - adaptation.extra_tokens
-    return Prepared(
-        adaptation, tokenizer, collator, limit, loaded.fingerprint, device, number_format
+    set_seed(run.seed)  # before the model is built: new heads are drawn here
+    device = precision.device_of(run.trainer.device)
+    number_format = precision.resolve(run.trainer.precision, device)
+    base = load_base(run, device)
+    form = run.task.form
+    looks_at_data: dict[str, Any] = {}
+    if train is not None:
+        looks_at_data["batches"] = partial(training_batches, run, base, train, device)
+    context = Context(
+        base.tokenizer,
+        torch.Generator().manual_seed(run.seed),
+        updates,
+        stage,
+        labels=run.task.classes,
+        head=form.head,
+        loss=partial(mean_loss, form),
+        load_run=load_run,
+        **looks_at_data,
     )
+    adaptation = apply(Adaptation.of(base.model, base.new), run.methods, context)
+    precision.cast(adaptation, number_format)
+    if adaptation.form is not None:
+        form = adaptation.form(form)
+    reader = base.reader(adaptation.extra_tokens)
+    return Prepared(adaptation, form, reader, device, number_format, base.fingerprint)
 
 
-def trainer_of(
-    prepared: Prepared, settings: Settings, train: Any, validation: Mapping[str, Any],
-    callbacks: tuple[TrainerCallback, ...] = (),
-) -> AdaptTrainer:  # fmt: skip
-    """Return the trainer of a prepared adaptation."""
-    return AdaptTrainer(
-        prepared.adaptation, settings.task, settings, prepared.collator, train, validation,
-        prepared.precision, prepared.device, settings.output_dir, callbacks,
-    )  # fmt: skip
+def training_batches(
+    run: Settings, base: Base, rows: Dataset, device: torch.device
+) -> Iterator[Batch]:
+    """Yield the training batches of the first epoch in their order, encoded when asked for."""
+    form, reader = run.task.form, base.reader()
+    feed = Feed(form.encode(rows, reader), form, reader)
+    size = run.trainer.batch_size
+    order = list(BucketSampler(feed.lengths, size, run.seed))
+    for start in range(0, len(order), size):
+        yield feed.batch(order[start : start + size]).to(device)
 
 
-def encode(settings: Settings, prepared: Prepared, rows: Any) -> Any:
-    """Tokenise rows, and say how many were cut."""
-    encoded = settings.task.encode(rows, prepared.tokenizer, prepared.limit)
-    longest = min(settings.task.max_length, prepared.limit or settings.task.max_length)
-    full = sum(length >= longest for length in encoded["length"][:])
+def mean_loss(form: Form, model: nn.Module, batch: Batch) -> Tensor:
+    """Return the task's mean loss [] of one batch."""
+    return form.loss(model(**batch.inputs), batch) / batch.count
+
+
+def feed_of(run: Settings, prepared: Prepared, rows: Dataset) -> Feed:
+    """Encode rows, and log how many were cut."""
+    feed = Feed(prepared.form.encode(rows, prepared.reader), prepared.form, prepared.reader)
+    longest = prepared.reader.length(run.task.max_length)
+    full = sum(length >= longest for length in feed.lengths)
     if full:
-        log.info("%d of %d rows fill or exceed %d tokens", full, len(encoded), longest)
-    return encoded
+        log.info("%d of %d examples fill or exceed %d tokens", full, len(feed), longest)
+    return feed
 
 
-def total_updates(settings: Settings, rows: int) -> int:
-    """Return how many updates a run makes."""
-    trainer = settings.trainer
-    if trainer.max_steps:
-        return trainer.max_steps
-    together = trainer.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
-    per_epoch = math.ceil(math.ceil(rows / together) / trainer.gradient_accumulation)
-    return math.ceil(trainer.epochs * per_epoch)
+def plain_model(run: Settings, device: torch.device) -> Callable[[], nn.Module]:
+    """Return what loads the untouched base model, without disturbing random numbers."""
+
+    def load() -> nn.Module:
+        with torch.random.fork_rng():
+            return load_base(run, device).model.eval()
+
+    return load
 
 
-def restored(saved: checkpoint.SavedRun, labels: tuple[str, ...]) -> Prepared:
-    """Load a run's body again, adapt it, and put the learnt tensors in.
+def restored(saved: SavedRun) -> Prepared:
+    """Load a run's base model again, adapt it, and put the trained tensors in.
 
     Raises:
-        AdaptError: the body is another one, or the tensors do not fit.
+        AdaptError: the base model is another one, or the tensors do not fit.
     """
-    prepared = prepare(saved.settings, labels, updates=1, stage="restore")
-    checkpoint.check_body(saved, prepared.fingerprint)
+    prepared = prepare(saved.settings, updates=1, stage="restore")
+    check_body(saved, prepared.fingerprint)
     try:
         prepared.adaptation.load_delta(saved.tensors)
     except AdaptError as error:
         raise AdaptError(f"{saved.directory}: {error}") from error
     return prepared
+
+
+def scorer_of(run: Settings, prepared: Prepared) -> Scorer:
+    """Return what scores an adapted model on the run's task."""
+    return Scorer(prepared, run.task, run.trainer.eval_batch_size)

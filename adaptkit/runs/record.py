@@ -1,9 +1,14 @@
-"""What a run says of itself: identity, memory, device, the log, and the record of a failure."""
+"""RunResult: the record of a run, result.json, written and read here and nowhere else."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,66 +17,165 @@ import torch
 
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError, first_line
-from adaptkit.runs import directory as checkpoint
+from adaptkit.models import loading
+from adaptkit.runs.directory import LOG, RESULT, flat
 from adaptkit.runs.plan import Plan
-from adaptkit.storage.files import is_main_process, write_json
+from adaptkit.storage.files import finite, is_main_process, write_json
+from adaptkit.tasks.task import Splits
 
 log = logging.getLogger("adaptkit")
 
 
-def identity(settings: Settings) -> dict[str, Any]:
-    """Return what tells one run from another."""
+@dataclass(frozen=True)
+class RunResult:
+    """One flat record of a run. Units are in the names; numbers that are not finite are null."""
+
+    task: str
+    task_version: int
+    model: str
+    method: str
+    regularizers: list[str]
+    variant: str
+    seed: int
+    metric: str  # name of the score that decides
+    split: str
+    settings: dict[str, Any]  # all hyperparameters, flat: {"optimizer.lr": 0.0005}
+    status: str  # done | failed
+    started_at: str
+    finished_at: str
+    error: str | None = None
+    score: float | None = None
+    scores: dict[str, float | None] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)  # name, value
+    labels: list[str] = field(default_factory=list)  # names of the classes
+    data: dict[str, Any] = field(default_factory=dict)  # source, path, rows, fingerprint
+    params: dict[str, Any] = field(default_factory=dict)
+    delta_bytes: int = 0
+    delta_sha256: str = ""
+    updates: int = 0
+    best_update: int = 0
+    epochs: float = 0.0
+    time: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int | None] = field(default_factory=dict)
+    precision: str = ""
+    device: str = ""
+    processes: int = 1
+    versions: dict[str, str] = field(default_factory=dict)
+    imported_from: str | None = None  # an adapter of another library
+    evaluated_run: str | None = None  # a finished run on other data
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+    def write(self, directory: Path) -> None:
+        """Write result.json."""
+        write_json(directory / RESULT, self.as_dict())
+
+    @classmethod
+    def read(cls, directory: Path) -> RunResult | None:
+        """Return the record in a directory, or None if there is none; unknown keys are ignored.
+
+        Raises:
+            AdaptError: the file is damaged.
+        """
+        path = directory / RESULT
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            known = {f.name for f in fields(cls)}
+            return cls(**{name: value for name, value in plain.items() if name in known})
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise AdaptError(f"{path} is damaged: {first_line(error)}.") from error
+
+
+def result_of(run: Settings, started: datetime, status: str, **facts: Any) -> RunResult:
+    """Return the record of a run that ends now."""
+    settings = {
+        key: value
+        for key, value in flat(run.plain).items()
+        if key != "output_dir" and not key.startswith("tracker.")
+    }
+    return RunResult(
+        task=run.task.name,
+        task_version=run.task.version,
+        model=run.model.name,
+        method=run.method_name,
+        regularizers=sorted(run.regularizers),
+        variant=run.output_dir.parent.name,
+        seed=run.seed,
+        metric=run.task.headline,
+        split=run.task.split,
+        settings=settings,
+        status=status,
+        started_at=started.isoformat(timespec="seconds"),
+        finished_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **finite(facts),
+    )
+
+
+def scoring_facts(run: Settings, splits: Splits, scores: dict[str, float]) -> dict[str, Any]:
+    """Return the entries about scores and data."""
+    name, value = run.task.baseline(splits)
     return {
-        "task": settings.task.name,
-        "model": settings.model.name,
-        "method": settings.method_name,
-        "regularizers": sorted(settings.regularizers),
-        "variant": settings.output_dir.parent.name,
-        "seed": settings.seed,
-        "metric": settings.task.best,
+        "score": scores[run.task.headline],
+        "scores": scores,
+        "baseline": {"name": name, "value": value},
+        "labels": list(run.task.classes),
+        "data": {
+            "source": splits.source.kind,
+            "path": splits.source.path,
+            "rows": {
+                "train": 0 if splits.train is None else len(splits.train),
+                "validation": len(splits.validation[""]),
+            },
+            "fingerprint": splits.fingerprint(),
+        },
     }
 
 
-class logged:
-    """Context in which the log is also appended to train.log."""
-
-    def __init__(self, directory: Path) -> None:
-        self.handler = (
-            logging.FileHandler(directory / "train.log", encoding="utf-8")
-            if is_main_process()
-            else logging.NullHandler()
-        )
-        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-
-    def __enter__(self) -> None:
-        log.addHandler(self.handler)
-        log.setLevel(logging.INFO)
-
-    def __exit__(self, *_: object) -> None:
-        log.removeHandler(self.handler)
-        self.handler.close()
+def machine_facts(device: torch.device, precision: str) -> dict[str, Any]:
+    """Return the entries about the machine and the libraries."""
+    return {
+        "memory": peak(device),
+        "precision": precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "versions": loading.versions(),
+    }
 
 
-def fail(settings: Settings, error: Exception, started: datetime) -> None:
+def record_failure(run: Settings, error: Exception, started: datetime) -> None:
     """Leave a record of a failed run; checkpoints stay for another try."""
     expected = isinstance(error, AdaptError)
     if expected:  # the command writes the traceback of what was not
         log.error("%s", error)
-    record = {
-        **identity(settings),
-        "status": "failed",
-        "error": str(error) if expected else f"{type(error).__name__}: {first_line(error)}",
-        "started_at": started.isoformat(timespec="seconds"),
-        "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+    message = str(error) if expected else f"{type(error).__name__}: {first_line(error)}"
     try:
-        write_json(settings.output_dir / checkpoint.RESULT, record)
+        result_of(run, started, "failed", error=message).write(run.output_dir)
     except MachineError:  # the disk may be what failed
         log.error("the record of the failure could not be written")
 
 
+@contextmanager
+def log_to_file(directory: Path) -> Iterator[None]:
+    """Append the log to train.log as well."""
+    handler: logging.Handler = logging.NullHandler()
+    if is_main_process():
+        handler = logging.FileHandler(directory / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
 def reset_peak(device: torch.device) -> None:
-    """Start counting device memory anew."""
+    """Start counting device memory again."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -88,15 +192,10 @@ def peak(device: torch.device) -> dict[str, int | None]:
     return {"peak_rss_bytes": rss, "peak_device_bytes": on_device}
 
 
-def device_name(device: torch.device) -> str:
-    """Return 'cpu' or the name of the accelerator."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
 def counts_line(costs: Plan) -> str:
-    """Say how much learns, as `adaptkit plan` counts it."""
+    """Say how much trains, as `adaptkit plan` counts it."""
     p = costs.params
     return (
-        f"{costs.method} on {costs.model}: {p.body_trainable:,} of the body learn and "
-        f"{p.head_trainable:,} of the head, {p.trainable_percent:.3g} % of {p.total:,}"
+        f"{costs.method} on {costs.model}: {p.body_trainable:,} parameters of the base model train "
+        f"and {p.head_trainable:,} of the head, {p.trainable_percent:.3g} % of {p.total:,}"
     )

@@ -1,8 +1,9 @@
-"""The pipeline: config -> data -> body -> adaptation -> training -> score -> a verified record."""
+"""The pipeline: config -> data -> base model -> adaptation -> training -> score -> record."""
 
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -17,17 +18,37 @@ from transformers import TrainerCallback
 from adaptkit.adaptation import count
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError
-from adaptkit.models import loading
-from adaptkit.runs import directory as checkpoint
-from adaptkit.runs.plan import Plan, plan
-from adaptkit.runs.prepare import Prepared, encode, prepare, restored, total_updates, trainer_of
-from adaptkit.runs.record import counts_line, device_name, fail, identity, logged, peak, reset_peak
-from adaptkit.storage.files import finite, is_main_process, write_json
-from adaptkit.tasks.text import Splits
+from adaptkit.models.heads import HEADS
+from adaptkit.runs.delta import digest, read_delta, save_delta
+from adaptkit.runs.directory import (
+    CHECKPOINTS,
+    CONFIG,
+    DELTA,
+    claimed,
+    clear,
+    differences,
+    write_config,
+)
+from adaptkit.runs.plan import plan
+from adaptkit.runs.predictions import write_predictions
+from adaptkit.runs.prepare import feed_of, plain_model, prepare, restored, scorer_of
+from adaptkit.runs.record import (
+    RunResult,
+    counts_line,
+    log_to_file,
+    machine_facts,
+    record_failure,
+    reset_peak,
+    result_of,
+    scoring_facts,
+)
+from adaptkit.storage.files import is_main_process
+from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
-from adaptkit.training.scores import Scored, flat_scores
+from adaptkit.training.batching import Feed
+from adaptkit.training.scorer import Prepared, Scored, flat_scores
 from adaptkit.training.state import last_complete
-from adaptkit.training.trainer import AdaptTrainer
+from adaptkit.training.trainer import AdaptTrainer, Scorable
 
 SAMPLE_WARNING = (
     "WARNING: {why}, using the bundled SAMPLE of {task}: a few hundred rows of a grammar. Its "
@@ -40,197 +61,219 @@ class Trained:
     """What is left of training once the model is let go."""
 
     scored: Mapping[str, Scored]
-    sample: Tensor  # logits of the first rows, to compare a rebuilt model with
-    facts: dict[str, Any]  # entries of result.json
+    proof: Mapping[str, Tensor]  # outputs for the first examples, to compare a rebuilt model with
+    facts: dict[str, Any]  # entries of the record
 
 
 @dataclass(frozen=True)
 class Interface:
-    """How a run speaks to the terminal."""
+    """How a run speaks to the user."""
 
     say: Callable[[str], None]
     callbacks: Callable[[str], tuple[TrainerCallback, ...]]  # what is going on -> progress bar
 
 
-def run(settings: Settings, interface: Interface) -> dict[str, Any]:
+def run(settings: Settings, interface: Interface) -> RunResult:
     """Carry out one run and return its record; a run that is done already is not repeated.
 
     Raises:
-        AdaptError: something the user can mend; nothing half-written is left.
+        AdaptError: a problem that the user can fix; nothing half-written is left.
         MachineError: disk, memory or network failed.
     """
     directory = settings.output_dir
-    with checkpoint.claimed(directory):
+    with claimed(directory):
         done = already_done(settings)
         if done:
             interface.say(f"done before; to repeat it: trainer.resume=never ({directory})")
             return done
         splits = settings.task.load(settings.data, settings.seed)
-        if splits.origin.source == "sample":
-            asked = settings.data.source == "sample"
-            why = "data.source=sample" if asked else "neither a local folder nor the hub has it"
-            interface.say(SAMPLE_WARNING.format(why=why, task=settings.task.name))
+        settings = settings.bind(splits.task)
+        warn_of_sample(settings, splits, interface)
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
-        outputs = settings.task.outputs(splits.labels)
-        costs = plan(settings, outputs, number_format, memory=False)
-        interface.say(counts_line(costs))
+        interface.say(counts_line(plan(settings, number_format, memory=False)))
         started = datetime.now(timezone.utc)
-        checkpoint.write_config(directory, settings.plain)
-        with logged(directory):
+        write_config(settings)
+        with log_to_file(directory):
             try:
-                record = complete(settings, splits, costs, started, interface)
+                result = complete(settings, splits, started, interface)
             except Exception as error:
-                fail(settings, error, started)
+                record_failure(settings, error, started)
                 raise
-        record = finite(record)
-        write_json(directory / checkpoint.RESULT, record)
+        result.write(directory)
         if is_main_process():
-            shutil.rmtree(directory / checkpoint.CHECKPOINTS, ignore_errors=True)
-        return record
+            shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+        return result
+
+
+def warn_of_sample(settings: Settings, splits: Splits, interface: Interface) -> None:
+    """Say so if the bundled sample serves as data."""
+    if splits.source.kind == "sample":
+        asked = settings.data.source == "sample"
+        why = "data.source=sample" if asked else "neither a local folder nor the hub has it"
+        interface.say(SAMPLE_WARNING.format(why=why, task=settings.task.name))
 
 
 def complete(
-    settings: Settings, splits: Splits, costs: Plan, started: datetime, interface: Interface
-) -> dict[str, Any]:
+    settings: Settings, splits: Splits, started: datetime, interface: Interface
+) -> RunResult:
     """Train, score, save and prove; return the record of the finished run."""
     clock = time.monotonic()
     trained = train(settings, splits, interface)
     gc.collect()
     if is_main_process():
-        prove(settings, splits, trained.sample)
+        prove(settings, splits, trained.proof)
+    facts = trained.facts
+    before = facts["time"].pop("before_seconds")
+    facts["time"]["total_seconds"] = round(time.monotonic() - clock + before, 3)
     scores = flat_scores(trained.scored)
-    record = {
-        **identity(settings),
-        "status": "done",
-        "error": None,
-        "score": scores[settings.task.best],
-        "scores": scores,
-        "split": settings.task.validation,
-        "data": {
-            "source": splits.origin.source,
-            "path": splits.origin.path,
-            "rows": {"train": len(splits.train), "validation": len(splits.validation[""])},
-        },
-        "labels": list(splits.labels),
-        **trained.facts,
-        "versions": loading.versions(),
-        "started_at": started.isoformat(timespec="seconds"),
-        "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-    record["time"]["total_seconds"] = round(
-        time.monotonic() - clock + record["time"].pop("before_seconds"), 3
-    )
-    return record
+    return result_of(settings, started, "done", **scoring_facts(settings, splits, scores), **facts)
 
 
-def already_done(settings: Settings) -> dict[str, Any] | None:
-    """Return the record of a finished run in the directory; make room for one that starts anew.
+def already_done(settings: Settings) -> RunResult | None:
+    """Return the record of a finished run in the directory; make room for one that starts again.
 
     Raises:
         AdaptError: the directory holds a run with other settings.
     """
     directory = settings.output_dir
-    if not (directory / checkpoint.CONFIG).is_file():
+    if not (directory / CONFIG).is_file():
         return None
-    if settings.trainer.resume == "never":
+    result = None if settings.trainer.resume == "never" else RunResult.read(directory)
+    other = differences(directory, settings.plain)
+    if settings.trainer.resume == "never" or (other and nothing_kept(settings, result)):
         if is_main_process():
-            checkpoint.clear(directory)
-        return None
-    other = checkpoint.differences(directory, settings.plain)
-    if other and checkpoint.empty(directory):  # it failed before there was anything to keep
-        if is_main_process():
-            checkpoint.clear(directory)
+            clear(directory)
         return None
     if other:
         raise AdaptError(
             f"{directory} holds a run with other settings ({', '.join(other[:5])}). "
             "Set output_dir to another folder, or trainer.resume=never to replace it."
         )
-    result = checkpoint.read_result(directory)
-    return result if result and result["status"] == "done" else None
+    return result if result and result.status == "done" else None
+
+
+def nothing_kept(settings: Settings, result: RunResult | None) -> bool:
+    """Tell whether a run failed before it had trained anything that was saved."""
+    failed = result is not None and result.status == "failed"
+    kept = (settings.output_dir / name for name in (DELTA, CHECKPOINTS))
+    return failed and not any(path.exists() for path in kept)
 
 
 def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
-    """Train (or go on training), put back the best weights, score and save the delta."""
+    """Train (or resume training), put back the best weights, score and save the delta."""
     clock, directory = time.monotonic(), settings.output_dir
-    updates = total_updates(settings, len(splits.train))
-    prepared = prepare(settings, splits.labels, updates, stage="train")
-    encoded = {s: encode(settings, prepared, rows) for s, rows in splits.validation.items()}
-    text_rows = encoded[""].select(range(min(len(encoded[""]), settings.trainer.eval_batch_size)))
-    rows = encode(settings, prepared, splits.train)
-    trainer = trainer_of(prepared, settings, rows, encoded, interface.callbacks("training"))
-    if prepared.adaptation.features is not None and settings.trainer.cache_frozen == "auto":
-        interface.say("the body is frozen: its features are computed once")
-        trainer.train_dataset = trainer.cache_features(rows)
-        trainer.validation = {s: trainer.cache_features(r) for s, r in encoded.items()}
-    resumed = last_complete(directory / checkpoint.CHECKPOINTS)
+    rows = splits.train
+    if rows is None:
+        raise AdaptError(f"task {settings.task.name}: has no training rows.")
+    updates = settings.trainer.updates(len(rows), int(os.environ.get("WORLD_SIZE", "1")))
+    prepared = prepare(settings, updates, "train", rows)
+    if updates and not prepared.adaptation.trainable:
+        raise AdaptError(
+            f"method={settings.method_name}: trains nothing, so there are no updates to make. Set "
+            "trainer.max_steps=0 to score it as it is."
+        )
+    trainer, proof = trainer_of(settings, splits, prepared, interface)
+    resumed = last_complete(directory / CHECKPOINTS)
     if resumed:
-        interface.say(f"going on from update {resumed.rpartition('-')[2]}")
+        interface.say(f"resuming from update {resumed.name.rpartition('-')[2]}")
     reset_peak(prepared.device)
-    trainer.go_on(resumed)
+    if updates:
+        trainer.run(resumed)
     if trainer.state.global_step not in trainer.evaluated():
         trainer.evaluate()
-    seconds = trainer.elapsed()  # those before an interruption included
+    seconds = trainer.progress.elapsed()  # those before an interruption included
     before = max(0.0, seconds - (time.monotonic() - clock))
     trainer.restore_best()
-    counts = count(prepared.adaptation)
+    params = count(prepared.adaptation)
     trainer.finish()
-    counts = replace(counts, stored=count(prepared.adaptation).stored)
+    params = replace(params, stored=count(prepared.adaptation).stored)
     scored = trainer.final_scores()
-    sample = first_logits(trainer, prepared, text_rows)
-    size = checkpoint.save_delta(
-        directory, prepared.adaptation.delta(), settings, prepared.fingerprint
-    )
-    checkpoint.write_predictions(directory, scored)
+    outputs = trainer.scorer.proof(proof.batch(first(settings, proof)), proof_names(settings))
+    size = save_delta(directory, prepared.adaptation.delta(), settings, prepared.fingerprint)
+    write_predictions(directory, scored)
     facts = {
-        "params": asdict(counts),
+        "params": asdict(params),
         "delta_bytes": size,
-        "delta_sha256": checkpoint.digest(directory),
-        "updates": trainer.state.global_step,
-        "best_update": trainer.best.update,
-        "epochs": round(trainer.state.epoch, 4),
-        "time": {
-            "before_seconds": before,
-            "train_seconds": round(seconds - trainer.seconds["eval"], 3),
-            "eval_seconds": round(trainer.seconds["eval"], 3),
-            "train_samples_per_second": round(
-                trainer.state.epoch * len(splits.train) / (seconds - trainer.seconds["eval"]), 2
-            ),
-        },
-        "memory": peak(prepared.device),
-        "precision": prepared.precision,
-        "device": device_name(prepared.device),
+        "delta_sha256": digest(directory),
+        "time": {"before_seconds": before, **times(trainer, seconds, len(rows))},
+        **progress(trainer),
+        **machine_facts(prepared.device, prepared.precision),
     }
-    return Trained(scored, sample, facts)
+    return Trained(scored, outputs, facts)
 
 
-def first_logits(trainer: AdaptTrainer, prepared: Prepared, rows: Any) -> Tensor:
-    """Return the logits of the given rows as one batch."""
-    return trainer.logits(prepared.collator(list(rows))).float().cpu()
+def trainer_of(
+    settings: Settings, splits: Splits, prepared: Prepared, interface: Interface
+) -> tuple[AdaptTrainer, Feed]:
+    """Return the trainer of a run, and the examples by which a rebuilt model is compared."""
+    scorer = scorer_of(settings, prepared)
+    feeds = {s: feed_of(settings, prepared, rows) for s, rows in splits.validation.items()}
+    load_base = plain_model(settings, prepared.device)
+    train_feed = feed_of(settings, prepared, splits.train)
+    train_feed = train_feed.with_examples(prepared.form.prepare(train_feed.examples, load_base))
+    proof = feeds[""]
+    cache = settings.trainer.cache_frozen == "auto" and prepared.form.sequences == 1
+    if prepared.adaptation.features is not None and cache:
+        interface.say("the base model is frozen: its features are computed once")
+        train_feed = scorer.cached(train_feed)
+        feeds = {s: scorer.cached(feed) for s, feed in feeds.items()}
+    validation = {s: Scorable(feed, splits.validation[s]) for s, feed in feeds.items()}
+    callbacks = interface.callbacks("training")
+    return AdaptTrainer(scorer, settings.recipe, train_feed, validation, callbacks), proof
 
 
-def prove(settings: Settings, splits: Splits, expected: Tensor) -> None:
-    """Load what was saved into a fresh model: it must give the same logits.
+def progress(trainer: AdaptTrainer) -> dict[str, Any]:
+    """Return the entries about updates."""
+    return {
+        "updates": trainer.state.global_step,
+        "best_update": trainer.progress.best_update,
+        "epochs": round(trainer.state.epoch or 0.0, 4),
+    }
+
+
+def times(trainer: AdaptTrainer, seconds: float, rows: int) -> dict[str, float]:
+    """Return the entries about seconds of training and evaluation."""
+    evaluating = trainer.progress.eval_seconds
+    training = max(seconds - evaluating, 1e-9)
+    return {
+        "train_seconds": round(training, 3),
+        "eval_seconds": round(evaluating, 3),
+        "train_samples_per_second": round((trainer.state.epoch or 0.0) * rows / training, 2),
+    }
+
+
+def first(settings: Settings, feed: Feed) -> list[int]:
+    """Return the numbers of the examples by which a rebuilt model is compared."""
+    return list(range(min(len(feed), settings.trainer.eval_batch_size)))
+
+
+def proof_names(settings: Settings) -> tuple[str, ...]:
+    """Return the outputs by which a rebuilt model is compared."""
+    return HEADS[settings.task.form.head].proof
+
+
+def prove(settings: Settings, splits: Splits, expected: Mapping[str, Tensor]) -> None:
+    """Load what was saved into a fresh model: it must give the same outputs.
 
     Raises:
         MachineError: it does not; the run counts as failed.
     """
-    prepared = restored(checkpoint.read_delta(settings), splits.labels)
-    rows = splits.validation[""].select(range(len(expected)))
-    encoded = encode(settings, prepared, rows)
-    trainer = trainer_of(prepared, settings, None, {})
-    found = first_logits(trainer, prepared, encoded)
-    if not same(found, expected, prepared.device):
-        raise MachineError(
-            f"{settings.output_dir / checkpoint.DELTA}: the reloaded model gives other logits "
-            f"(largest difference {float((found - expected).abs().max()):.3g}). The saved file "
-            "cannot be trusted; please report this."
-        )
+    prepared = restored(read_delta(settings))
+    feed = feed_of(settings, prepared, splits.validation[""])
+    batch = feed.batch(first(settings, feed))
+    outputs = scorer_of(settings, prepared).proof(batch, tuple(expected))
+    for name, tensor in expected.items():
+        if not same(outputs[name], tensor, prepared.device):
+            raise MachineError(
+                f"{settings.output_dir / DELTA}: the reloaded model gives other {name} (largest "
+                f"difference {float((outputs[name] - tensor).abs().max()):.3g}). The saved file "
+                "cannot be trusted; please report this."
+            )
 
 
 def same(found: Tensor, expected: Tensor, device: torch.device) -> bool:
-    """Compare logits: to the bit on the CPU, where kernels are deterministic."""
+    """Compare outputs: to the bit on the CPU, where kernels are deterministic."""
     if device.type == "cpu":
         return torch.equal(found, expected)
     return torch.allclose(found, expected, rtol=1e-3, atol=1e-3)

@@ -18,9 +18,9 @@ from typing import Any
 from adaptkit.config.compose import compose, options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, first_line
-from adaptkit.runs.evaluate import verify
 from adaptkit.runs.plan import plan
 from adaptkit.runs.run import Interface, run
+from adaptkit.runs.verify import verify
 from adaptkit.storage import bundled
 from adaptkit.training import precision
 
@@ -101,12 +101,12 @@ def one(row: str, column: str, overrides: list[str], directory: Path) -> Result:
 
     stage = "settings"
     try:
-        chosen = settings(compose([*overrides, *SHORT, f"output_dir={directory}"]))
-        outputs = chosen.task.outputs(chosen.task.load(chosen.data, chosen.seed).labels)
+        pair = settings(compose([*overrides, *SHORT, f"output_dir={directory}"]))
+        bound = pair.bind(pair.task.load(pair.data, pair.seed).task)
         stage = "plan"
-        plan(chosen, outputs, precision.resolve("fp32", precision.device_of("cpu")), memory=False)
+        plan(bound, precision.resolve("fp32", precision.device_of("cpu")), memory=False)
         stage = "train"
-        run(chosen, Interface(lambda _: None, lambda _: ()))
+        run(pair, Interface(lambda _: None, lambda _: ()))
         stage = "verify"
         problem = verify(directory)
     except AdaptError as error:

@@ -1,9 +1,16 @@
-"""TASKS: one file per kind of task; a dataset is a YAML of one of these kinds.
+"""TASKS: one file per kind of task; a data set is a YAML of one of these kinds.
 
 Like `adaptkit.methods`, these modules do not import torch at import time.
 """
 
+from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.regress import Regress
+from adaptkit.tasks.tag import Tag
 
-TASKS: dict[str, type] = {"classify": Classify, "regress": Regress}
+TASKS: dict[str, type] = {
+    "classify": Classify,
+    "regress": Regress,
+    "tag": Tag,
+    "choice": Choice,
+}

@@ -1,17 +1,21 @@
-"""Classification of one text or a pair: cross-entropy, accuracy and its relatives."""
+"""Classification of one text or a pair: accuracy and its relatives."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError, one_of
 from adaptkit.tasks import source
-from adaptkit.tasks.text import Splits, TextTask
+from adaptkit.tasks.forms.head import HeadForm
+from adaptkit.tasks.labels import Namer, classes_in
+from adaptkit.tasks.table import TableTask, with_column
+from adaptkit.tasks.task import LABEL, Answer, Splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor
 
 METRICS = {  # name -> scores; the first is the one that runs are compared by
     "accuracy": ("accuracy",),
@@ -21,111 +25,146 @@ METRICS = {  # name -> scores; the first is the one that runs are compared by
 
 
 @dataclass(frozen=True)
-class Classify(TextTask):
+class Classify(TableTask):
     """One of C classes per row. `labels` names them in the order of their numbers."""
 
+    text: tuple[str, ...] = ()  # one column, or two for a pair
     labels: tuple[str | int, ...] = ()  # empty: taken from the data
     metric: str = "accuracy"  # accuracy | accuracy_and_f1 | matthews
-    best: str = ""  # empty: the metric's first score
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
         one_of("task.metric", self.metric, METRICS)
+        super().__post_init__()
+        check_texts(self.text)
         if len(self.labels) == 1:
             raise AdaptError(f"task.labels={list(self.labels)}: name two classes or more.")
-        self._check_best(METRICS[self.metric])
 
-    def with_labels(self, labels: tuple[str, ...]) -> Classify:
-        """Return this task with the classes a run was trained on, where it names none itself."""
-        return self if self.labels else replace(self, labels=labels)
+    def scores(self) -> tuple[str, ...]:
+        """Return the names of the metric's scores."""
+        return METRICS[self.metric]
 
-    def load(self, data: Any, seed: int, train: bool = True) -> Splits:
-        """Read, check, number and sample the splits.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers."""
+        return tuple(str(label) for label in self.labels)
+
+    @property
+    def bound(self) -> bool:
+        """True if the classes are known."""
+        return bool(self.labels)
+
+    def with_classes(self, classes: tuple[str, ...]) -> Classify:
+        """Return the task with its classes in another order."""
+        return replace(self, labels=classes)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns."""
+        return self.text
+
+    def check(self, rows: Dataset, split: str) -> None:
+        """Check that the texts are texts."""
+        self.texts(rows, split, self.text)
+
+    @property
+    def form(self) -> HeadForm:
+        """A sequence classifier with one output per class."""
+        return HeadForm(self.text, self.classes, self.max_length)
+
+    def load(self, data: source.Data, seed: int, train: bool = True) -> Splits:
+        """Read, check and sample the splits; the column `label` holds the classes' names.
 
         Raises:
             AdaptError: a missing column or split, labels that are no classes, or only one class.
         """
-        origin = self.origin(data)
-        raw = {suffix: self.read(data, name, origin) for suffix, name in self.scored().items()}
-        raw_train = self.read(data, self.train, origin) if train else None
-        classes = self.labels or self._classes(raw_train if train else raw[""])
-        if self.metric == "accuracy_and_f1" and len(classes) != 2:
-            raise AdaptError(f"task.metric={self.metric}: needs two classes, not {len(classes)}.")
-        validation = {
-            suffix: self._sample(
-                self._number(rows, classes, self.scored()[suffix]), data.eval_rows, seed
+        origin, columns = self.origin(data), (*self.text, self.label)
+        raw = {
+            suffix: self.read(data, name, origin, columns) for suffix, name in self.scored().items()
+        }
+        raw_train = self.read(data, self.train, origin, columns) if train else None
+        seen = raw[""] if raw_train is None else raw_train
+        task = self if self.labels else replace(self, labels=self._classes(seen))
+        if self.metric == "accuracy_and_f1" and len(task.labels) != 2:
+            raise AdaptError(
+                f"task.metric={self.metric}: needs two classes, not {len(task.labels)}."
             )
+        validation = {
+            suffix: task.named(rows, self.scored()[suffix], data.eval_rows, seed)
             for suffix, rows in raw.items()
         }
         rows = None
         if raw_train is not None:
-            rows = self._number(raw_train, classes, self.train)
-            if len(set(rows["labels"][:])) < 2:
-                raise AdaptError(
-                    f"task {self.name}, split {self.train}: all {len(rows)} rows have the label "
-                    f"{classes[rows['labels'][0]]!r}; there is nothing to tell apart."
-                )
-            rows = self._sample(rows, data.train_rows, seed)
-        return Splits(rows, validation, origin, classes)
+            task.check_several(raw_train)
+            rows = task.named(raw_train, self.train, data.train_rows, seed)
+        return Splits(task, rows, validation, origin)
 
     def _classes(self, rows: Dataset) -> tuple[str, ...]:
-        feature = rows.features[self.label]
-        if getattr(feature, "names", None):
-            return tuple(feature.names)
-        values = set(rows[self.label][:])
-        if not all(isinstance(v, int | str | bool) for v in values) or len(values) > 1000:
+        where = f"task {self.name}: column {self.label!r}"
+        return classes_in(rows[self.label][:], names_in(rows, self.label), where)
+
+    def check_several(self, rows: Dataset) -> None:
+        """Reject a split in which all rows have one label.
+
+        Raises:
+            AdaptError: they have; there is nothing to learn.
+        """
+        names = set(self.class_names(rows, self.train))
+        if len(names) < 2:
             raise AdaptError(
-                f"task {self.name}: column {self.label!r} holds no classes (for example "
-                f"{next(iter(values))!r}; {len(values)} different values). "
-                "For scores use task=regress."
+                f"task {self.name}, split {self.train}: all {len(rows)} rows have the label "
+                f"{names.pop()!r}; there is nothing to tell apart."
             )
-        if all(isinstance(v, str) and v.isdecimal() for v in values):
-            values = {int(v) for v in values}  # CSV has no numbers
-        if not all(isinstance(v, int) for v in values):
-            return tuple(sorted(str(v) for v in values))
-        if min(values) == 0 and max(values) < 1000:
-            return tuple(str(i) for i in range(max(values) + 1))
-        return tuple(str(v) for v in sorted(values))
 
-    def _number(self, rows: Dataset, classes: tuple[str, ...], split: str) -> Dataset:
-        """Add the column `labels` with class numbers; say which row has no such class."""
-        # Where the file stores names, its numbers are places in that list, whatever the names are.
-        stored = getattr(rows.features[self.label], "names", None)
-        numbers = {} if stored else {name: i for i, name in enumerate(classes)}
-        # Classes that are called 1, 2, ... are meant by name, never by their place in the list.
-        by_place = stored or not all(name.lstrip("-").isdecimal() for name in classes)
-        labels = []
-        for row, value in enumerate(rows[self.label][:], 1):
-            digits = isinstance(value, str) and value.isdecimal()
-            known = int(value) if digits or isinstance(value, bool) else value
-            place = known if by_place and isinstance(known, int) else None
-            number = numbers.get(str(value), numbers.get(str(known), place))
-            if number is None or not 0 <= number < len(classes):
-                hidden = " The labels of this split are withheld; score on another." * (value == -1)
-                raise AdaptError(
-                    f"task {self.name}, split {split}, row {row}: label {value!r} is none of the "
-                    f"{len(classes)} classes {', '.join(classes[:8])}.{hidden}"
-                )
-            labels.append(int(number))
-        kept = rows.remove_columns([c for c in rows.column_names if c == "labels"])
-        return kept.add_column("labels", labels)
+    def named(self, rows: Dataset, split: str, count: int | None, seed: int) -> Dataset:
+        """Return checked rows, at most `count`, with the classes' names as labels."""
+        self.check(rows, split)
+        names = self.class_names(rows, split)
+        labelled = with_column(rows, LABEL, names)
+        keep = ["id", *self.text, LABEL]
+        labelled = labelled.select_columns(list(dict.fromkeys(keep)))
+        return source.subset(labelled, count, seed, names)
 
-    def _sample(self, rows: Dataset, count: int | None, seed: int) -> Dataset:
-        return source.subset(
-            rows, count, seed, dict(enumerate(rows["labels"][:])) if count else None
+    def class_names(self, rows: Dataset, split: str) -> list[str]:
+        """Return the class of every row.
+
+        Raises:
+            AdaptError: a value is none of the classes, or the file names other classes.
+        """
+        stored = names_in(rows, self.label)
+        namer = Namer(self.classes, stored, f"task {self.name}, split {split}")
+        return [namer.name(value, row) for row, value in enumerate(rows[self.label][:], 1)]
+
+    def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
+        """Return the task's metrics of the classes' names."""
+        from adaptkit.metrics.glue import Glue
+
+        numbers = {name: i for i, name in enumerate(self.classes)}
+        return Glue(config_name=self.metric, keep_in_memory=True).compute(
+            predictions=[numbers[name] for name in answers],
+            references=[numbers[name] for name in rows[LABEL][:]],
         )
 
-    def outputs(self, labels: tuple[str, ...]) -> int:
-        """Return the width of the head."""
-        return len(labels)
+    def baseline(self, splits: Splits) -> tuple[str, float]:
+        """Score the commonest class of the training rows."""
+        rows = splits.validation[""]
+        seen = rows if splits.train is None else splits.train
+        (name, _), *_ = Counter(seen[LABEL][:]).most_common(1)
+        return "majority class", self.score([name] * len(rows), rows).get(
+            self.headline, float("nan")
+        )
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of logits [B, C] against class numbers [B]."""
-        from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits.float(), labels)
+def names_in(rows: Dataset, column: str) -> tuple[str, ...] | None:
+    """Return the classes' names that a file stores with a column of numbers."""
+    names = getattr(rows.features[column], "names", None)
+    return tuple(names) if names else None
 
-    def reduce(self, logits: Tensor) -> Tensor:
-        """Return the predicted class numbers [B]."""
-        return logits.argmax(-1)
+
+def check_texts(text: tuple[str, ...]) -> None:
+    """Check that one or two columns are named.
+
+    Raises:
+        AdaptError: none, or more.
+    """
+    if len(text) not in (1, 2):
+        raise AdaptError(f"task.text={list(text)}: name one column, or two for a pair of texts.")

@@ -1,55 +1,82 @@
-"""Regression of one text or a pair: mean squared error, Pearson and Spearman correlation."""
+"""Regression of one text or a pair: Pearson and Spearman correlation."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError, one_of
 from adaptkit.tasks import source
-from adaptkit.tasks.text import Splits, TextTask
+from adaptkit.tasks.classify import check_texts
+from adaptkit.tasks.forms.head import HeadForm
+from adaptkit.tasks.table import TableTask, with_column
+from adaptkit.tasks.task import LABEL, Answer, Splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Regress(TextTask):
+class Regress(TableTask):
     """One number per row."""
 
+    text: tuple[str, ...] = ()  # one column, or two for a pair
     metric: str = "correlations"
-    best: str = "pearson"
+
+    bound = True
+    classes = ()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         one_of("task.metric", self.metric, ("correlations",))
-        self._check_best(("pearson", "spearmanr"))
+        super().__post_init__()
+        check_texts(self.text)
 
-    def with_labels(self, labels: tuple[str, ...]) -> Regress:
+    def scores(self) -> tuple[str, ...]:
+        """Return the names of the metric's scores."""
+        return ("pearson", "spearmanr")
+
+    def with_classes(self, classes: tuple[str, ...]) -> Regress:
         """Return this task: numbers have no names."""
         return self
 
-    def load(self, data: Any, seed: int, train: bool = True) -> Splits:
-        """Read, check and sample the splits.
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns."""
+        return self.text
+
+    def check(self, rows: Dataset, split: str) -> None:
+        """Check that the texts are texts."""
+        self.texts(rows, split, self.text)
+
+    @property
+    def form(self) -> HeadForm:
+        """A sequence classifier with one output."""
+        return HeadForm(self.text, (), self.max_length)
+
+    def load(self, data: source.Data, seed: int, train: bool = True) -> Splits:
+        """Read, check and sample the splits; the column `label` holds numbers.
 
         Raises:
             AdaptError: a missing column or split, or labels that are no finite numbers.
         """
-        origin = self.origin(data)
+        origin, columns = self.origin(data), (*self.text, self.label)
 
         def rows(split: str, count: int | None) -> Dataset:
-            numbered = self._number(self.read(data, split, origin), split)
-            return source.subset(numbered, count, seed, None)
+            raw = self.read(data, split, origin, columns)
+            self.check(raw, split)
+            labelled = with_column(raw, LABEL, self._numbers(raw, split))
+            kept = labelled.select_columns(list(dict.fromkeys(["id", *self.text, LABEL])))
+            return source.subset(kept, count, seed)
 
         validation = {s: rows(name, data.eval_rows) for s, name in self.scored().items()}
         return Splits(
-            rows(self.train, data.train_rows) if train else None, validation, origin, ("",)
+            self, rows(self.train, data.train_rows) if train else None, validation, origin
         )
 
-    def _number(self, rows: Dataset, split: str) -> Dataset:
-        labels = []
+    def _numbers(self, rows: Dataset, split: str) -> list[float]:
+        numbers = []
         for row, value in enumerate(rows[self.label][:], 1):
             try:
                 number = float(value)
@@ -57,22 +84,18 @@ class Regress(TextTask):
                 number = math.nan
             if not math.isfinite(number):
                 raise AdaptError(
-                    f"task {self.name}, split {split}, row {row}: label {value!r} is no number."
+                    f"task {self.name}, split {split}, row {row}: label {value!r} is not a number."
                 )
-            labels.append(number)
-        kept = rows.remove_columns([c for c in rows.column_names if c == "labels"])
-        return kept.add_column("labels", labels)
+            numbers.append(number)
+        return numbers
 
-    def outputs(self, labels: tuple[str, ...]) -> int:
-        """Return the width of the head."""
-        return 1
+    def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
+        """Return the correlations of numbers."""
+        from adaptkit.metrics.glue import Glue
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean squared error of logits [B, 1] against labels [B]."""
-        from torch.nn.functional import mse_loss
+        glue = Glue(config_name=self.metric, keep_in_memory=True)
+        return glue.compute(predictions=list(answers), references=rows[LABEL][:])
 
-        return mse_loss(logits.float().squeeze(-1), labels.float())
-
-    def reduce(self, logits: Tensor) -> Tensor:
-        """Return the predicted numbers [B]."""
-        return logits.float().squeeze(-1)
+    def baseline(self, splits: Splits) -> tuple[str, float]:
+        """Name the mean, whose correlation with anything is undefined."""
+        return "mean", math.nan

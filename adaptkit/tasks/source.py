@@ -17,7 +17,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,16 +49,16 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Origin:
+class DataSource:
     """Which of the sources served, for the record of a run."""
 
-    source: str  # hub | local | sample
+    kind: str  # hub | local | sample
     path: str
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A task's data set: its name, where it lies, and its splits."""
+class DatasetSpec:
+    """A task's data set: its name, where it is, and which source may serve it."""
 
     name: str
     path: str | None
@@ -68,58 +68,58 @@ class Wanted:
     source: str  # auto | hub | local | sample
 
 
-def find(wanted: Wanted) -> Origin:
+def find(spec: DatasetSpec) -> DataSource:
     """Decide where rows come from.
 
     Raises:
         AdaptError: the source asked for does not have the task.
     """
-    if wanted.source == "sample":
-        return _sample(wanted)
-    own = Path(wanted.path).expanduser() if wanted.path else None
-    if own and own.exists() and wanted.source != "hub":
-        return Origin("local", str(own))
-    if wanted.root and wanted.source in ("auto", "local"):
-        root = Path(wanted.root).expanduser()
+    if spec.source == "sample":
+        return _sample(spec)
+    own = Path(spec.path).expanduser() if spec.path else None
+    if own and own.exists() and spec.source != "hub":
+        return DataSource("local", str(own))
+    if spec.root and spec.source in ("auto", "local"):
+        root = Path(spec.root).expanduser()
         if not root.is_dir():
-            raise AdaptError(f"data.root={wanted.root}: no such folder.")
-        if (root / wanted.name).is_dir():
-            return Origin("local", str(root / wanted.name))
-    if wanted.source == "local":
+            raise AdaptError(f"data.root={spec.root}: no such folder.")
+        if (root / spec.name).is_dir():
+            return DataSource("local", str(root / spec.name))
+    if spec.source == "local":
         raise AdaptError(
-            f"data.source=local: {wanted.name} is not at "
-            f"{Path(wanted.root) / wanted.name if wanted.root else 'data.root (unset)'}. "
-            f"Set data.root=DIR so that DIR/{wanted.name}/train.parquet (or jsonl, csv) exists."
+            f"data.source=local: {spec.name} is not at "
+            f"{Path(spec.root) / spec.name if spec.root else 'data.root (unset)'}. "
+            f"Set data.root=DIR so that DIR/{spec.name}/train.parquet (or jsonl, csv) exists."
         )
-    if not wanted.path:
-        raise AdaptError(f"task.path: {wanted.name} has no hub id; set task.path or data.root.")
-    if wanted.path.startswith((".", "/", "~")) or wanted.path.endswith(EXTENSIONS):
-        raise AdaptError(f"task.path={wanted.path}: no such file or folder.")
-    if _on_hub(wanted):
-        return Origin("hub", wanted.path)
-    if wanted.source == "auto" and (folder := bundled.sample(wanted.name)):
-        return Origin("sample", str(folder))
-    raise _out_of_reach(wanted)
+    if not spec.path:
+        raise AdaptError(f"task.path: {spec.name} has no hub id; set task.path or data.root.")
+    if spec.path.startswith((".", "/", "~")) or spec.path.endswith(EXTENSIONS):
+        raise AdaptError(f"task.path={spec.path}: no such file or folder.")
+    if _on_hub(spec):
+        return DataSource("hub", spec.path)
+    if spec.source == "auto" and (folder := bundled.sample(spec.name)):
+        return DataSource("sample", str(folder))
+    raise _out_of_reach(spec)
 
 
-def _out_of_reach(wanted: Wanted) -> AdaptError:
-    subset = f" ({wanted.subset})" if wanted.subset else ""
+def _out_of_reach(spec: DatasetSpec) -> AdaptError:
+    subset = f" ({spec.subset})" if spec.subset else ""
     return AdaptError(
-        f"data set {wanted.path}{subset}: the hub cannot be reached and its cache does not hold "
-        f"it. Set data.root=DIR with DIR/{wanted.name}/train.parquet (or environment "
+        f"data set {spec.path}{subset}: the hub cannot be reached and its cache does not hold "
+        f"it. Set data.root=DIR with DIR/{spec.name}/train.parquet (or environment "
         "ADAPTKIT_DATA), or fetch it once on a machine with a network."
     )
 
 
-def _sample(wanted: Wanted) -> Origin:
-    folder = bundled.sample(wanted.name)
+def _sample(spec: DatasetSpec) -> DataSource:
+    folder = bundled.sample(spec.name)
     if not folder:
         there = ", ".join(bundled.sampled_tasks())
-        raise AdaptError(f"data.source=sample: none for {wanted.name}. There is: {there}.")
-    return Origin("sample", str(folder))
+        raise AdaptError(f"data.source=sample: none for {spec.name}. There is: {there}.")
+    return DataSource("sample", str(folder))
 
 
-def _on_hub(wanted: Wanted) -> bool:
+def _on_hub(spec: DatasetSpec) -> bool:
     """Tell whether the hub, or its cache, has the data set: asks for its description only."""
     from adaptkit.storage import hub
 
@@ -129,21 +129,21 @@ def _on_hub(wanted: Wanted) -> bool:
     from datasets import load_dataset_builder
 
     try:
-        load_dataset_builder(wanted.path, wanted.subset, revision=wanted.revision)
+        load_dataset_builder(spec.path, spec.subset, revision=spec.revision)
     except Exception:  # whatever the reason, it is not there
         return False
     return True
 
 
-def read(wanted: Wanted, origin: Origin, split: str) -> Dataset:
+def read(spec: DatasetSpec, origin: DataSource, split: str) -> Dataset:
     """Return one split as a `datasets.Dataset`.
 
     Raises:
         AdaptError: the split does not exist, or a row is broken.
         MachineError: the hub cannot be reached and its cache does not hold the data set.
     """
-    if origin.source == "hub":
-        return _from_hub(wanted, split)
+    if origin.kind == "hub":
+        return _from_hub(spec, split)
     place = Path(origin.path)
     if place.is_file():
         return _part(_from_file(place), split, place)
@@ -153,7 +153,7 @@ def read(wanted: Wanted, origin: Origin, split: str) -> Dataset:
     files = sorted(p.name for p in place.iterdir() if p.suffix.lstrip(".") in EXTENSIONS)
     there = ", ".join(files) or "nothing"
     raise AdaptError(
-        f"task {wanted.name}: no split {split!r} in {place} (there is: {there})."
+        f"task {spec.name}: no split {split!r} in {place} (there is: {there})."
         f" Expected {split}.parquet, .jsonl or .csv."
     )
 
@@ -256,27 +256,27 @@ def _odd_one(rows: list[dict[str, Any]], columns: list[str]) -> str | None:
     return None
 
 
-def _from_hub(wanted: Wanted, split: str) -> Dataset:
+def _from_hub(spec: DatasetSpec, split: str) -> Dataset:
     from adaptkit.storage import hub
 
     hub.settle()
     from datasets import load_dataset
 
     try:
-        return load_dataset(wanted.path, wanted.subset, split=split, revision=wanted.revision)
+        return load_dataset(spec.path, spec.subset, split=split, revision=spec.revision)
     except Exception as error:
         if not hub.reachable():
-            raise _out_of_reach(wanted) from error
-        where = f"data set {wanted.path}" + (f" ({wanted.subset})" if wanted.subset else "")
+            raise _out_of_reach(spec) from error
+        where = f"data set {spec.path}" + (f" ({spec.subset})" if spec.subset else "")
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise MachineError(f"{where}: {first_line(error)}.") from error
         raise AdaptError(f"{where}, split {split!r}: {first_line(error)}.") from error
 
 
 def subset(
-    rows: Dataset, count: int | None, seed: int, labels: Mapping[int, int] | None
+    rows: Dataset, count: int | None, seed: int, labels: Sequence[str] | None = None
 ) -> Dataset:
-    """Return `count` rows, seeded, with the proportions of `labels` (row -> class) kept.
+    """Return `count` rows, seeded, with the proportions of `labels` (one per row) kept.
 
     Nested: of two counts with one seed the smaller subset is part of the larger one.
     """
@@ -284,11 +284,11 @@ def subset(
         return rows
     import numpy as np
 
-    order = np.random.default_rng(seed).permutation(len(rows))
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
     if labels is not None:  # sort rows by their relative rank within their class
-        total, before, rank = Counter(labels.values()), Counter[int](), {}
+        total, before, rank = Counter(labels), Counter[str](), {}
         for i in order:
             rank[i] = (before[labels[i]] + 0.5) / total[labels[i]]
             before[labels[i]] += 1
         order = sorted(order, key=rank.__getitem__)
-    return rows.select(sorted(int(i) for i in order[:count]))
+    return rows.select(sorted(order[:count]))

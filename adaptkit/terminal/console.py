@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from adaptkit.storage.files import is_main_process
 
 if TYPE_CHECKING:
+    from adaptkit.runs.record import RunResult
     from adaptkit.runs.run import Interface
 
 
@@ -84,7 +85,7 @@ def waiting(what: str) -> Iterator[None]:
         yield
 
 
-def result(record: dict[str, Any], directory: Path) -> None:
+def result(record: RunResult, directory: Path) -> None:
     """Print the one line a run ends with."""
     if not is_main_process():
         return
@@ -92,23 +93,27 @@ def result(record: dict[str, Any], directory: Path) -> None:
     print(f"  {directory}", flush=True)
 
 
-def line(record: dict[str, Any]) -> str:
+def line(record: RunResult) -> str:
     """Return a finished run as one sentence."""
-    params, time = record["params"], record["time"]
-    name = "/".join((record["task"], record["model"], record["method"]))
-    best = f"best at update {record['best_update']} of {record['updates']}"
+    name = "/".join((record.task, record.model, record.method))
+    best = f"best at update {record.best_update} of {record.updates}"
     others = "".join(
-        f", {key} {decimal(value)}"
-        for key, value in record["scores"].items()
-        if key != record["metric"]
+        f", {key} {decimal(value)}" for key, value in record.scores.items() if key != record.metric
     )
-    score = f"{record['metric']} {decimal(record['score'])}"
+    score = f"{record.metric} {decimal(record.score)}{baseline(record)}"
     return (
-        f"{name} seed {record['seed']}: {score}{others}{sample(record)} "
-        f"({record['split']}, {record['data']['rows']['validation']} rows, {best}); "
-        f"{params['trainable']:,} parameters, {size(record['delta_bytes'])}, "
-        f"{time['total_seconds']:.0f} s"
+        f"{name} seed {record.seed}: {score}{others}{sample(record)} "
+        f"({record.split}, {record.data['rows']['validation']} rows, {best}); "
+        f"{record.params['trainable']:,} parameters, {size(record.delta_bytes)}, "
+        f"{record.time['total_seconds']:.0f} s"
     )
+
+
+def baseline(record: RunResult) -> str:
+    """Return the score of the trivial predictor, in brackets."""
+    if record.baseline.get("value") is None:
+        return ""
+    return f" ({record.baseline['name']} {decimal(record.baseline['value'])})"
 
 
 def decimal(score: float | None) -> str:
@@ -116,15 +121,18 @@ def decimal(score: float | None) -> str:
     return "undefined" if score is None or score != score else f"{score:.4f}"
 
 
-def scores(record: dict[str, Any]) -> str:
-    """Return all scores of a record as words."""
-    found = ", ".join(f"{name} {decimal(value)}" for name, value in record["scores"].items())
-    return found + sample(record)
+def scores(record: RunResult) -> str:
+    """Return all scores of a record as words, with the baseline of the deciding one."""
+    words = [
+        f"{name} {decimal(value)}{baseline(record) if name == record.metric else ''}"
+        for name, value in record.scores.items()
+    ]
+    return ", ".join(words) + sample(record)
 
 
-def sample(record: dict[str, Any]) -> str:
+def sample(record: RunResult) -> str:
     """Return the mark of scores that say nothing about the real task."""
-    return " ON SAMPLE DATA" if record["data"]["source"] == "sample" else ""
+    return " ON SAMPLE DATA" if record.data["source"] == "sample" else ""
 
 
 def size(count: float) -> str:
@@ -161,7 +169,7 @@ def smoke_table(results: list[Any]) -> None:
     print(", ".join(f"{n} {o}" for o, n in counts.items()) + f"; {seconds:.0f} s", flush=True)
 
 
-def told_apart(names: list[str]) -> list[str]:
+def shortest_distinct_names(names: list[str]) -> list[str]:
     """Shorten run directories to the folders in which they differ."""
     parts = [name.split("/") for name in names]
     if len({len(p) for p in parts}) > 1:
@@ -179,16 +187,16 @@ def table(outcomes: list[Any]) -> None:
     grid.add_column("run", overflow="fold", ratio=1)  # the end of a name tells runs apart
     for title in ("status", "data", "metric", "score", "seconds", "why it failed"):
         grid.add_column(title)
-    names = told_apart([outcome.name for outcome in outcomes])
+    names = shortest_distinct_names([outcome.name for outcome in outcomes])
     for name, outcome in zip(names, outcomes, strict=True):
-        record = outcome.record
+        record = outcome.result
         row = (
-            ("done", record["data"]["source"], record["metric"], decimal(record["score"]),
-             f"{record['time']['total_seconds']:.0f}", "")
+            ("done", record.data["source"], record.metric, decimal(record.score),
+             f"{record.time['total_seconds']:.0f}", "")
             if record else ("failed", "", "", "", "", outcome.error)
         )  # fmt: skip
         grid.add_row(name, *row)
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(grid)
-    failed = sum(outcome.record is None for outcome in outcomes)
+    failed = sum(outcome.result is None for outcome in outcomes)
     print(f"{len(outcomes) - failed} of {len(outcomes)} runs done, {failed} failed", flush=True)

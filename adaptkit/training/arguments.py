@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from adaptkit.adaptation import Adaptation
-from adaptkit.config.settings import Settings
+from adaptkit.training.settings import Recipe
 
 
 def parameter_groups(adaptation: Adaptation, optimizer: Any) -> list[dict[str, Any]]:
@@ -27,13 +26,11 @@ def parameter_groups(adaptation: Adaptation, optimizer: Any) -> list[dict[str, A
     ]
 
 
-def training_arguments(
-    settings: Settings, precision: str, device: torch.device, directory: Path
-) -> TrainingArguments:
+def training_arguments(recipe: Recipe, precision: str, device: torch.device) -> TrainingArguments:
     """Translate our settings into the Trainer's."""
-    trainer, optimizer = settings.trainer, settings.optimizer
+    trainer, optimizer, directory = recipe.trainer, recipe.optimizer, recipe.directory
     every = trainer.checkpoint_every or trainer.eval_every
-    tracker = settings.tracker.name
+    tracker = recipe.tracker.name
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "tensorboard")
     arguments = TrainingArguments(
         output_dir=str(directory / "checkpoints"),
@@ -56,12 +53,11 @@ def training_arguments(
         save_steps=every or 500,
         save_total_limit=2,  # the one being written may be cut short
         logging_steps=trainer.log_every,
-        logging_nan_inf_filter=False,  # a loss that is no number stops the run
+        logging_nan_inf_filter=False,  # a loss that is not a number stops the run
         fp16=precision == "fp16",
         use_cpu=device.type == "cpu",
-        seed=settings.seed,
+        seed=recipe.seed,
         report_to=[] if tracker == "none" else [tracker],
-        label_names=["labels"],
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=device.type == "cuda",

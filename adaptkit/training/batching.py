@@ -2,67 +2,66 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Sampler
+
+from adaptkit.adaptation import Batch
+from adaptkit.tasks.task import Form, Reader
 
 
-@dataclass(frozen=True)
-class Collator:
-    """Rows -> tensors: input_ids and attention_mask [B, T], labels [B]; padding on the right."""
+class Feed:
+    """Examples of a split, and the batches a form makes of them."""
 
-    pad_id: int
-    pad_type_id: int = 0
-
-    def __call__(self, rows: list[dict[str, Any]] | dict[str, Tensor]) -> dict[str, Tensor]:
-        """Pad and stack; rows of cached features come as a finished batch."""
-        if isinstance(rows, dict):
-            return rows
-        sizes = [len(row["input_ids"]) for row in rows]
-        fill = {"input_ids": self.pad_id, "token_type_ids": self.pad_type_id}
-        batch = {
-            name: self._padded([row[name] for row in rows], value, max(sizes))
-            for name, value in fill.items()
-            if name in rows[0]
-        }
-        batch["attention_mask"] = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).long()
-        batch["labels"] = torch.tensor([row["labels"] for row in rows])
-        return batch
-
-    def _padded(self, lists: list[list[int]], value: int, length: int) -> Tensor:
-        # Six times faster than a tensor of padded lists.
-        padded = np.full((len(lists), length), value, dtype=np.int64)
-        for line, numbers in zip(padded, lists, strict=True):
-            line[: len(numbers)] = numbers
-        return torch.from_numpy(padded)
-
-
-class Features(Dataset):
-    """Rows whose frozen features [N, ...] were computed once."""
-
-    def __init__(self, features: Tensor, labels: Sequence, lengths: Sequence[int]) -> None:
-        self.features, self.labels = features, torch.tensor(labels)
-        self.lengths = list(lengths)
+    def __init__(self, examples: Dataset, form: Form, reader: Reader) -> None:
+        self.examples, self.form, self.reader = examples, form, reader
+        self.lengths: list[int] = examples["length"][:]
+        self.rows: list[int] = examples["row"][:]
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.lengths)
 
-    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
-        """Return a finished batch."""
-        return {"features": self.features[rows], "labels": self.labels[rows]}
+    def with_examples(self, examples: Dataset) -> Feed:
+        """Return the same with columns added to the examples."""
+        return self if examples is self.examples else Feed(examples, self.form, self.reader)
 
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return self.__getitems__([row])
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the examples with these numbers; of none a filler without weight."""
+        if not indices:
+            return self.batch([0])._replace(count=0)
+        return self.form.collate(self.examples.__getitems__(list(indices)), self.reader)
+
+    __getitems__ = batch  # a DataLoader asks in this way
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batch([index])
 
 
-def lengths(rows: Any) -> list[int]:
-    """Return the number of tokens of every row."""
-    return rows.lengths if isinstance(rows, Features) else rows["length"][:]
+class CachedFeed(Feed):
+    """Examples whose frozen features were computed once: per example [H], or [T, H] by tokens."""
+
+    def __init__(self, feed: Feed, features: Sequence[Tensor]) -> None:
+        super().__init__(feed.examples, feed.form, feed.reader)
+        self.features = features
+        self.in_memory = feed.examples.to_list()  # read in every epoch
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the features and targets of the examples with these numbers."""
+        if not indices:
+            return self.batch([0])._replace(count=0)
+        batch = self.form.collate([self.in_memory[i] for i in indices], self.reader)
+        features = [self.features[i] for i in indices]
+        flat = features[0].dim() == 1
+        stacked = torch.stack(features) if flat else pad_sequence(features, batch_first=True)
+        return batch._replace(inputs={"features": stacked})
+
+    __getitems__ = batch
 
 
 class BucketSampler(Sampler[int]):
@@ -102,20 +101,40 @@ class BucketSampler(Sampler[int]):
         return iter(int(i) for batch in (*full, *rest) for i in batch)
 
 
-class LongestFirst(Sampler[int]):
-    """The order of evaluation: by falling length, so that batches hold hardly any padding."""
+class Shards(Sampler[list[int]]):
+    """The batches of one process: the same rows per update, however an update is cut.
 
-    def __init__(self, lengths: Sequence[int]) -> None:
-        self.order = np.argsort(-np.asarray(lengths), kind="stable")
+    The rows of an update, batch_size x accumulation x processes in the order of `sampler`, are cut
+    into steps, each step into one batch per process. What is left at the end of an epoch is cut
+    evenly as well, so that a process may get an empty batch.
+    """
+
+    def __init__(
+        self, sampler: BucketSampler, batch_size: int, accumulation: int, rank: int, world: int
+    ) -> None:
+        self.sampler, self.rank, self.world = sampler, rank, world
+        self.step = batch_size * world  # rows
+        self.update = self.step * accumulation
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch."""
+        self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return len(self.order)
+        whole, rest = divmod(len(self.sampler), self.update)
+        return whole * (self.update // self.step) + math.ceil(rest / self.step)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order.tolist())
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.sampler)
+        for start in range(0, len(order), self.update):
+            group = order[start : start + self.update]
+            for first in range(0, len(group), self.step):
+                step = group[first : first + self.step]
+                share = math.ceil(len(step) / self.world)
+                yield step[self.rank * share : (self.rank + 1) * share]
 
-    def restore(self, values: np.ndarray) -> np.ndarray:
-        """Put values computed in this order back into the order of the rows."""
-        restored = np.empty_like(values)
-        restored[self.order] = values
-        return restored
+
+def longest_first(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Return batches for evaluation: by falling length, so that they hold hardly any padding."""
+    order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+    return [order[i : i + size] for i in range(0, len(order), size)]

@@ -2,49 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-if TYPE_CHECKING:
-    from adaptkit.training.trainer import AdaptTrainer
+from adaptkit.adaptation import Adaptation, Step
 
 
 class Hooks(TrainerCallback):
-    """Calls an Adaptation's hooks at their moments, and flushes the log before a save."""
+    """Calls an Adaptation's hooks at their moments, and has the losses checked before a save."""
 
-    def __init__(self, trainer: AdaptTrainer) -> None:
-        self.trainer = trainer
+    def __init__(
+        self,
+        adaptation: Adaptation,
+        now: Callable[[int], Step],  # updates made beyond the Trainer's count -> the moment
+        skipped: Callable[[], bool],  # True: fp16 overflowed, the weights did not move
+        check_losses: Callable[[], None],
+        set_epoch: Callable[[int], None],
+    ) -> None:
+        self.adaptation, self.now, self.skipped = adaptation, now, skipped
+        self.check_losses, self.set_epoch = check_losses, set_epoch
         self.save_later = False
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Choose the order of the rows."""
+        self.set_epoch(int(state.epoch or 0))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Gradients are final, weights have not moved."""
-        for hook in self.trainer.adaptation.before_update:
-            hook(self.trainer.now())
+        for hook in self.adaptation.before_update:
+            hook(self.now(0))
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Weights have moved, gradients are still there."""
-        if self.trainer.accelerator.optimizer_step_was_skipped:  # fp16 overflow: they have not
+        if self.skipped():
             return
-        for hook in self.trainer.adaptation.after_update:
-            hook(self.trainer.now(made=1))
+        for hook in self.adaptation.after_update:
+            hook(self.now(1))
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Put off a save that would come before the evaluation of the epoch that ends here."""
-        ends = control.should_training_stop or float(state.epoch).is_integer()
+        ends = control.should_training_stop or float(state.epoch or 0).is_integer()
         if ends and args.eval_strategy == IntervalStrategy.EPOCH:
             self.save_later, control.should_save = control.should_save, False
         self._flush(control)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Save what was put off: the evaluation comes before it."""
         control.should_save = control.should_save or self.save_later
         self.save_later = False
         self._flush(control)
 
-    def _flush(self, control: Any) -> None:
+    def _flush(self, control: TrainerControl) -> None:
         """Log what was summed up before it is saved, so that a resumed log is the same."""
         control.should_log = control.should_log or control.should_save
         if control.should_log or control.should_evaluate or control.should_training_stop:
-            self.trainer.check_losses()
+            self.check_losses()

@@ -1,104 +1,156 @@
-"""ScoringTrainer: the part of the trainer that predicts.
+"""Scorer: what predicts and scores. Prediction is not training: there is no Trainer in it.
 
-Rows are predicted longest first, and every batch is reduced at once to what is scored, so that no
-logits are kept.
+Examples are predicted longest first, and every batch is reduced at once to plain answers, so that
+no logits are kept. In a distributed run each process predicts a part, and all get all answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
+from datasets import Dataset
 from torch import Tensor
-from transformers import Trainer
 
-from adaptkit.adaptation import Adaptation
-from adaptkit.training.batching import Features, LongestFirst, lengths
+from adaptkit.adaptation import Adaptation, Batch
+from adaptkit.tasks.task import Answer, Form, Reader, Task
+from adaptkit.training.batching import CachedFeed, Feed, longest_first
 from adaptkit.training.precision import autocast
-from adaptkit.training.scores import Scored
 
 
-class ScoringTrainer(Trainer):
-    """A Trainer that scores an Adaptation on a task."""
+@dataclass(frozen=True)
+class Prepared:
+    """A base model under a task's head, adapted, on its device, with what feeds and reads it."""
 
     adaptation: Adaptation
-    task: Any
+    form: Form
+    reader: Reader
+    device: torch.device
     precision: str
+    fingerprint: str  # of the base model
 
-    def score(self, rows: Any) -> Scored:
-        """Predict and score rows.
 
-        The scores are the task's, and `loss`, its mean over the rows. Where the model gives several
-        answers per row (`answers` [B, N, C]; a prompt ensemble) the task's scores are those of the
-        combined answer, and besides it those of the mean of the logits (`*_mean_logits`) and the
-        mean of the single answers' scores (`*_single`); the loss is the mean of theirs, as in
-        training.
+@dataclass(frozen=True)
+class Scored:
+    """One answer per row, in the order of the rows, and the scores."""
+
+    rows: Dataset
+    answers: list[Answer]
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Predicts with an adapted model, and scores what it predicts."""
+
+    prepared: Prepared
+    task: Task
+    batch_size: int
+    step: Callable[[], None] = lambda: None  # called after every batch
+
+    def score(self, feed: Feed, rows: Dataset) -> Scored:
+        """Predict and score the rows of `feed`.
+
+        The scores are the task's, and `loss`, the mean over all that the form counts. If the form
+        has variants of its answers (a prompt ensemble), they are scored as well: the mean over the
+        variants of a kind, under the score's name and theirs.
         """
-        sampler = LongestFirst(lengths(rows))
-        parts = []
-        for batch in self._batches(rows, sampler):
-            found = self._reduced(self.outputs(batch), batch["labels"])
-            parts.append([t.cpu() for t in self.accelerator.gather_for_metrics(found)])
-        columns = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-        labels, losses, predictions, *others = (sampler.restore(column) for column in columns)
-        scores = self.task.score(predictions, labels) | {"loss": float(losses.mean())}
-        if others:
-            mean = self.task.score(others[0], labels)
-            single = [self.task.score(answer, labels) for answer in others[1].T]
-            scores |= {f"{name}_mean_logits": value for name, value in mean.items()}
-            scores |= {f"{n}_single": float(np.mean([s[n] for s in single])) for n in mean}
-        return Scored(predictions, labels, scores)
+        predicted, loss = self.predicted(feed)
+        answers = self.prepared.form.answers(predicted, feed.rows)
+        scores = self.task.score(answers, rows)
+        variants = self.prepared.form.variants(predicted, feed.rows)
+        for suffix, lists in variants.items():
+            found = [self.task.score(one, rows) for one in lists]
+            scores |= {
+                f"{name}_{suffix}": sum(one[name] for one in found) / len(found)
+                for name in found[0]
+            }
+        return Scored(rows, answers, scores | {"loss": loss})
 
-    def _reduced(self, outputs: Any, labels: Tensor) -> tuple[Tensor, ...]:
-        """Return, by rows: labels, loss, predictions; of many answers the mean's and each one's."""
-        answers = outputs.get("answers")
-        if answers is None:
-            loss = self.task.loss(outputs.logits, labels)
-            return labels, loss.expand(len(labels)), self.task.reduce(outputs.logits)
-        each, count = answers.flatten(0, 1), answers.shape[1]
-        loss = self.task.loss(each, labels.repeat_interleave(count, 0))
-        return (
-            labels,
-            loss.expand(len(labels)),
-            self.task.reduce(outputs.logits),
-            self.task.reduce(answers.float().mean(1)),
-            self.task.reduce(each).unflatten(0, (-1, count)),
-        )
-
-    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the logits of one batch in evaluation mode."""
-        return self.outputs(batch).logits
+    def answers(self, feed: Feed) -> list[Answer]:
+        """Return one answer per row."""
+        return self.prepared.form.answers(self.predicted(feed)[0], feed.rows)
 
     @torch.no_grad()
-    def outputs(self, batch: Mapping[str, Tensor]) -> Any:
+    def predicted(self, feed: Feed) -> tuple[list[Answer], float]:
+        """Return one prediction per example, in order, and the mean loss (nan without labels)."""
+        model, form = self.prepared.adaptation.model, self.prepared.form
+        model.eval()
+        found: dict[int, Answer] = {}
+        total, count = 0.0, 0
+        for indices in self._mine(longest_first(feed.lengths, self.batch_size)):
+            batch = feed.batch(indices).to(self.prepared.device)
+            with autocast(self.prepared.precision, self.prepared.device):
+                outputs = model(**batch.inputs)
+                answers = form.predict(model, outputs, batch, feed.reader)
+                if batch.count:
+                    total += float(form.loss(outputs, batch))
+            count += batch.count
+            found |= dict(zip(indices, answers, strict=True))
+            self.step()
+        parts = gathered((found, total, count))
+        every = {index: answer for part, _, _ in parts for index, answer in part.items()}
+        counted = sum(part[2] for part in parts)
+        mean = sum(part[1] for part in parts) / counted if counted else float("nan")
+        return [every[index] for index in range(len(feed))], mean
+
+    @torch.no_grad()
+    def outputs(self, batch: Batch) -> Any:
         """Return what the model gives for one batch in evaluation mode."""
-        self.model.eval()
-        with autocast(self.precision, self.args.device):
-            return self.model(**self._inputs(batch))
+        model = self.prepared.adaptation.model.eval()
+        with autocast(self.prepared.precision, self.prepared.device):
+            return model(**batch.to(self.prepared.device).inputs)
+
+    def proof(self, batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return the named outputs of a batch, by which a rebuilt model is compared."""
+        outputs = self.outputs(batch)
+        return {name: outputs[name].float().cpu() for name in names}
 
     @torch.no_grad()
-    def cache_features(self, rows: Any) -> Features:
-        """Compute what the frozen part makes of every row, once."""
-        self.model.eval()
-        sampler = LongestFirst(lengths(rows))
-        parts = []
-        for batch in self._batches(rows, sampler):
-            with autocast(self.precision, self.args.device):
-                found = self.adaptation.features(self._inputs(batch)).float()
-            parts.append(self.accelerator.gather_for_metrics(found).cpu())
-        features = torch.from_numpy(sampler.restore(torch.cat(parts).numpy()))
-        return Features(features, rows["labels"][:], lengths(rows))
+    def cached(self, feed: Feed) -> CachedFeed:
+        """Compute the features that the frozen part yields for every example, once."""
+        adaptation = self.prepared.adaptation
+        model, features = adaptation.model.eval(), adaptation.features
+        if features is None:
+            raise ValueError("nothing is frozen in front of what trains")
+        found: dict[int, Tensor] = {}
+        for indices in self._mine(longest_first(feed.lengths, self.batch_size)):
+            batch = feed.batch(indices).to(self.prepared.device)
+            with autocast(self.prepared.precision, self.prepared.device):
+                states = features(batch.inputs).float().cpu()
+            for index, state in zip(indices, states, strict=True):
+                found[index] = (state[: feed.lengths[index]] if state.dim() > 1 else state).clone()
+            self.step()
+        model.train()
+        every = {i: state for part in gathered(found) for i, state in part.items()}
+        return CachedFeed(feed, [every[index] for index in range(len(feed))])
 
-    def _batches(self, rows: Any, sampler: LongestFirst) -> Iterator[dict[str, Tensor]]:
-        loader = self._get_dataloader(
-            rows, "Evaluation", self.args.eval_batch_size, sampler_fn=lambda _: sampler
-        )
-        for batch in loader:
-            yield batch
-            handler = self.callback_handler
-            self.control = handler.on_prediction_step(self.args, self.state, self.control)
+    def _mine(self, batches: list[list[int]]) -> list[list[int]]:
+        rank, world = (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
+        return batches[rank::world]
 
-    def _inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self._prepare_inputs({k: v for k, v in batch.items() if k != "labels"})
+
+def distributed() -> bool:
+    """Tell whether several processes share this run."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gathered(part: Any) -> list[Any]:
+    """Return the parts of all processes, in every process."""
+    if not distributed():
+        return [part]
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, part)
+    return parts
+
+
+def flat_scores(scored: Mapping[str, Scored]) -> dict[str, float]:
+    """Return all scores in one mapping; those of further splits carry the split's name."""
+    return {
+        f"{name}_{suffix}" if suffix else name: value
+        for suffix, part in scored.items()
+        for name, value in part.scores.items()
+    }

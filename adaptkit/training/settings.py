@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from adaptkit.errors import above, at_least, invalid
+from adaptkit.errors import at_least, invalid
 
 
 @dataclass(frozen=True)
 class TrainerSettings:
     """Length, batches, precision and bookkeeping of a run."""
 
-    epochs: float = 3
-    max_steps: int | None = None  # updates; overrides epochs
+    epochs: float = 3  # 0: no training, as for a zero-shot score
+    max_steps: int | None = None  # updates; overrides epochs. 0: no training
     batch_size: int = 32
     eval_batch_size: int = 64
     gradient_accumulation: int = 1
@@ -30,13 +32,22 @@ class TrainerSettings:
     cache_frozen: Literal["auto", "never"] = "auto"
 
     def __post_init__(self) -> None:
-        above("trainer.epochs", self.epochs, 0)
+        at_least("trainer.epochs", self.epochs, 0)
         at_least("trainer.max_grad_norm", self.max_grad_norm, 0)
         for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "log_every"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("max_steps", "eval_every", "checkpoint_every", "early_stopping_patience"):
+        for name in ("eval_every", "checkpoint_every", "early_stopping_patience"):
             if getattr(self, name) is not None:
                 at_least(f"trainer.{name}", getattr(self, name), 1)
+        if self.max_steps is not None:
+            at_least("trainer.max_steps", self.max_steps, 0)
+
+    def updates(self, rows: int, processes: int) -> int:
+        """Return how many updates a run over `rows` training rows makes; 0: it only scores."""
+        if self.max_steps is not None:
+            return self.max_steps
+        steps = math.ceil(rows / (self.batch_size * processes))
+        return math.ceil(self.epochs * math.ceil(steps / self.gradient_accumulation))
 
 
 @dataclass(frozen=True)
@@ -55,3 +66,14 @@ class Tracker:
                 f"needs the package {package}, which is not installed",
                 f"pip install 'adaptkit[{self.name}]'",
             )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that the trainer must know of a run's settings."""
+
+    trainer: TrainerSettings
+    optimizer: Any
+    tracker: Tracker
+    seed: int
+    directory: Path

@@ -1,10 +1,13 @@
 """AdaptTrainer: the Hugging Face Trainer running an Adaptation.
 
 The Trainer brings the loop, devices, distribution, accumulation, mixed precision, trackers and
-resuming. Added here: the task's loss and the penalties, the hooks around the update, parameter
-groups, batches by length, the best weights, and checkpoints that hold what learns instead of the
-whole model; in scoring.py, scores reduced batch by batch. There is no branch on a method's or a
-task's name.
+resuming. Added here: the form's loss and the penalties, the hooks around the update, parameter
+groups, batches by length, the best weights, and checkpoints that hold what trains instead of the
+whole model. There is no branch on a method's or a task's name.
+
+An update minimises the sum of the losses over all its batches, of all accumulation steps and all
+processes, divided by the sum of their counts: however the rows are cut, it is the update of one big
+batch. A penalty is a mean over its batch, weighted by the batch's share of the counts.
 """
 
 from __future__ import annotations
@@ -12,134 +15,183 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
+from datasets import Dataset
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
-from adaptkit.adaptation import Adaptation, Step
-from adaptkit.config.settings import Settings
+from adaptkit.adaptation import Batch, Step
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import to_json, write_text
-from adaptkit.training import state as resuming
+from adaptkit.training import state
 from adaptkit.training.arguments import parameter_groups, training_arguments
-from adaptkit.training.batching import BucketSampler, Collator, lengths
+from adaptkit.training.batching import BucketSampler, Feed, Shards
 from adaptkit.training.hooks import Hooks
 from adaptkit.training.precision import autocast
-from adaptkit.training.scorer import ScoringTrainer
-from adaptkit.training.scores import Best, Scored, flat_scores
+from adaptkit.training.scorer import Scored, Scorer, distributed, flat_scores
+from adaptkit.training.settings import Recipe
 
 
-class AdaptTrainer(ScoringTrainer):
-    """Trains an Adaptation on a task, and scores it."""
+class Scorable(NamedTuple):
+    """A split as examples and as rows."""
+
+    feed: Feed
+    rows: Dataset
+
+
+class AdaptTrainer(Trainer):
+    """Trains an Adaptation on a task, scoring it on the way."""
 
     def __init__(
         self,
-        adaptation: Adaptation,
-        task: Any,
-        settings: Settings,
-        collator: Collator,
-        train: Any,
-        validation: Mapping[str, Any],
-        precision: str,
-        device: torch.device,
-        directory: Path,
+        scorer: Scorer,
+        recipe: Recipe,
+        train: Feed,
+        validation: Mapping[str, Scorable],
         callbacks: tuple[TrainerCallback, ...] = (),
     ) -> None:
-        self.adaptation, self.task, self.settings = adaptation, task, settings
-        self.precision, self.validation, self.directory = precision, validation, directory
-        self.best = Best()
-        self.best_delta: dict[str, Tensor] | None = None
-        self.kept: tuple[int, dict[str, Scored]] = (-1, {})  # update, predictions after it
-        self.seconds = {"eval": 0.0}
-        self._sums: dict[str, float] = defaultdict(float)  # penalties since the last log
-        self._terms = 0
+        self.prepared, self.task, self.recipe = scorer.prepared, scorer.task, recipe
+        self.adaptation = scorer.prepared.adaptation
+        self.validation, self.progress = validation, state.TrainingState()
+        self.kept: tuple[int, dict[str, Scored]] = (-1, {})  # update, what was scored after it
+        self._sums: dict[str, float] = defaultdict(float)  # loss and penalties since the last log
+        self._summed: set[int] = set()  # the updates in these sums
+        self._pending: list[tuple[int, dict[str, Tensor]]] = []  # update, terms of a batch
         self._written = 0  # lines of history.jsonl
-        self._pending: list[dict[str, Tensor]] = []
-        self._accumulation = settings.trainer.gradient_accumulation
-        self.started = time.monotonic()
+        device = scorer.prepared.device
         super().__init__(
-            model=adaptation.model,
-            args=training_arguments(settings, precision, device, directory),
-            data_collator=collator,
+            model=self.adaptation.model,
+            args=training_arguments(recipe, scorer.prepared.precision, device),
+            data_collator=lambda batch: batch,  # a Feed has collated already
             train_dataset=train,
-            eval_dataset=validation,  # `evaluate` reads self.validation
-            callbacks=[Hooks(self), *callbacks],
+            eval_dataset=dict(validation),  # asked for; `evaluate` reads self.validation
+            callbacks=[self._hooks(), *callbacks],
         )
         self.remove_callback(PrinterCallback)
-        # The loss is a mean over the batch: let the Trainer divide by the accumulation steps.
-        self.loss_is_scaled_for_ga = False
-        self.model_accepts_loss_kwargs = False
+        self.batches = self._batches(train)
+        self.scorer = replace(scorer, step=self._predicted)
+        # `compute_loss` divides by the counts of all batches: the Trainer must not divide again.
+        self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = True
+
+    def _hooks(self) -> Hooks:
+        return Hooks(
+            self.adaptation,
+            now=self.now,
+            skipped=lambda: self.accelerator.optimizer_step_was_skipped,
+            check_losses=self.check_losses,
+            set_epoch=lambda epoch: self.batches.set_epoch(epoch),
+        )
 
     def now(self, made: int = 0) -> Step:
         """Return the moment; `made`: updates made beyond the Trainer's count."""
         return Step(self.state.global_step + made, self.state.max_steps, self._get_learning_rate())
 
+    # ---- batches ----
+
+    def _batches(self, feed: Feed) -> Shards:
+        args = self.args
+        rank, world = args.process_index, args.world_size
+        size, steps = args.train_batch_size, args.gradient_accumulation_steps
+        order = BucketSampler(feed.lengths, size * steps * world, self.recipe.seed)
+        return Shards(order, size, steps, rank, world)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the batches of this process; accelerate would fill the last one up."""
+        return DataLoader(
+            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )  # fmt: skip
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], int]:
+        """Return the batches of one update, and what they count in all processes."""
+        batches = [
+            made
+            for _, batch in zip(range(num_batches), epoch_iterator, strict=False)
+            for made in self.prepared.form.batches(self.model, batch.to(device))
+        ]
+        count = torch.tensor(sum(batch.count for batch in batches), device=device)
+        if distributed():
+            dist.all_reduce(count)
+        return batches, int(count)
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        return inputs  # on the device already
+
+    # ---- loss ----
+
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Tensor],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        """Return task loss + penalties of one batch.
+        """Return the share of one batch in the task loss and the penalties of its update."""
+        batch, whole = inputs, max(int(num_items_in_batch), 1)
 
-        Raises:
-            AdaptError: the loss is not finite.
-        """
-        batch = {name: tensor for name, tensor in inputs.items() if name != "labels"}
-        with autocast(self.precision, self.args.device):
-            outputs = model(**batch)
-            labels = inputs["labels"].repeat_interleave(self.adaptation.copies, 0)
-            terms = {"loss": self.task.loss(outputs.logits, labels)}
+        def forward(**changes: Tensor) -> Any:
+            with autocast(self.prepared.precision, self.args.device):
+                return model(**{**batch.inputs, **changes})
+
+        outputs = forward()
+        with autocast(self.prepared.precision, self.args.device):
+            loss = self.prepared.form.loss(outputs, batch) / whole
+            # A filler takes part in the communication of gradients, and changes none.
+            terms = {"loss": loss if batch.count else loss * 0}
             for name, penalty in self.adaptation.penalty.items():
-                terms[name] = penalty(self.adaptation.model, inputs, outputs, self.now())
-        self._pending.append({name: term.detach() for name, term in terms.items()})
-        return sum(terms.values())
+                share = batch.count / whole
+                terms[name] = share * penalty(forward, batch, outputs, self.now())
+        update = self.state.global_step + 1
+        self._pending.append((update, {name: term.detach() for name, term in terms.items()}))
+        return sum(terms.values()) * self.args.world_size  # DDP takes the mean of the gradients
 
     def check_losses(self) -> None:
         """Add up the terms since the last check: one transfer from the device, not one a step.
 
         Raises:
-            AdaptError: one of them is no number; the message names the update.
+            AdaptError: one of them is not a number; the message names the update.
         """
         if not self._pending:
             return
-        names, made = list(self._pending[0]), len(self._pending) // self._accumulation
-        rows = torch.stack([torch.stack([t[n].float() for n in names]) for t in self._pending])
-        for i, row in enumerate(rows.tolist()):
-            update = self.state.global_step - made + 1 + i // self._accumulation
+        names = list(self._pending[0][1])
+        table = torch.stack(
+            [torch.stack([terms[name].float() for name in names]) for _, terms in self._pending]
+        )
+        if distributed():
+            dist.all_reduce(table)  # the shares of all processes
+        for (update, _), row in zip(self._pending, table.tolist(), strict=True):
             for name, value in zip(names, row, strict=True):
                 if not math.isfinite(value):
                     raise AdaptError(self._diverged(name, value, update))
                 self._sums[name] += value
-        self._terms += len(self._pending)
+            self._summed.add(update)
         self._pending.clear()
 
     def _diverged(self, name: str, value: float, update: int) -> str:
         return (
             f"{name} is {value} at update {update}: the run has diverged. Checkpoints before it "
-            f"are kept. Lower optimizer.lr (now {self.settings.optimizer.lr:g}), raise "
+            f"are kept. Lower optimizer.lr (now {self.recipe.optimizer.lr:g}), raise "
             "optimizer.warmup_ratio, or use trainer.precision=fp32."
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Group what learns by weight decay (matrices only) and learning-rate factor."""
+        """Group what trains by weight decay (matrices only) and learning-rate factor."""
         if self.optimizer is None:
-            self.optimizer = self.settings.optimizer.build(
-                parameter_groups(self.adaptation, self.settings.optimizer)
-            )
+            optimizer = self.recipe.optimizer
+            self.optimizer = optimizer.build(parameter_groups(self.adaptation, optimizer))
         return self.optimizer
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> BucketSampler:
-        rows = lengths(train_dataset if train_dataset is not None else self.train_dataset)
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return BucketSampler(rows, size, self.settings.seed)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: counting would walk the whole model at every step."""
@@ -147,109 +199,119 @@ class AdaptTrainer(ScoringTrainer):
 
     # ---- scoring ----
 
+    def _predicted(self) -> None:
+        handler = self.callback_handler
+        self.control = handler.on_prediction_step(self.args, self.state, self.control)
+
+    def score(self) -> dict[str, Scored]:
+        """Score every validation split."""
+        return {
+            suffix: self.scorer.score(feed, rows)
+            for suffix, (feed, rows) in self.validation.items()
+        }
+
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Score every validation split, remember the best, and report the scores."""
         started = time.monotonic()
-        found = {suffix: self.score(rows) for suffix, rows in self.validation.items()}
-        metrics = {f"eval_{k}": v for k, v in flat_scores(found).items()}
-        self.seconds["eval"] += time.monotonic() - started
-        score = metrics[f"eval_{self.task.best}"]
-        if math.isnan(score):  # a constant prediction has no correlation
-            score = -math.inf
-        better = score > self.best.score or not self.best.update
-        if better:
-            self.best = Best(score, self.state.global_step)
-            self._keep_best()
-        if better or self.settings.trainer.keep == "last":
-            self.kept = (self.state.global_step, found)
+        scored = self.score()
+        metrics = {f"eval_{k}": v for k, v in flat_scores(scored).items()}
+        self.progress.eval_seconds += time.monotonic() - started
+        better = self._improves(metrics[f"eval_{self.task.headline}"])
+        if better or self.recipe.trainer.keep == "last":
+            self.kept = (self.state.global_step, scored)
         self.log(dict(metrics))
-        patience = self.settings.trainer.early_stopping_patience
-        if patience and sum(u > self.best.update for u in self.evaluated()) >= patience:
+        patience, best = self.recipe.trainer.early_stopping_patience, self.progress.best_update
+        if patience and sum(update > best for update in self.evaluated()) >= patience:
             self.control.should_training_stop = True
         handler = self.callback_handler
         self.control = handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _improves(self, score: float) -> bool:
+        """Note a score, and keep the weights that made it if it is the best so far."""
+        value = score if self.task.larger_is_better else -score
+        if math.isnan(value):  # a constant prediction has no correlation
+            value = -math.inf
+        best = self.progress.best_score
+        if best is not None and value <= best:
+            return False
+        self.progress.best_score, self.progress.best_update = value, self.state.global_step
+        if self.recipe.trainer.keep == "best":  # in every process: all score the same weights
+            delta = self.adaptation.delta()
+            self.progress.best_delta = {n: t.to("cpu", copy=True) for n, t in delta.items()}
+        return True
+
     def evaluated(self) -> set[int]:
         """Return the updates after which the validation splits were scored."""
-        return {h["step"] for h in self.state.log_history if f"eval_{self.task.best}" in h}
+        key = f"eval_{self.task.headline}"
+        return {entry["step"] for entry in self.state.log_history if key in entry}
 
     def final_scores(self) -> dict[str, Scored]:
-        """Return the predictions of the kept weights, computed anew only after a restart."""
-        keep_best = self.settings.trainer.keep == "best"
-        update = self.best.update if keep_best else self.state.global_step
-        if self.kept[0] == update:
-            return self.kept[1]
-        return {suffix: self.score(rows) for suffix, rows in self.validation.items()}
-
-    # ---- best weights ----
-
-    def _keep_best(self) -> None:
-        if self.settings.trainer.keep == "best":  # in every process: all score the same weights
-            delta = self.adaptation.delta()
-            self.best_delta = {n: t.to("cpu", copy=True) for n, t in delta.items()}
+        """Return what the kept weights scored, computed again only after a restart."""
+        keep_best = self.recipe.trainer.keep == "best"
+        update = self.progress.best_update if keep_best else self.state.global_step
+        return self.kept[1] if self.kept[0] == update else self.score()
 
     def restore_best(self) -> None:
-        """Put the best weights back, where they are wanted."""
-        if self.best_delta is not None and self.best.update != self.state.global_step:
+        """Put the best weights back, if they are wanted."""
+        best = self.progress
+        if best.best_delta is not None and best.best_update != self.state.global_step:
             device = self.args.device
-            self.adaptation.load_delta({n: t.to(device) for n, t in self.best_delta.items()})
+            self.adaptation.load_delta({n: t.to(device) for n, t in best.best_delta.items()})
 
     def finish(self) -> None:
-        """Let the method finish; its last word is about the weights that are kept."""
+        """Let the method finish: applied to the weights that are saved."""
         for last in self.adaptation.finish:
             last()
             self.kept = (-1, {})  # made by other weights
 
-    # ---- checkpoints: what learns, the hooks' state and the Trainer's own ----
+    # ---- checkpoints: what trains, the hooks' state and the Trainer's own ----
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
-            write_text(folder / resuming.COMPLETE, "")
+            write_text(folder / state.COMPLETE, "")
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        resuming.write_state(self, Path(output_dir))
+        folder = Path(output_dir or self.args.output_dir)
+        self.progress.write(folder, self.adaptation, self.control.should_training_stop)
 
-    def go_on(self, checkpoint: str | None) -> None:
+    def run(self, checkpoint: Path | None) -> None:
         """Train from a checkpoint or from the start; nothing is done twice.
 
         The Trainer itself makes one update too many from a checkpoint at which training had ended
         within an epoch, and forgets that it was stopped early.
         """
-        if checkpoint is None or not resuming.over(checkpoint):
-            self.train(resume_from_checkpoint=checkpoint)
+        if checkpoint is None or not state.is_over(checkpoint):
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             return
-        self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-        self._load_from_checkpoint(checkpoint)
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self._load_from_checkpoint(str(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        resuming.read_state(self, Path(resume_from_checkpoint))
+        self.progress.read(Path(resume_from_checkpoint), self.adaptation, self.args.device)
 
     # ---- the log ----
-
-    def elapsed(self) -> float:
-        """Return seconds of training so far, those before an interruption included."""
-        return time.monotonic() - self.started
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Report averages since the last report, and append them to history.jsonl."""
         if "train_runtime" in logs:
             return  # the Trainer's summary; the run's record has it
         if "loss" in logs:
-            logs |= {name: total / self._terms for name, total in self._sums.items()}
+            logs |= {name: total / len(self._summed) for name, total in self._sums.items()}
             logs["lr"] = logs.pop("learning_rate")
             self._sums.clear()
-            self._terms = 0
-        logs["seconds"] = round(self.elapsed(), 3)
+            self._summed.clear()
+        logs["seconds"] = round(self.progress.elapsed(), 3)
         super().log(logs, start_time)
         self.write_history()
 
     def write_history(self) -> None:
-        """Append to history.jsonl; the first time write it anew, without what was undone."""
+        """Append to history.jsonl; the first time write it again, without what was undone."""
         new = self.state.log_history[self._written :]
         mode, self._written = "a" if self._written else "w", len(self.state.log_history)
         if self.is_world_process_zero():
-            with (self.directory / "history.jsonl").open(mode, encoding="utf-8") as file:
+            path = self.recipe.directory / "history.jsonl"
+            with path.open(mode, encoding="utf-8") as file:
                 file.writelines(f"{to_json(entry)}\n" for entry in new)

@@ -1,0 +1,115 @@
+"""delta.safetensors: what a run trained, and a finished run read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from adaptkit.config.settings import Settings
+from adaptkit.errors import AdaptError
+from adaptkit.runs.directory import CONFIG, DELTA, RESULT, read_config
+from adaptkit.runs.record import RunResult
+from adaptkit.storage.files import is_main_process, save_tensors
+
+FORMAT = "2"
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A finished run read from its directory."""
+
+    directory: Path
+    settings: Settings
+    result: RunResult | None
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def save_delta(
+    directory: Path, tensors: Mapping[str, Tensor], run: Settings, fingerprint: str
+) -> int:
+    """Write what was trained; return the file's size in bytes."""
+    metadata = {
+        "adaptkit_format": FORMAT,
+        "method": run.method_name,
+        "body": run.model.path,
+        "revision": run.model.revision or "",
+        "fingerprint": fingerprint,
+    }
+    save_tensors(directory / DELTA, tensors, metadata)
+    return (directory / DELTA).stat().st_size if is_main_process() else 0
+
+
+def digest(directory: Path) -> str:
+    """Return the SHA-256 of a run's tensors, by which damage is found later."""
+    if not is_main_process():
+        return ""
+    sha = hashlib.sha256()
+    with safe_open(directory / DELTA, framework="np") as file:  # the file's own order varies
+        sha.update(json.dumps(file.metadata() or {}, sort_keys=True).encode())
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            sha.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            sha.update(tensor.tobytes())
+    return sha.hexdigest()
+
+
+def load_run(directory: Path) -> SavedRun:
+    """Read a finished run.
+
+    Raises:
+        AdaptError: it is not a run directory, the run is not finished, or a file is damaged.
+    """
+    result = RunResult.read(directory)
+    if not (directory / CONFIG).is_file() or result is None:
+        state = "is not finished" if (directory / CONFIG).is_file() else "is not a run directory"
+        raise AdaptError(
+            f"{directory} {state}: a finished run holds {CONFIG}, {DELTA} and {RESULT}."
+        )
+    if result.status != "done":
+        raise AdaptError(f"{directory}: the run failed ({result.error}). Repeat it first.")
+    return read_delta(read_config(directory), directory, result)
+
+
+def read_delta(
+    run: Settings, directory: Path | None = None, result: RunResult | None = None
+) -> SavedRun:
+    """Read what a run trained; `directory`: where it lies now, if it was moved.
+
+    Raises:
+        AdaptError: the file is missing, damaged, or of another format.
+    """
+    directory = directory or run.output_dir
+    try:
+        with safe_open(directory / DELTA, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise AdaptError(f"{directory / DELTA} is missing or damaged: {error}.") from error
+    version = metadata.get("adaptkit_format")
+    if version != FORMAT:
+        raise AdaptError(
+            f"{directory / DELTA}: has format {version!r}, this version reads {FORMAT}."
+        )
+    return SavedRun(directory, run, result, tensors, metadata)
+
+
+def check_body(saved: SavedRun, fingerprint: str) -> None:
+    """Reject a delta that was trained for another base model.
+
+    Raises:
+        AdaptError: the fingerprints differ; both base models are named.
+    """
+    if saved.metadata["fingerprint"] != fingerprint:
+        raise AdaptError(
+            f"{saved.directory}: was trained for the base model {saved.metadata['body']} with "
+            f"fingerprint {saved.metadata['fingerprint'][:12]}, but {saved.settings.model.path} "
+            f"has {fingerprint[:12]}. Give the folder or revision it was trained with "
+            "(model.path=...)."
+        )

@@ -1,0 +1,55 @@
+"""A finished run as a predictor of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from adaptkit.config.settings import Settings
+from adaptkit.errors import AdaptError
+from adaptkit.runs.delta import load_run
+from adaptkit.runs.evaluate import as_recorded
+from adaptkit.runs.prepare import feed_of, restored, scorer_of
+from adaptkit.tasks.task import Answer
+from adaptkit.training.scorer import Prepared
+
+
+class Predictor:
+    """A finished run, loaded once, that answers rows."""
+
+    def __init__(self, settings: Settings, prepared: Prepared) -> None:
+        self.settings, self.prepared = settings, prepared
+
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """Return one answer per row; a row holds the task's columns, and needs no label.
+
+        Raises:
+            AdaptError: a column is missing; the message names row and column.
+        """
+        if not rows:
+            return []
+        columns = self.settings.task.columns
+        for number, row in enumerate(rows, 1):
+            if missing := [column for column in columns if column not in row]:
+                raise AdaptError(
+                    f"row {number} lacks the column {missing[0]!r}; task "
+                    f"{self.settings.task.name} reads {', '.join(columns)}."
+                )
+        table = Dataset.from_dict({column: [row[column] for row in rows] for column in columns})
+        self.settings.task.check(table, "rows to predict")
+        feed = feed_of(self.settings, self.prepared, table)
+        return scorer_of(self.settings, self.prepared).answers(feed)
+
+
+def load(directory: str | Path) -> Predictor:
+    """Load a finished run.
+
+    Raises:
+        AdaptError: it is not a finished run, or its base model is not there any more.
+    """
+    saved = as_recorded(load_run(Path(directory)))
+    return Predictor(replace(saved.settings, output_dir=saved.directory), restored(saved))

@@ -1,0 +1,54 @@
+"""predictions.jsonl: one plain JSON answer per scored row, enough to compute metrics again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from adaptkit.errors import AdaptError
+from adaptkit.runs.directory import PREDICTIONS
+from adaptkit.storage.files import write_lines
+from adaptkit.tasks.task import ID, LABEL, Answer
+from adaptkit.training.scorer import Scored
+
+RELATIVE, ABSOLUTE = 1e-4, 1e-5  # by which a predicted number may differ
+
+
+def identities(suffix: str, scored: Scored) -> list[str]:
+    """Return the ids of a split's rows; those of further splits carry the split's name."""
+    return [f"{suffix}/{name}" if suffix else name for name in scored.rows[ID][:]]
+
+
+def write_predictions(directory: Path, parts: Mapping[str, Scored]) -> None:
+    """Write one line per scored row."""
+    lines = [
+        json.dumps({"id": identity, "prediction": answer, "label": label}, ensure_ascii=False)
+        for suffix, scored in parts.items()
+        for identity, answer, label in zip(
+            identities(suffix, scored), scored.answers, scored.rows[LABEL][:], strict=True
+        )
+    ]
+    write_lines(directory / PREDICTIONS, lines)
+
+
+def read_predictions(directory: Path) -> dict[str, Answer]:
+    """Return {id: prediction}.
+
+    Raises:
+        AdaptError: the file is missing or damaged.
+    """
+    try:
+        lines = (directory / PREDICTIONS).read_text(encoding="utf-8").split("\n")
+        return {row["id"]: row["prediction"] for row in map(json.loads, filter(None, lines))}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdaptError(f"{directory / PREDICTIONS} is missing or damaged: {error}.") from error
+
+
+def same(one: Answer, other: Answer) -> bool:
+    """Compare answers: numbers within a tolerance, everything else exactly."""
+    if isinstance(one, float) and isinstance(other, float):
+        both_nan = math.isnan(one) and math.isnan(other)
+        return both_nan or math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    return one == other

@@ -1,0 +1,55 @@
+"""Is a finished run whole? Rebuilt from disk it must give the same answers and scores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from adaptkit.runs.delta import digest, load_run
+from adaptkit.runs.directory import DELTA
+from adaptkit.runs.evaluate import as_recorded, score
+from adaptkit.runs.predictions import identities, read_predictions, same
+from adaptkit.runs.prepare import restored
+from adaptkit.training.scorer import flat_scores
+
+
+def verify(directory: Path) -> str:
+    """Rebuild a run from disk; return what differs, or nothing.
+
+    Raises:
+        AdaptError: it is not a finished run, or its base model is not there any more.
+    """
+    saved = as_recorded(load_run(directory))
+    if saved.result is None or digest(directory) != saved.result.delta_sha256:
+        return f"{DELTA} is not the file that the run wrote"
+    run = replace(saved.settings, output_dir=directory)
+    before = read_predictions(directory)
+    splits = run.task.load(run.data, run.seed, train=False)
+    scored = score(run, restored(saved), splits)
+    after = {
+        identity: answer
+        for suffix, part in scored.items()
+        for identity, answer in zip(identities(suffix, part), part.answers, strict=True)
+    }
+    if before.keys() != after.keys():
+        return f"{len(before)} predictions were saved, {len(after)} rows are there now"
+    different = [key for key in before if not same(before[key], after[key])]
+    if different:
+        return (
+            f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"
+        )
+    return different_scores(saved.result.scores, flat_scores(scored))
+
+
+def different_scores(recorded: dict[str, float | None], scores: dict[str, float]) -> str:
+    """Return which score differs from the record, or nothing."""
+    for name, value in recorded.items():
+        score = scores.get(name, math.nan)
+        if value is None or not math.isfinite(score):  # not finite: recorded as null
+            alike = value is None and not math.isfinite(score)
+        else:
+            alike = math.isclose(value, score, rel_tol=1e-3, abs_tol=1e-5)
+        if not alike:
+            return f"{name} is {score}, but {value} was recorded"
+    return ""

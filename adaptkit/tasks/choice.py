@@ -1,0 +1,129 @@
+"""Multiple choice: which of several alternatives fits a context."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from adaptkit.errors import AdaptError, invalid, one_of
+from adaptkit.tasks import source
+from adaptkit.tasks.forms.choice import ChoiceForm, alternatives_of
+from adaptkit.tasks.table import TableTask, with_column
+from adaptkit.tasks.task import LABEL, Answer, Splits
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Choice(TableTask):
+    """One of K alternatives per row; the label is its number, counted from 0."""
+
+    text: str = ""  # column of the context
+    choices: tuple[str, ...] = ()  # columns, or one column of lists
+    connect: str | None = None  # column that says how context and choice hang together
+    connectives: dict[str, str] = field(default_factory=dict)  # its value -> words between them
+    metric: str = "accuracy"
+
+    bound = True
+    classes = ()
+
+    def __post_init__(self) -> None:
+        one_of("task.metric", self.metric, ("accuracy",))
+        super().__post_init__()
+        if not self.choices:
+            raise invalid("task.choices", [], "must name columns, or one column of lists")
+        if self.connect is not None and not self.connectives:
+            raise invalid("task.connectives", {}, f"must say what each task.connect={self.connect} "
+                          "means", "For example {cause: because, effect: so}")  # fmt: skip
+
+    def scores(self) -> tuple[str, ...]:
+        """Return the names of the metric's scores."""
+        return ("accuracy",)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Context, choices, and the column that connects them."""
+        return (self.text, *self.choices, *([self.connect] if self.connect else []))
+
+    @property
+    def form(self) -> ChoiceForm:
+        """A classifier with one output per choice's sequence."""
+        return ChoiceForm(self.text, self.choices, self.max_length, self.connect, self.connectives)
+
+    def with_classes(self, classes: tuple[str, ...]) -> Choice:
+        """Return this task: choices have no names."""
+        return self
+
+    def check(self, rows: Dataset, split: str) -> None:
+        """Check the texts, that there are two choices or more, and the connecting words.
+
+        Raises:
+            AdaptError: a row breaks a rule; the message names it.
+        """
+        several = len(self.choices) > 1
+        self.texts(rows, split, (self.text, *(self.choices if several else ())))
+        for number, row in enumerate(rows, 1):
+            where = f"task {self.name}, split {split}, row {number}"
+            found = row[self.choices[0]] if not several else alternatives_of(row, self.choices)
+            texts = isinstance(found, list) and all(isinstance(text, str) for text in found)
+            if not texts or len(found) < 2:
+                raise AdaptError(f"{where}: {str(found)[:60]} are not two texts or more to choose.")
+            if self.connect and str(row[self.connect]) not in self.connectives:
+                raise AdaptError(
+                    f"{where}: {self.connect} is {row[self.connect]!r}, and task.connectives knows "
+                    f"{', '.join(self.connectives)}."
+                )
+
+    def load(self, data: source.Data, seed: int, train: bool = True) -> Splits:
+        """Read, check and sample the splits; the column `label` holds numbers from 0.
+
+        Raises:
+            AdaptError: a missing column or split, or a label that is not the number of a choice.
+        """
+        origin, columns = self.origin(data), (*self.columns, self.label)
+
+        def rows(split: str, count: int | None) -> Dataset:
+            raw = self.read(data, split, origin, columns)
+            self.check(raw, split)
+            numbers = self._numbers(raw, split)
+            kept = list(dict.fromkeys(["id", *self.columns, LABEL]))
+            labelled = with_column(raw, LABEL, numbers).select_columns(kept)
+            return source.subset(labelled, count, seed, [str(number) for number in numbers])
+
+        validation = {s: rows(name, data.eval_rows) for s, name in self.scored().items()}
+        return Splits(
+            self, rows(self.train, data.train_rows) if train else None, validation, origin
+        )
+
+    def _numbers(self, rows: Dataset, split: str) -> list[int]:
+        numbers = []
+        for number, row in enumerate(rows, 1):
+            value, count = row[self.label], len(alternatives_of(row, self.choices))
+            if isinstance(value, str) and value.isdecimal():
+                value = int(value)
+            if not isinstance(value, int) or not 0 <= value < count:
+                hidden = " The labels of this split are withheld." if value == -1 else ""
+                raise AdaptError(
+                    f"task {self.name}, split {split}, row {number}: label {value!r} is not the "
+                    f"number of one of its {count} choices, counted from 0.{hidden}"
+                )
+            numbers.append(int(value))
+        return numbers
+
+    def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
+        """Return the share of right choices."""
+        from adaptkit.metrics.glue import Glue
+
+        glue = Glue(config_name="accuracy", keep_in_memory=True)
+        return glue.compute(predictions=list(answers), references=rows[LABEL][:])
+
+    def baseline(self, splits: Splits) -> tuple[str, float]:
+        """Score the commonest number of the training rows."""
+        rows = splits.validation[""]
+        seen = rows if splits.train is None else splits.train
+        (number, _), *_ = Counter(seen[LABEL][:]).most_common(1)
+        scores = self.score([number] * len(rows), rows)
+        return "majority choice", scores.get(self.headline, float("nan"))

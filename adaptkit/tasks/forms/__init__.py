@@ -1,0 +1,1 @@
+"""Forms: how tasks are put to models. One file each."""

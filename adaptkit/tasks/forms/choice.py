@@ -1,0 +1,137 @@
+"""The choice form: every alternative is read with the context and scored; the best one wins.
+
+    score_k = head(context, choice_k),   softmax over the K choices of a row
+
+The sequences of all choices stand in one batch, [B K, T], under a classifier with one output: the
+families' own choice heads are that, and the families without one can take part (GPT-2, LLaMA, T5,
+BART). Rows may have different numbers of choices. The context is cut, never a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from adaptkit.adaptation import Batch
+from adaptkit.errors import AdaptError
+from adaptkit.tasks.forms.padding import padded_inputs, tokenized
+from adaptkit.tasks.task import LABEL, Answer, Form, Reader
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+
+STOPS = ".!?"
+
+
+@dataclass(frozen=True)
+class ChoiceForm(Form):
+    """A context and several alternatives in, the number of one out."""
+
+    context: str  # column
+    choices: tuple[str, ...]  # columns, or one column of lists
+    max_length: int  # tokens of context and one choice, special ones included
+    connect: str | None = None  # column that says how context and choice hang together
+    connectives: Mapping[str, str] = field(default_factory=dict)  # its value -> words between them
+
+    head: ClassVar[str] = "sequence"
+    outputs: ClassVar[int] = 1
+
+    @property
+    def sequences(self) -> int:
+        """One sequence per choice; of a column of lists two are expected."""
+        return max(len(self.choices), 2)
+
+    def encode(self, rows: Dataset, reader: Reader) -> Dataset:
+        """Return one example per row: the token ids of each choice with the context.
+
+        Raises:
+            AdaptError: a choice alone is longer than the model reads.
+        """
+        from datasets import Dataset
+
+        longest = reader.length(self.max_length)
+        firsts, seconds, sizes = [], [], []
+        for row in rows:
+            alternatives = alternatives_of(row, self.choices)
+            firsts += [self._context(row)] * len(alternatives)
+            seconds += alternatives
+            sizes.append(len(alternatives))
+        self._check_room(seconds, sizes, reader, longest)
+        flat = tokenized(reader.tokenizer, [firsts, seconds], longest, cut="only_first")
+        columns: dict[str, list] = {name: regrouped(values, sizes) for name, values in flat.items()}
+        columns["length"] = [max(map(len, ids)) for ids in columns["input_ids"]]
+        columns["row"] = list(range(len(sizes)))
+        if LABEL in rows.column_names:
+            columns["target"] = rows[LABEL][:]
+        return Dataset.from_dict(columns)
+
+    def _context(self, row: Mapping[str, Any]) -> str:
+        if self.connect is None:
+            return row[self.context]
+        words = self.connectives.get(str(row[self.connect]), "")
+        return f"{row[self.context].rstrip().rstrip(STOPS)} {words}".rstrip()
+
+    def _check_room(
+        self, choices: Sequence[str], sizes: Sequence[int], reader: Reader, longest: int
+    ) -> None:
+        tokenizer = reader.tokenizer
+        room = longest - tokenizer.num_special_tokens_to_add(pair=True) - 1
+        lengths = map(len, tokenizer(list(choices), add_special_tokens=False)["input_ids"])
+        owner = [row for row, size in enumerate(sizes, 1) for _ in range(size)]
+        for row, length in zip(owner, lengths, strict=True):
+            if length > room:
+                raise AdaptError(
+                    f"row {row}: a choice has {length} tokens, and {longest} leave room for "
+                    f"{room}. Raise task.max_length, or drop the row."
+                )
+
+    def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
+        """Return inputs [sum of K, T] and the targets [B], if the examples have them."""
+        import torch
+
+        names = [name for name in ("input_ids", "token_type_ids") if name in examples[0]]
+        sequences = [
+            {name: example[name][k] for name in names}
+            for example in examples
+            for k in range(len(example["input_ids"]))
+        ]
+        inputs = padded_inputs(sequences, reader.tokenizer)
+        rows = [example["row"] for example in examples]
+        targets: dict[str, Any] = {"sizes": [len(example["input_ids"]) for example in examples]}
+        if "target" not in examples[0]:
+            return Batch(inputs, targets, rows, 0)
+        targets["target"] = torch.tensor([example["target"] for example in examples])
+        return Batch(inputs, targets, rows, len(rows))
+
+    def scores(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the choices' scores [B, K], -inf where a row has fewer."""
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        parts = outputs.logits.float().squeeze(-1).split(batch.targets["sizes"])
+        return pad_sequence(list(parts), batch_first=True, padding_value=-torch.inf)
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the summed cross-entropy over the choices."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(self.scores(outputs, batch), batch.targets["target"], reduction="sum")
+
+    def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
+        """Return the number of the best choice, counted from 0; of equals the first."""
+        return self.scores(outputs, batch).argmax(-1).tolist()
+
+
+def alternatives_of(row: Mapping[str, Any], choices: Sequence[str]) -> list[str]:
+    """Return the choices of a row: the columns' texts, or the one column's list."""
+    if len(choices) == 1:
+        return list(row[choices[0]])
+    return [row[name] for name in choices]
+
+
+def regrouped(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
+    """Return flat values as one list per row."""
+    rest = iter(values)
+    return [[next(rest) for _ in range(size)] for size in sizes]

@@ -1,0 +1,81 @@
+"""The head form: a sequence classifier over one text or a pair, for classes and for numbers.
+
+classes   logits [B, C], cross-entropy; the answer is the name of the largest
+a number  logits [B, 1], squared error; the answer is the number
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from adaptkit.adaptation import Batch
+from adaptkit.tasks.forms.padding import padded_inputs, tokenized
+from adaptkit.tasks.task import LABEL, Answer, Form, Reader
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class HeadForm(Form):
+    """Text in, one class or number out."""
+
+    text: tuple[str, ...]  # one column, or two for a pair
+    classes: tuple[str, ...]  # empty: a number
+    max_length: int  # tokens, special ones included; longer texts are cut
+
+    head: ClassVar[str] = "sequence"
+
+    @property
+    def outputs(self) -> int:
+        """Width of the head: one output per class."""
+        return len(self.classes) or 1
+
+    def encode(self, rows: Dataset, reader: Reader) -> Dataset:
+        """Tokenise rows: input_ids (and token_type_ids), length, row, and target if known."""
+        longest = reader.length(self.max_length)
+        numbers = {name: i for i, name in enumerate(self.classes)}
+
+        def examples(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
+            columns = tokenized(
+                reader.tokenizer, [batch[column] for column in self.text], longest, cut=True
+            )
+            columns |= {"length": [len(ids) for ids in columns["input_ids"]], "row": indices}
+            if LABEL in batch:
+                labels = batch[LABEL]
+                columns["target"] = [numbers[v] for v in labels] if self.classes else labels
+            return columns
+
+        return rows.map(
+            examples, batched=True, with_indices=True, remove_columns=rows.column_names,
+            keep_in_memory=True, load_from_cache_file=False,
+        )  # fmt: skip
+
+    def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
+        """Return inputs [B, T] and the targets [B], if the examples have them."""
+        import torch
+
+        inputs = padded_inputs(examples, reader.tokenizer)
+        rows = [example["row"] for example in examples]
+        if "target" not in examples[0]:
+            return Batch(inputs, {}, rows, 0)
+        target = torch.tensor([example["target"] for example in examples])
+        return Batch(inputs, {"target": target}, rows, len(rows))
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the summed cross-entropy or squared error of logits [B, C] or [B, 1]."""
+        from torch.nn.functional import cross_entropy, mse_loss
+
+        logits, target = outputs.logits.float(), batch.targets["target"]
+        if self.classes:
+            return cross_entropy(logits, target, reduction="sum")
+        return mse_loss(logits.squeeze(-1), target.float(), reduction="sum")
+
+    def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
+        """Return the classes' names, or the numbers."""
+        if self.classes:
+            return [self.classes[number] for number in outputs.logits.argmax(-1).tolist()]
+        return outputs.logits.float().squeeze(-1).tolist()

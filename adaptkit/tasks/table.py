@@ -1,0 +1,139 @@
+"""What all kinds of task share: a data set's name, splits and columns, read and checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
+from adaptkit.tasks import source
+from adaptkit.tasks.task import ID, LABEL
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class TableTask:
+    """Rows of a table, and which scores compare runs. Fields are keys of a task's YAML."""
+
+    name: str
+    version: int = 1  # of what is asked and scored: changes when scores stop being comparable
+    path: str | None = None  # hub id, folder or file
+    subset: str | None = None  # a hub data set's configuration
+    revision: str | None = None
+    id: str | None = None  # column of the rows' own ids, if there; null: row numbers
+    label: str = "label"
+    train: str = "train"  # names of the splits
+    validation: str = "validation"
+    also: dict[str, str] = field(default_factory=dict)  # further scored splits: name -> split
+    metric: str = ""
+    best: str = ""  # the score by which runs and checkpoints are compared; empty: the metric's own
+    max_length: int = 128  # tokens, special ones included
+
+    def __post_init__(self) -> None:
+        at_least("task.max_length", self.max_length, 4)
+        at_least("task.version", self.version, 1)
+        names = (*self.scores(), "loss")
+        further = [f"{score}_{split}" for score in names for split in self.also]
+        if self.best:
+            one_of("task.best", self.best, (*names, *further))
+
+    def scores(self) -> tuple[str, ...]:
+        """Return the names of the metric's scores, the deciding one first."""
+        raise NotImplementedError
+
+    @property
+    def headline(self) -> str:
+        """Name of the score by which runs and checkpoints are compared."""
+        return self.best or self.scores()[0]
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Direction of the headline score: of all but the loss more is better."""
+        return not self.headline.startswith("loss")
+
+    @property
+    def split(self) -> str:
+        """Name of the validation split that decides."""
+        return self.validation
+
+    def spec(self, data: source.Data) -> source.DatasetSpec:
+        """Return the data set that this task reads."""
+        return source.DatasetSpec(
+            self.name, self.path, self.subset, self.revision, data.root, data.source
+        )
+
+    def origin(self, data: source.Data) -> source.DataSource:
+        """Return where the rows will come from."""
+        return source.find(self.spec(data))
+
+    def scored(self) -> dict[str, str]:
+        """Return the splits a run is scored on, by the suffix of their scores."""
+        return {"": self.validation, **self.also}
+
+    def read(
+        self, data: source.Data, split: str, origin: source.DataSource, columns: Sequence[str]
+    ) -> Dataset:
+        """Return the raw rows of one split, with the column `id`, and `columns` known to be there.
+
+        Raises:
+            AdaptError: no such split or column, no rows, or two rows with one id.
+        """
+        rows = source.read(self.spec(data), origin, split)
+        for column in columns:
+            if column not in rows.column_names:
+                raise AdaptError(
+                    f"task {self.name}, split {split}: no column {column!r}; "
+                    f"{did_you_mean(column, rows.column_names)}"
+                    f"columns: {', '.join(rows.column_names)}. Name the columns in task.*."
+                )
+        if len(rows) == 0:
+            raise AdaptError(f"task {self.name}, split {split}: has no rows.")
+        for taken, own in ((ID, self.id), (LABEL, self.label)):
+            if taken in columns and taken != own:
+                raise AdaptError(
+                    f"task {self.name}: the column {taken!r} cannot be a text, because adaptkit "
+                    f"keeps the rows' {taken}s under that name. Rename it in the file."
+                )
+        return self.with_ids(rows, split)
+
+    def with_ids(self, rows: Dataset, split: str) -> Dataset:
+        """Return the rows with the column `id`, as text.
+
+        Raises:
+            AdaptError: two rows have one id.
+        """
+        ids = [str(number) for number in range(len(rows))]
+        if self.id in rows.column_names:
+            ids = [str(value) for value in rows[self.id][:]]
+        value, times = Counter(ids).most_common(1)[0]
+        if times > 1:
+            raise AdaptError(
+                f"task {self.name}, split {split}: {times} rows have the id {value!r}. An id names "
+                "one row; set task.id=null to number the rows."
+            )
+        return with_column(rows, ID, ids)
+
+    def texts(self, rows: Dataset, split: str, columns: Sequence[str]) -> None:
+        """Check that columns hold texts.
+
+        Raises:
+            AdaptError: a value is not a text; the message names row and column.
+        """
+        for column in columns:
+            for number, value in enumerate(rows[column][:], 1):
+                if not isinstance(value, str):
+                    raise AdaptError(
+                        f"task {self.name}, split {split}, row {number}: {column} is "
+                        f"{value!r}, not a text."
+                    )
+
+
+def with_column(rows: Dataset, name: str, values: Sequence[Any]) -> Dataset:
+    """Return rows with a column added, or replaced."""
+    return rows.remove_columns([c for c in rows.column_names if c == name]).add_column(
+        name, list(values)
+    )

@@ -1,0 +1,199 @@
+"""The vocabulary of tasks: what is asked, and how it is put to a model.
+
+A `Task` knows its rows, its answers and its metric; a `Form` knows tokenizers and heads, and no
+metric. An answer is one plain JSON value per row: a class's name, a number, a list of tags, a text.
+
+    rows -> form.encode -> examples -> form.collate -> Batch -> model -> form.loss
+    outputs of the model -> form.predict -> form.answers -> task.score
+
+One row may give several examples (windows of a long text), and one example several sequences (the
+choices of a question). Like `adaptkit.methods`, these modules do not import torch at import time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from adaptkit.adaptation import Batch
+from adaptkit.tasks.source import Data, DataSource
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+Answer = Any  # plain JSON
+ID, LABEL = "id", "label"  # columns that every task's rows have; a row to predict has no label
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a form may know of the model that reads its texts."""
+
+    tokenizer: PreTrainedTokenizerBase
+    limit: int | None = None  # tokens that the model can read; None: any number
+    causal: bool = False  # a word sees only what stands before it
+
+    def length(self, wanted: int) -> int:
+        """Return the number of tokens that a text may have: what is wanted, within the limit."""
+        return min(wanted, self.limit or wanted)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Checked rows with the columns `id` and `label`; the first validation split decides."""
+
+    task: Task  # with all that was read off the data (the classes) filled in
+    train: Dataset | None
+    validation: dict[str, Dataset]  # by the suffix of their scores
+    source: DataSource
+
+    def fingerprint(self) -> str:
+        """Identify the rows: SHA-256 over all values of all columns."""
+        digest = hashlib.sha256()
+        for name, rows in {"train": self.train, **self.validation}.items():
+            for column in [] if rows is None else sorted(rows.column_names):
+                values = json.dumps(rows[column][:], default=str)
+                digest.update(f"{name}/{column}/{values}".encode())
+        return digest.hexdigest()
+
+
+class Form(Protocol):
+    """How a task is put to a model. The defaults suit a form with one example per row."""
+
+    @property
+    def head(self) -> str:
+        """Key of models.heads.HEADS."""
+        ...
+
+    @property
+    def outputs(self) -> int | None:
+        """Width of the head; None: the model's own vocabulary."""
+        ...
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences that the model reads per row, about."""
+        return 1
+
+    def encode(self, rows: Dataset, reader: Reader) -> Dataset:
+        """Return examples: columns of the model, `length` in tokens, `row`, and targets if known.
+
+        Raises:
+            AdaptError: a row cannot be put to this model; the message names it.
+        """
+        ...
+
+    def prepare(self, examples: Dataset, load_base: Callable[[], nn.Module]) -> Dataset:
+        """Add to training examples what the untouched base model says of them, once.
+
+        `load_base` loads that model; it is let go afterwards.
+        """
+        return examples
+
+    def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
+        """Pad and stack examples."""
+        ...
+
+    def batches(self, model: nn.Module, batch: Batch) -> Iterator[Batch]:
+        """Yield what one batch becomes in training: itself."""
+        yield batch
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the sum of the losses [] of what `batch.count` counts."""
+        ...
+
+    def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
+        """Return one plain answer per example, from the outputs or by further calls of `model`."""
+        ...
+
+    def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
+        """Return one answer per row from those of its examples; `rows` says whose they are."""
+        return list(predicted)
+
+    def variants(self, predicted: Sequence[Answer], rows: Sequence[int]) -> Variants:
+        """Return further answers to the same rows, scored next to the answer: suffix -> lists."""
+        return {}
+
+
+Variants = Mapping[str, Sequence[Sequence[Answer]]]
+
+
+class Task(Protocol):
+    """What is asked. Frozen dataclasses; their fields are the keys of conf/task/*.yaml."""
+
+    name: str
+    version: int
+    metric: str
+    max_length: int
+
+    @property
+    def headline(self) -> str:
+        """Name of the score by which runs and checkpoints are compared."""
+        ...
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Direction of the headline score."""
+        ...
+
+    @property
+    def bound(self) -> bool:
+        """True if nothing has to be read off the data any more."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; none for numbers and texts."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that a row to predict must have."""
+        ...
+
+    @property
+    def form(self) -> Form:
+        """The form of a bound task."""
+        ...
+
+    def with_classes(self, classes: tuple[str, ...]) -> Task:
+        """Return the task with the same classes in another order (of a head's outputs)."""
+        ...
+
+    def check(self, rows: Dataset, split: str) -> None:
+        """Check the values of `columns`.
+
+        Raises:
+            AdaptError: one is of the wrong kind; the message names row and column.
+        """
+        ...
+
+    @property
+    def split(self) -> str:
+        """Name of the validation split that decides."""
+        ...
+
+    def origin(self, data: Data) -> DataSource:
+        """Return where the rows will come from."""
+        ...
+
+    def load(self, data: Data, seed: int, train: bool = True) -> Splits:
+        """Read, check and sample the splits.
+
+        Raises:
+            AdaptError: a split, column or value is missing or wrong; the message names it.
+        """
+        ...
+
+    def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
+        """Return the task's metrics of one answer per row."""
+        ...
+
+    def baseline(self, splits: Splits) -> tuple[str, float]:
+        """Return the name of a trivial predictor, and its headline score on the validation rows."""
+        ...
