@@ -93,8 +93,8 @@ def carry_out(run_settings: Settings, *callbacks: TrainerCallback) -> tuple[dict
     """Run and return the record and what was said; no progress bars."""
     _settle()
     said: list[str] = []
-    record = run(run_settings, Interface(said.append, lambda what: callbacks))
-    return record, said
+    result = run(run_settings, Interface(said.append, lambda what: callbacks))
+    return result.as_dict(), said
 
 
 def at(event: str, update: int, act: Callable[[], None]) -> TrainerCallback:
@@ -111,9 +111,10 @@ def script(patch: pytest.MonkeyPatch, accuracies: dict[int, float]) -> None:
     """Let evaluations report chosen accuracies, by the update they are made after."""
     score = AdaptTrainer.score
 
-    def scripted(self: AdaptTrainer, rows: Any) -> Any:
-        update = self.state.global_step if self.is_in_train else self.best.update
-        return replace(score(self, rows), scores={"accuracy": accuracies[update]})
+    def scripted(self: AdaptTrainer) -> Any:
+        update = self.state.global_step if self.is_in_train else self.progress.best_update
+        scores = {"accuracy": accuracies[update]}
+        return {suffix: replace(part, scores=scores) for suffix, part in score(self).items()}
 
     patch.setattr(AdaptTrainer, "score", scripted)
 

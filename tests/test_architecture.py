@@ -216,7 +216,7 @@ def test_every_models_architecture_is_known(name: str) -> None:
 
     model = config.settings(compose.compose([f"model={name}"])).model
     if model.architecture:  # what `plan` reads without network
-        loaded = loading.load_config(model, 2, offline=True)
+        loaded = loading.load_config(model, "sequence", 2, offline=True)
         assert loaded.model_type in anatomy.FAMILIES
     else:
         assert bundled.model(model.path).is_dir()

@@ -170,7 +170,7 @@ class Prepared:
 def prepare(folder: Path, seed: int = 0, stage: Stage = "train") -> Prepared:
     set_seed(seed)
     model = Model(folder.name, str(folder))
-    config = loading.load_config(model, CLASSES)
+    config = loading.load_config(model, "sequence", CLASSES)
     tokenizer = loading.load_tokenizer(model, config)
     loaded = loading.load_model(model, config, "sequence")
     generator = torch.Generator().manual_seed(seed)
@@ -205,8 +205,8 @@ def train(
     adaptation.model.train()
     for batch, labels in batches:
         optimizer.zero_grad()
-        copies = labels.repeat_interleave(adaptation.copies)
-        loss = cross_entropy(adaptation.model(**batch).logits, copies)
+        logits = adaptation.model(**batch).logits  # of an ensemble several answers per row
+        loss = cross_entropy(logits, labels.repeat_interleave(len(logits) // len(labels)))
         loss.backward()
         for name, parameter in adaptation.trainable.items():
             if parameter.grad is not None:

@@ -237,7 +237,7 @@ def test_memory_of_what_learns() -> None:
 
 def real_activations(settings: Settings, tokens: int) -> int:
     """Bytes that torch keeps for the backward pass of a real step, without parameters."""
-    model_config = loading.load_config(settings.model, 2)
+    model_config = loading.load_config(settings.model, "sequence", 2)
     loaded = loading.load_model(settings.model, model_config, "sequence")
     generator = torch.Generator().manual_seed(0)
     context = Context(None, generator, 1)

@@ -16,10 +16,14 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import AdaptError
 from adaptkit.methods.probe import Probe
 from adaptkit.methods.prompt import PromptTuning
-from adaptkit.models.loading import align, head_names
+from adaptkit.models.heads import HEADS as MODEL_HEADS
+from adaptkit.models.loading import head_names
+from adaptkit.models.padding import align
 from adaptkit.models.pooling import Pooled
-from adaptkit.runs.directory import load_run
+from adaptkit.runs.delta import load_run
 from adaptkit.runs.export import export
+
+SEQUENCE = MODEL_HEADS["sequence"]
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -78,7 +82,7 @@ def test_equals_the_head_of_one_vector(family: str, how: str) -> None:
     plain = classifier(family)
     model = copy.deepcopy(plain)
     Pooled(how).attach(model.base_model)
-    align(model)
+    align(model, SEQUENCE)
     head = HEADS.get(family, lambda m, x: m.score(x))
     with torch.no_grad():
         expect = []
@@ -98,7 +102,7 @@ def test_prompts_are_not_among_what_is_pooled(family: str) -> None:
     """A prompt is read by the text's tokens, and taken out before they are summed up."""
     plain, model = classifier(family), classifier(family)
     Pooled("mean").attach(model.base_model)
-    align(model)
+    align(model, SEQUENCE)
     for adapted in (plain, model):
         start = Adaptation.of(adapted, head_names(adapted))
         PromptTuning(4).adapt(start, context(family))

@@ -21,8 +21,12 @@ from adaptkit.errors import AdaptError
 from adaptkit.methods.prefix import PrefixTuning
 from adaptkit.methods.ptuning_v2 import PTuningV2
 from adaptkit.models.attention import attentions
-from adaptkit.models.loading import align, head_names
+from adaptkit.models.heads import HEADS as MODEL_HEADS
+from adaptkit.models.loading import head_names
+from adaptkit.models.padding import align
 from adaptkit.runs import plan
+
+SEQUENCE = MODEL_HEADS["sequence"]
 
 P, HEADS, SIZE = 5, 4, 8
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -78,7 +82,7 @@ def batch_of(family: str, texts: list[str] = SENTENCES, side: str = "right") -> 
 def classifier(family: str) -> nn.Module:
     model = tiny_model(family)
     model.config.pad_token_id = model.config.pad_token_id or 0
-    return align(model)
+    return align(model, SEQUENCE)
 
 
 # ---- the formula, written out ----

@@ -30,8 +30,10 @@ from transformers import TrainerCallback
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.runs import run as pipeline
+from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.training import precision
 from adaptkit.training.arguments import parameter_groups
+from adaptkit.training.scorer import Prepared, Scorer
 from adaptkit.training.trainer import AdaptTrainer
 
 LABELS = ("negative", "positive")
@@ -65,14 +67,12 @@ def place(tmp_path_factory, checkpoints) -> Place:
     return Place(loud, quiet, sentiment(folder / "data"))
 
 
-def assembled(settings: Any, rows: int | None = None) -> tuple[AdaptTrainer, pipeline.Prepared]:
-    """Return a trainer over the first rows, as the pipeline builds it."""
+def assembled(settings: Any) -> tuple[AdaptTrainer, Prepared]:
+    """Return a trainer as the pipeline builds it."""
     splits = settings.task.load(settings.data, settings.seed)
-    prepared = pipeline.prepare(settings, splits.labels, 1, stage="train")
-    train = splits.train if rows is None else splits.train.select(range(rows))
-    encoded = pipeline.encode(settings, prepared, train)
-    validation = {"": pipeline.encode(settings, prepared, splits.validation[""])}
-    return pipeline.trainer_of(prepared, settings, encoded, validation), prepared
+    prepared = pipeline.prepare(settings, 1, "train", splits.train)
+    quiet = pipeline.Interface(lambda _: None, lambda _: ())
+    return pipeline.trainer_of(settings, splits, prepared, quiet)[0], prepared
 
 
 def copied(adaptation: Adaptation) -> dict[str, torch.Tensor]:
@@ -180,7 +180,9 @@ def test_finish_has_the_last_word(keep, update, place, tmp_path, monkeypatch):
     assert len(seen) == 1
     assert same(seen[0], weights.seen[update])
     found = outcome(tmp_path / "run")
-    assert {json.loads(line)["prediction"] for line in found["predictions"].splitlines()} == {1}
+    assert {json.loads(line)["prediction"] for line in found["predictions"].splitlines()} == {
+        "positive"
+    }
     saved = load_file(tmp_path / "run" / "delta.safetensors")
     assert not saved.pop("classifier.weight").any()
     saved.pop("classifier.bias")
@@ -199,7 +201,7 @@ def penalised(weight: float, constant: float) -> Any:
                 "constant": lambda model, batch, outputs, step: torch.tensor(constant),
                 "updates": lambda model, batch, outputs, step: torch.tensor(float(step.index)),
                 "rows": lambda model, batch, outputs, step: torch.tensor(
-                    float(len(batch["labels"]) + len(outputs.logits))
+                    float(batch.count + len(outputs.logits))
                 ),
             }
             spy = Spy(seen)
@@ -223,9 +225,9 @@ def test_penalties_are_added_and_logged(accumulation, place, tmp_path):
         slope = 0.75 if name == "classifier.weight" else 0.0
         assert torch.allclose(pulled[name] - plain[name], torch.tensor(slope), atol=1e-5), name
     lines = found[0.75][1]
-    assert [line["constant"] for line in lines] == [0.25] * 4
-    assert [line["updates"] for line in lines] == [0, 1, 2, 3]
-    assert lines[0]["rows"] == 16
+    assert [line["constant"] for line in lines] == pytest.approx([0.25] * 4)
+    assert [line["updates"] for line in lines] == pytest.approx([0, 1, 2, 3])
+    assert lines[0]["rows"] == 16  # of every batch: a penalty is a mean, not a sum, over batches
     assert lines[0]["loss"] == pytest.approx(found[0.0][1][0]["loss"])  # the task's own loss
 
 
@@ -314,7 +316,7 @@ def test_rates_through_the_schedule(schedule, warmup, place, tmp_path):
 
 def test_weight_decay_is_for_matrices(place, tmp_path):
     settings = place.settings(tmp_path, "method=full", **{"optimizer.weight_decay": 0.1})
-    prepared = pipeline.prepare(settings, LABELS, 1, stage="train")
+    prepared = pipeline.prepare(settings, 1, "train")
     groups = parameter_groups(prepared.adaptation, settings.optimizer)
     listed = [id(p) for group in groups for p in group["params"]]
     assert len(listed) == len(set(listed))
@@ -361,7 +363,7 @@ def test_total_updates(rows, size, accumulation, place, tmp_path):
         trainer = trainer or light(place, tmp_path, rows, changes)
         trainer.args.num_train_epochs = epochs
         values = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-        assert pipeline.total_updates(settings, rows) == values[-1]
+        assert settings.trainer.updates(rows, 1) == values[-1]
 
 
 _light: dict[str, Any] = {}
@@ -371,32 +373,33 @@ def light(place: Place, directory: Path, rows: int, changes: dict) -> AdaptTrain
     """A trainer around one model that all sizes share."""
     settings = place.settings(directory, **changes)
     if not _light:
-        _light["prepared"] = pipeline.prepare(settings, LABELS, 1, stage="train")
+        _light["prepared"] = pipeline.prepare(settings, 1, "train")
         splits = settings.task.load(settings.data, 0)
-        _light["rows"] = pipeline.encode(settings, _light["prepared"], splits.train)
-    return pipeline.trainer_of(_light["prepared"], settings, _light["rows"].select(range(rows)), {})
+        _light["feed"] = pipeline.feed_of(settings, _light["prepared"], splits.train)
+    feed, scorer = _light["feed"], pipeline.scorer_of(settings, _light["prepared"])
+    some = feed.with_examples(feed.examples.select(range(rows)))
+    return AdaptTrainer(scorer, settings.recipe, some, {})
 
 
 def test_max_steps_overrides_epochs(place, tmp_path):
     settings = place.settings(tmp_path, **{"trainer.max_steps": 5, "trainer.epochs": 100})
-    assert pipeline.total_updates(settings, 44) == 5
+    assert settings.trainer.updates(44, 1) == 5
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])
 def test_scores_do_not_depend_on_the_batch_size(size, place, tmp_path):
     trainer, prepared = assembled(place.settings(tmp_path, **{"trainer.eval_batch_size": size}))
-    found = trainer.score(trainer.validation[""])
+    found = trainer.score()[""]
     prepared.adaptation.model.eval()
     expected, losses = [], []
-    for row in trainer.validation[""]:
+    for row in trainer.validation[""].feed.examples:
         with torch.no_grad():
             ids = torch.tensor([row["input_ids"]])
             logits = prepared.adaptation.model(input_ids=ids).logits[0]
-        expected.append(int(logits.argmax()))
-        losses.append(float(-logits.log_softmax(0)[row["labels"]]))
-    labels = trainer.validation[""]["labels"][:]
-    assert found.predictions.tolist() == expected
-    assert found.labels.tolist() == labels
+        expected.append(LABELS[int(logits.argmax())])
+        losses.append(float(-logits.log_softmax(0)[row["target"]]))
+    labels = trainer.validation[""].rows["label"][:]
+    assert found.answers == expected
     right = sum(a == b for a, b in zip(expected, labels, strict=True))
     assert found.scores == {"accuracy": right / 20, "loss": pytest.approx(sum(losses) / 20, 1e-5)}
 
@@ -404,19 +407,19 @@ def test_scores_do_not_depend_on_the_batch_size(size, place, tmp_path):
 def test_evaluation_holds_one_batch_of_logits(place, tmp_path, monkeypatch):
     settings = place.settings(tmp_path, **{"trainer.eval_batch_size": 3})
     trainer, _ = assembled(settings)
-    reduce = type(settings.task).reduce
+    predict = HeadForm.predict
     held: list[weakref.ref] = []
 
-    def watched(self: Any, logits: torch.Tensor) -> torch.Tensor:
-        assert len(logits) <= 3
+    def watched(self: Any, model: Any, outputs: Any, batch: Any, reader: Any) -> list[str]:
+        assert len(outputs.logits) <= 3
         assert not any(old() is not None for old in held[:-1])  # the last may still have a name
-        held.append(weakref.ref(logits))
-        return reduce(self, logits)
+        held.append(weakref.ref(outputs.logits))
+        return predict(self, model, outputs, batch, reader)
 
-    monkeypatch.setattr(type(settings.task), "reduce", watched)
-    found = trainer.score(trainer.validation[""])
+    monkeypatch.setattr(HeadForm, "predict", watched)
+    found = trainer.score()[""]
     assert len(held) == 7  # 20 rows by 3
-    assert len(found.predictions) == 20
+    assert len(found.answers) == 20
     assert not any(old() is not None for old in held)
 
 
@@ -503,7 +506,7 @@ def test_the_body_runs_once_per_row(place, tmp_path, monkeypatch):
 
     monkeypatch.setattr(LinearProbe, "features", counted)
     monkeypatch.setattr(pipeline, "prove", lambda *_: None)
-    monkeypatch.setattr(pipeline, "first_logits", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(Scorer, "proof", lambda *_: {})
     carry_out(place.settings(tmp_path / "run", "method=probe", **{"trainer.epochs": 5}))
     assert sum(rows) == 44 + 20
 
@@ -525,7 +528,7 @@ def test_bf16(place, tmp_path):
     products = []
     layer = adaptation.model.bert.encoder.layer[0].intermediate.dense
     layer.register_forward_hook(lambda module, args, out: products.append(out.dtype))
-    trainer.go_on(None)
+    trainer.run(None)
     assert set(products) == {torch.bfloat16}
     assert same(before, frozen)
     for name, parameter in adaptation.trainable.items():
