@@ -1,4 +1,4 @@
-"""The model families as data: where query, value, feed-forward maps and norms are.
+"""The model families as data: the names of query, value, feed-forward maps and norms.
 
 A pattern names modules below the base model; `*` stands for one dotted word, `module@tensor` for a
 bare parameter. A new family is one entry here. No torch at import time.
@@ -6,9 +6,14 @@ bare parameter. A new family is one entry here. No torch at import time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+Patterns = Mapping[str, tuple[str, ...]]  # role -> patterns; "module@parameter" for bare tensors
 
 ROLES = ("query", "key", "value", "output", "up", "gate", "down")  # linear maps of a layer
 NORMS = ("attention_norm", "ffn_norm")
@@ -18,51 +23,58 @@ FFN = ("up", "gate", "down")
 QKV = ("query", "key", "value")
 
 
+def _longest(config: PreTrainedConfig) -> int | None:
+    return config.max_position_embeddings
+
+
+def _past_padding(config: PreTrainedConfig) -> int | None:
+    # RoBERTa numbers positions from padding_idx + 1.
+    return config.max_position_embeddings - (config.pad_token_id or 0) - 1
+
+
+def _unlimited(config: PreTrainedConfig) -> int | None:
+    return None
+
+
+def _always(config: PreTrainedConfig) -> bool:
+    return True
+
+
+def _never(config: PreTrainedConfig) -> bool:
+    return False
+
+
+def _unless_before(config: PreTrainedConfig) -> bool:
+    return not config.do_layer_norm_before  # OPT-350m normalises after the sums
+
+
 @dataclass(frozen=True)
 class Family:
-    """One architecture: its name, where its parts are, and how it reads positions and padding."""
+    """One architecture: its name, its parts, and how it reads positions and padding."""
 
     name: str
-    parts: Mapping[str, tuple[str, ...]]  # role -> patterns; "module@parameter" for bare tensors
-    layers: str  # pattern of one layer (of the encoder, where there are two stacks)
+    parts: Patterns
+    layers: str  # pattern of one layer (of the encoder, if there are two stacks)
     fused: Literal["", "blocks", "heads"] = ""  # query, key and value in one map, how arranged
     padding: Literal["right", "left"] = "right"  # on which side the classifier expects padding
     cls: Literal["first", "last"] | None = "first"  # which token was trained to sum up the text
-    positions: Callable[[Any], int | None] = field(  # config -> longest input, None: no limit
-        default=lambda config: config.max_position_embeddings
-    )
-    post_norm: Callable[[Any], bool] = lambda config: False  # norms stand after residual sums
+    positions: Callable[[PreTrainedConfig], int | None] = _longest  # longest input; None: no limit
+    post_norm: Callable[[PreTrainedConfig], bool] = _never  # norms stand after residual sums
     shared_layers: bool = False  # one set of weights serves all layers
     encoder_decoder: bool = False
     reader: str = ""  # the part below the base model that every task's class gives the words to
     attention_function: bool = True  # transformers looks it up by name, so it can be replaced
 
 
-def _bert(attention: str = "attention.self", names: tuple[str, str, str] = QKV) -> dict:
+def _bert(names: tuple[str, str, str] = QKV) -> Patterns:
     layer = "encoder.layer.*"
-    maps = {role: (f"{layer}.{attention}.{name}",) for role, name in zip(QKV, names, strict=True)}
-    return maps | {
-        "output": (f"{layer}.attention.output.dense",),
+    return {
+        **_maps(f"{layer}.attention", *(f"self.{name}" for name in names), "output.dense"),
         "up": (f"{layer}.intermediate.dense",),
         "down": (f"{layer}.output.dense",),
         "attention_norm": (f"{layer}.attention.output.LayerNorm",),
         "ffn_norm": (f"{layer}.output.LayerNorm",),
         **_points(layer, "attention.output.dropout", "output.dropout", "intermediate"),
-    }
-
-
-def _llama() -> dict:
-    return {
-        "query": ("layers.*.self_attn.q_proj",),
-        "key": ("layers.*.self_attn.k_proj",),
-        "value": ("layers.*.self_attn.v_proj",),
-        "output": ("layers.*.self_attn.o_proj",),
-        "up": ("layers.*.mlp.up_proj",),
-        "gate": ("layers.*.mlp.gate_proj",),
-        "down": ("layers.*.mlp.down_proj",),
-        "attention_norm": ("layers.*.input_layernorm",),
-        "ffn_norm": ("layers.*.post_attention_layernorm",),
-        **_points("layers.*", "self_attn", "mlp"),
     }
 
 
@@ -72,52 +84,54 @@ _T5 = ("encoder.block.*.layer.*.SelfAttention", "decoder.block.*.layer.*.SelfAtt
        "decoder.block.*.layer.*.EncDecAttention")  # fmt: skip
 _T5_FFN = ("encoder.block.*.layer.*.DenseReluDense", "decoder.block.*.layer.*.DenseReluDense")
 _T5_STACKS = ("encoder.block.*.layer", "decoder.block.*.layer")
-_BART = (
-    "encoder.layers.*.self_attn",
-    "decoder.layers.*.self_attn",
-    "decoder.layers.*.encoder_attn",
-)
+_BART = ("encoder.layers.*.self_attn", "decoder.layers.*.self_attn",
+         "decoder.layers.*.encoder_attn")  # fmt: skip
 _BART_LAYERS = ("encoder.layers.*", "decoder.layers.*")
 
 
 def _points(
     stems: str | tuple[str, ...], attention: str, ffn: str, ffn_input: str = ""
-) -> dict[str, tuple[str, ...]]:
-    """Patterns of POINTS; where one module is the whole feed-forward part, it takes the input."""
-    stems = (stems,) if isinstance(stems, str) else stems
+) -> Patterns:
+    """Patterns of POINTS; a module that is the whole feed-forward part takes the input as well."""
     leaves = zip(POINTS, (attention, ffn, ffn_input or ffn), strict=True)
     return {role: _each(stems, leaf) for role, leaf in leaves}
 
 
-def _each(stems: Iterable[str], *leaves: str) -> tuple[str, ...]:
+def _maps(stems: str | tuple[str, ...], *leaves: str) -> Patterns:
+    """Patterns of an attention's four maps, in the order of ROLES."""
+    return {role: _each(stems, leaf) for role, leaf in zip(ROLES[:4], leaves, strict=True)}
+
+
+def _each(stems: str | tuple[str, ...], *leaves: str) -> tuple[str, ...]:
+    stems = (stems,) if isinstance(stems, str) else stems
     return tuple(f"{stem}.{leaf}" for stem in stems for leaf in leaves)
 
 
-def _past_padding(config: Any) -> int:
-    # RoBERTa numbers positions from padding_idx + 1.
-    return config.max_position_embeddings - (config.pad_token_id or 0) - 1
+_LLAMA: Patterns = {
+    **_maps("layers.*.self_attn", "q_proj", "k_proj", "v_proj", "o_proj"),
+    "up": ("layers.*.mlp.up_proj",),
+    "gate": ("layers.*.mlp.gate_proj",),
+    "down": ("layers.*.mlp.down_proj",),
+    "attention_norm": ("layers.*.input_layernorm",),
+    "ffn_norm": ("layers.*.post_attention_layernorm",),
+    **_points("layers.*", "self_attn", "mlp"),
+}
 
 
-def _unlimited(config: Any) -> None:
-    return None
+def _roberta(name: str) -> Family:
+    return Family(name, _bert(), "encoder.layer.*", positions=_past_padding, post_norm=_always)
 
 
-def _always(config: Any) -> bool:
-    return True
+def _llama(name: str) -> Family:
+    return Family(name, _LLAMA, "layers.*", cls=None)
 
-
-_ROBERTA = {
-    "parts": _bert(), "layers": "encoder.layer.*", "positions": _past_padding,
-    "post_norm": _always,
-}  # fmt: skip
-_LLAMA = {"parts": _llama(), "layers": "layers.*", "cls": None}
 
 FAMILIES: dict[str, Family] = {
     "bert": Family("BERT", _bert(), "encoder.layer.*", post_norm=_always),
     "electra": Family("ELECTRA", _bert(), "encoder.layer.*", post_norm=_always),
-    "roberta": Family("RoBERTa", **_ROBERTA),
-    "xlm-roberta": Family("XLM-RoBERTa", **_ROBERTA),
-    "camembert": Family("CamemBERT", **_ROBERTA),
+    "roberta": _roberta("RoBERTa"),
+    "xlm-roberta": _roberta("XLM-RoBERTa"),
+    "camembert": _roberta("CamemBERT"),
     "deberta-v2": Family(
         "DeBERTa-v2/v3",
         _bert(names=("query_proj", "key_proj", "value_proj")),
@@ -128,10 +142,7 @@ FAMILIES: dict[str, Family] = {
     "albert": Family(
         "ALBERT",
         {
-            "query": (f"{_ALBERT}.attention.query",),
-            "key": (f"{_ALBERT}.attention.key",),
-            "value": (f"{_ALBERT}.attention.value",),
-            "output": (f"{_ALBERT}.attention.dense",),
+            **_maps(f"{_ALBERT}.attention", "query", "key", "value", "dense"),
             "up": (f"{_ALBERT}.ffn",),
             "down": (f"{_ALBERT}.ffn_output",),
             "attention_norm": (f"{_ALBERT}.attention.LayerNorm",),
@@ -145,10 +156,7 @@ FAMILIES: dict[str, Family] = {
     "distilbert": Family(
         "DistilBERT",
         {
-            "query": (f"{_DISTIL}.attention.q_lin",),
-            "key": (f"{_DISTIL}.attention.k_lin",),
-            "value": (f"{_DISTIL}.attention.v_lin",),
-            "output": (f"{_DISTIL}.attention.out_lin",),
+            **_maps(f"{_DISTIL}.attention", "q_lin", "k_lin", "v_lin", "out_lin"),
             "up": (f"{_DISTIL}.ffn.lin1",),
             "down": (f"{_DISTIL}.ffn.lin2",),
             "attention_norm": (f"{_DISTIL}.sa_layer_norm",),
@@ -211,10 +219,7 @@ FAMILIES: dict[str, Family] = {
     "opt": Family(
         "OPT",
         {
-            "query": ("decoder.layers.*.self_attn.q_proj",),
-            "key": ("decoder.layers.*.self_attn.k_proj",),
-            "value": ("decoder.layers.*.self_attn.v_proj",),
-            "output": ("decoder.layers.*.self_attn.out_proj",),
+            **_maps("decoder.layers.*.self_attn", "q_proj", "k_proj", "v_proj", "out_proj"),
             "up": ("decoder.layers.*.fc1",),
             "down": ("decoder.layers.*.fc2",),
             "attention_norm": ("decoder.layers.*.self_attn_layer_norm",),
@@ -224,12 +229,12 @@ FAMILIES: dict[str, Family] = {
         "decoder.layers.*",
         cls=None,
         reader="decoder",  # its language model passes the base model by
-        post_norm=lambda config: not config.do_layer_norm_before,  # OPT-350m
+        post_norm=_unless_before,
     ),
-    "llama": Family("LLaMA", **_LLAMA),
-    "mistral": Family("Mistral", **_LLAMA),
-    "qwen2": Family("Qwen2", **_LLAMA),
-    "qwen3": Family("Qwen3", **_LLAMA),
+    "llama": _llama("LLaMA"),
+    "mistral": _llama("Mistral"),
+    "qwen2": _llama("Qwen2"),
+    "qwen3": _llama("Qwen3"),
     "gpt_neox": Family(
         "GPT-NeoX",
         {
@@ -248,10 +253,7 @@ FAMILIES: dict[str, Family] = {
     "t5": Family(
         "T5",
         {
-            "query": _each(_T5, "q"),
-            "key": _each(_T5, "k"),
-            "value": _each(_T5, "v"),
-            "output": _each(_T5, "o"),
+            **_maps(_T5, "q", "k", "v", "o"),
             "up": _each(_T5_FFN, "wi", "wi_1"),
             "gate": _each(_T5_FFN, "wi_0"),
             "down": _each(_T5_FFN, "wo"),
@@ -277,10 +279,7 @@ FAMILIES: dict[str, Family] = {
     "bart": Family(
         "BART",
         {
-            "query": _each(_BART, "q_proj"),
-            "key": _each(_BART, "k_proj"),
-            "value": _each(_BART, "v_proj"),
-            "output": _each(_BART, "out_proj"),
+            **_maps(_BART, "q_proj", "k_proj", "v_proj", "out_proj"),
             "up": _each(_BART_LAYERS, "fc1"),
             "down": _each(_BART_LAYERS, "fc2"),
             "attention_norm": (
