@@ -1,20 +1,24 @@
 """Finding the parts of a model: which modules, rows and tensors have a role.
 
-What is where stands in `adaptkit.models.families`. No torch at import time.
+The names themselves stand in `adaptkit.models.families`. No torch at import time.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adaptkit.errors import AdaptError, did_you_mean
+from adaptkit.errors import AdaptError, did_you_mean, each_of
+from adaptkit.models.body import base_of, config_of, outputs_of, weight_of, words_of
 from adaptkit.models.families import FAMILIES, FFN, NORMS, QKV, ROLES, Family
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+CHOICES = (*ROLES, "ffn", "all")  # of linear maps, as a user names them
+Match = tuple[str, "nn.Module", str]  # full name, module, bare parameter or ""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,23 @@ def family_of(model_type: str) -> Family:
 
 
 def family(model: nn.Module) -> Family:
-    """Return the family of a Hugging Face model."""
-    return family_of(model.config.model_type)
+    """Return the family of a Hugging Face model.
+
+    Raises:
+        AdaptError: adaptkit does not know this architecture.
+    """
+    return family_of(config_of(model).model_type)
+
+
+def check_roles(
+    roles: Collection[str], extra: Iterable[str] = (), field: str = "method.roles"
+) -> None:
+    """Reject roles that no family has.
+
+    Raises:
+        ConfigError: there are none, or one is neither in CHOICES nor in `extra`.
+    """
+    each_of(field, roles, (*CHOICES, *extra))
 
 
 def expand(roles: Iterable[str]) -> tuple[str, ...]:
@@ -62,12 +81,12 @@ def expand(roles: Iterable[str]) -> tuple[str, ...]:
 
 def base_prefix(model: nn.Module) -> str:
     """Return the dotted prefix of the base model's names inside the task's model."""
-    base = model.base_model
+    base = base_of(model)
     return next(f"{n}." if n else "" for n, module in model.named_modules() if module is base)
 
 
-def matches(model: nn.Module, patterns: Iterable[str]) -> Iterator[tuple[str, nn.Module, str]]:
-    """Yield (full name, module, bare parameter or '') for every hit, in the model's order."""
+def matches(model: nn.Module, patterns: Iterable[str]) -> Iterator[Match]:
+    """Yield (full name, module, bare parameter or '') of all that match, in the model's order."""
     prefix = base_prefix(model)
     wanted = [pattern.partition("@") for pattern in patterns]
     compiled = [
@@ -87,19 +106,17 @@ def sites(model: nn.Module, roles: Iterable[str]) -> list[Site]:
         AdaptError: a role matches nothing; the message lists the roles that exist.
     """
     named = set(roles)
-    return [_site(model, *hit) for role in expand(named) for hit in _hits(model, role, named)]
+    return [_site(model, role, *hit) for role in expand(named) for hit in _hits(model, role, named)]
 
 
-def _hits(
-    model: nn.Module, role: str, named: Container[str]
-) -> list[tuple[str, str, nn.Module, str]]:
-    """Return (role, name, module, bare parameter) of all that has a role.
+def _hits(model: nn.Module, role: str, named: Container[str]) -> list[Match]:
+    """Return all that has a role.
 
     Raises:
-        AdaptError: there is none, though the role is `named` by itself. Under 'ffn' and 'all' a
-            family without a gate is no mistake.
+        AdaptError: nothing has it. A family without a gate is not a mistake under 'ffn' or 'all',
+            only if 'gate' is `named` by itself.
     """
-    hits = [(role, *hit) for hit in matches(model, _patterns(model, role))]
+    hits = list(matches(model, _patterns(model, role)))
     if not hits and (role in named or role != "gate"):
         raise AdaptError(_no_such_role(model, role))
     return hits
@@ -109,18 +126,21 @@ def word_embeddings(model: nn.Module) -> Site:
     """Return the table of word embeddings as a map from the vocabulary, with role 'embeddings'.
 
     Raises:
-        AdaptError: the table is the output map as well, which an update beside it would not change.
+        AdaptError: the table is the output map as well, which a low-rank update would not reach.
     """
-    table, output = model.get_input_embeddings(), model.get_output_embeddings()
-    if output is not None and output.weight is table.weight:
+    table, output = words_of(model), outputs_of(model)
+    if output is not None and weight_of(output) is table.weight:
         raise AdaptError(
             f"role 'embeddings': this {family(model).name} model uses its word embeddings as its "
             "output map as well, which a low-rank update would not reach. Choose other roles."
         )
-    # Where modules share the table, the first of them.
-    shared = (n for n, m in model.named_modules() if getattr(m, "weight", None) is table.weight)
-    name = next(shared)
-    return Site("embeddings", name, *table.weight.shape)
+    first, *_ = sharing(model, table.weight)
+    return Site("embeddings", first, *table.weight.shape)
+
+
+def sharing(model: nn.Module, table: Tensor) -> list[str]:
+    """Return the names of the modules whose weight is `table`: T5 and BART have several."""
+    return [n for n, module in model.named_modules() if getattr(module, "weight", None) is table]
 
 
 def _patterns(model: nn.Module, role: str) -> tuple[str, ...]:
@@ -128,19 +148,21 @@ def _patterns(model: nn.Module, role: str) -> tuple[str, ...]:
 
 
 def _no_such_role(model: nn.Module, role: str) -> str:
-    there = [r for r in (*ROLES, *NORMS) if any(matches(model, _patterns(model, r)))]
-    return f"role {role!r} matches nothing in this {family(model).name} model. " + (
-        f"There is: {', '.join(there)}."
+    known = [r for r in (*ROLES, *NORMS) if any(matches(model, _patterns(model, r)))]
+    return (
+        f"role {role!r} matches nothing in this {family(model).name} model. "
+        f"There is: {', '.join(known)}."
     )
 
 
 def _site(model: nn.Module, role: str, name: str, module: nn.Module, tensor: str) -> Site:
     if tensor:  # XLNet: [H, heads, head size]; `o` is used the other way round
-        width, heads, size = getattr(module, tensor).shape
-        turned = tensor == "o"
-        fan_in, fan_out = (heads * size, width) if turned else (width, heads * size)
+        d, heads, size = getattr(module, tensor).shape
+        fan_in, fan_out = (heads * size, d) if tensor == "o" else (d, heads * size)
         return Site(role, name, fan_in, fan_out, parameter=tensor)
-    fan_in, fan_out = module.weight.shape if is_conv1d(module) else module.weight.shape[::-1]
+    fan_out, fan_in = weight_of(module).shape
+    if is_conv1d(module):
+        fan_in, fan_out = fan_out, fan_in
     if role in QKV and family(model).fused:
         rows = fused_rows(model, QKV.index(role), fan_out)
         return Site(role, name, fan_in, len(rows), rows=rows)
@@ -152,12 +174,9 @@ def fused_rows(model: nn.Module, part: int, fan_out: int) -> tuple[int, ...]:
     third = fan_out // 3
     if family(model).fused == "blocks":
         return tuple(range(part * third, (part + 1) * third))
-    size = third // model.config.num_attention_heads  # GPT-NeoX: q, k, v of head 0, of head 1, ...
-    return tuple(
-        head * 3 * size + part * size + i
-        for head in range(model.config.num_attention_heads)
-        for i in range(size)
-    )
+    heads = config_of(model).num_attention_heads
+    size = third // heads  # GPT-NeoX: q, k, v of head 0, of head 1, ...
+    return tuple(head * 3 * size + part * size + i for head in range(heads) for i in range(size))
 
 
 def points(model: nn.Module, roles: Iterable[str]) -> list[tuple[str, nn.Module]]:
@@ -179,16 +198,16 @@ def norms(model: nn.Module) -> set[str]:
 
 def post_norm(model: nn.Module) -> bool:
     """Tell whether the norms of a layer stand after its residual sums, as in BERT."""
-    return family(model).post_norm(model.config)
+    return family(model).post_norm(config_of(model))
 
 
 def width(model: nn.Module) -> int:
     """Return the width H of the residual stream."""
-    return model.config.hidden_size
+    return config_of(model).hidden_size
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Tell GPT-2's transposed linear map (weight [in, out]) from torch's."""
+    """Tell whether a map is GPT-2's, whose weight is [in, out], and not torch's."""
     return type(module).__name__ == "Conv1D"
 
 
@@ -215,33 +234,33 @@ def biases(model: nn.Module, components: Iterable[str] | None) -> set[str]:
                 "one bias. Choose all three, or all."
             )
         hits = _hits(model, role, named)
-        names |= {f"{name}.bias" for _, name, _, tensor in hits if not tensor}
+        names |= {f"{name}.bias" for name, _, tensor in hits if not tensor}
     return names & body
 
 
 def layer_count(model: nn.Module) -> int:
-    """Return the number of layers (of the encoder, where there are two stacks)."""
+    """Return the number of layers (of the encoder, if there are two stacks)."""
     if family(model).shared_layers:
-        return model.config.num_hidden_layers
+        return config_of(model).num_hidden_layers
     return sum(1 for _ in matches(model, (family(model).layers,)))
 
 
 def encoder(model: nn.Module) -> nn.Module:
     """Return the part that reads the text: the base model, or the encoder of two stacks."""
-    base = model.base_model
-    return base.encoder if family(model).encoder_decoder else base
+    base = base_of(model)
+    return base.get_submodule("encoder") if family(model).encoder_decoder else base
 
 
 def reader(model: nn.Module) -> nn.Module:
     """Return the stack that turns words into their embeddings and reads them."""
-    return model.base_model.get_submodule(family(model).reader)
+    return base_of(model).get_submodule(family(model).reader)
 
 
 def decoder(model: nn.Module) -> nn.Module | None:
-    """Return the second of two stacks, or None where there is one."""
+    """Return the second of two stacks, or None if there is only one."""
     if not family(model).encoder_decoder:
         return None
-    return dict(model.base_model.named_children()).get("decoder")  # T5 has a class without it
+    return dict(base_of(model).named_children()).get("decoder")  # T5 has a class without it
 
 
 def roles_of(model: nn.Module) -> dict[str, str]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from adaptkit.errors import AdaptError
 from adaptkit.models.anatomy import encoder, family, matches, sites
+from adaptkit.models.body import base_of, config_of
 
 KINDS = ("encoder", "decoder", "cross")  # of two stacks, in the order of their patterns
 LISTEN = "adaptkit_listen"
@@ -28,7 +29,7 @@ LISTEN = "adaptkit_listen"
 class Attention:
     """One attention of the body."""
 
-    kind: str  # "self"; "encoder", "decoder" or "cross" where there are two stacks
+    kind: str  # "self"; "encoder", "decoder" or "cross" if there are two stacks
     module: str  # full name in the task's model
     fan_in: int  # width of the states that its keys are made of
     width: int  # of a key, all key-value heads together
@@ -40,30 +41,44 @@ def attentions(model: nn.Module) -> list[Attention]:
     Raises:
         AdaptError: this family does not look its attention function up by name.
     """
-    kind = family(model)
-    if not kind.attention_function:
-        raise AdaptError(
-            f"{kind.name} models compute attention in a way of their own, where no keys and values "
-            "can be put in front. Choose a method that changes maps or biases, such as lora."
-        )
+    check_replaceable(model)
     keys = {site.module: site for site in sites(model, ("key",))}
-    patterns = kind.parts["key"]
+    patterns = family(model).parts["key"]
+    kinds = KINDS if len(patterns) > 1 else ("self",)
     return [
-        Attention(name, module.rpartition(".")[0], keys[module].fan_in, keys[module].fan_out)
-        for name, pattern in zip(KINDS if len(patterns) > 1 else ("self",), patterns, strict=True)
-        for module, _, _ in matches(model, (pattern,))
+        Attention(kind, name.rpartition(".")[0], keys[name].fan_in, keys[name].fan_out)
+        for kind, pattern in zip(kinds, patterns, strict=True)
+        for name, _, _ in matches(model, (pattern,))
     ]
+
+
+def check_replaceable(model: nn.Module) -> None:
+    """Reject a family whose attention function cannot be replaced.
+
+    Raises:
+        AdaptError: this family does not look its attention function up by name.
+    """
+    if not family(model).attention_function:
+        raise AdaptError(
+            f"{family(model).name} models compute attention in a way of their own, where no keys "
+            "and values can be put in front. Choose a method that changes maps or biases, such as "
+            "lora."
+        )
 
 
 def stack(model: nn.Module, kind: str) -> nn.Module:
     """Return the module whose forward pass runs all attentions of a kind."""
-    return model.base_model.decoder if kind in ("decoder", "cross") else encoder(model)
+    if kind in ("decoder", "cross"):
+        return base_of(model).get_submodule("decoder")
+    return encoder(model)
 
 
-def route(model: nn.Module, name: str, function: Callable, skip_causal_mask: bool) -> None:
+def route(
+    model: nn.Module, name: str, function: Callable[..., Any], skip_causal_mask: bool
+) -> None:
     """Let all attentions of `model` run through `function`, registered as `name`.
 
-    `skip_causal_mask`: the mask may be left out where it says no more than "causal".
+    skip_causal_mask: the mask may be left out when it says no more than "causal".
     """
 
     def mask(*args: Any, **options: Any) -> Tensor | None:
@@ -71,7 +86,7 @@ def route(model: nn.Module, name: str, function: Callable, skip_causal_mask: boo
 
     AttentionInterface.register(name, function)
     AttentionMaskInterface.register(name, mask)
-    model.set_attn_implementation(name)
+    cast(PreTrainedModel, model).set_attn_implementation(name)
 
 
 NEVER_SKIP = {"allow_is_causal_skip": False}
@@ -85,36 +100,37 @@ def keys_and_values(model: nn.Module, ids: Tensor) -> dict[str, tuple[Tensor, Te
     reads the same ids after its start token, which is left out of what is returned. An attention
     that serves several layers (ALBERT) keeps those of the last.
     """
-    found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    heard: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def listen(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *a: Any, **o: Any):
-        found[module] = key[0], value[0]  # [heads, T, size]
-        return sdpa_attention_forward(module, query, key, value, *a, **o)
+    def listen(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any
+    ) -> tuple[Tensor, None]:
+        heard[module] = key[0], value[0]  # [heads, T, size]
+        return sdpa_attention_forward(module, query, key, value, *rest, **options)
 
-    base, training = model.base_model, model.training
-    before = model.config._attn_implementation
+    base, training, config = base_of(model), model.training, config_of(model)
+    before = config._attn_implementation
     route(model, LISTEN, listen, skip_causal_mask=True)
     inputs = {"input_ids": ids[None]}
     if family(model).encoder_decoder:
-        start = ids.new_tensor([model.config.decoder_start_token_id])
+        start = ids.new_tensor([config.decoder_start_token_id])
         inputs["decoder_input_ids"] = torch.cat([start, ids])[None]
     base.eval()
     base(**inputs)
     base.train(training)
-    model.set_attn_implementation(before)
-    return {
-        attention.module: tuple(
-            states[:, -len(ids) :].transpose(0, 1).flatten(1).float()
-            for states in found[model.get_submodule(attention.module)]
-        )
-        for attention in attentions(model)
-    }
+    cast(PreTrainedModel, model).set_attn_implementation(before)
+
+    def flatten(states: Tensor) -> Tensor:  # [heads, T, size] -> [T, width]
+        return states[:, -len(ids) :].transpose(0, 1).flatten(1).float()
+
+    pairs = {a.module: heard[model.get_submodule(a.module)] for a in attentions(model)}
+    return {name: (flatten(keys), flatten(values)) for name, (keys, values) in pairs.items()}
 
 
 def recomputes_reentrantly(model: nn.Module) -> bool:
     """Tell whether layers are checkpointed in the way that runs them without gradients first."""
     return any(
         getattr(module, "gradient_checkpointing", False)
-        and module._gradient_checkpointing_func.keywords.get("use_reentrant", True)
+        and cast(Any, module)._gradient_checkpointing_func.keywords.get("use_reentrant", True)
         for module in model.modules()
     )

@@ -1,4 +1,4 @@
-"""What the hooks on a model need: the inputs of a call by name, and none overlooked."""
+"""The inputs of a call by name, and a check that a hook overlooks none of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import Cache
 from adaptkit.errors import AdaptError
 
 
-def named(module: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+def named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return all inputs of a call by their names, those given by position included."""
     names = list(inspect.signature(module.forward).parameters)
     return {**dict(zip(names[: len(args)], args, strict=True)), **kwargs}
@@ -29,8 +29,8 @@ def check_known(
     """Stop before a hook passes by an input that it should have changed.
 
     Raises:
-        AdaptError: a tensor as long as the text, [B, T, ...] of `shape`, is none of the `known`, or
-            the attention mask is not [B, T].
+        AdaptError: a tensor as long as the text, [B, T, ...] of `shape`, is not among the `known`,
+            or the attention mask is not [B, T].
     """
     for name, value in inputs.items():
         if not isinstance(value, Tensor):

@@ -1,0 +1,54 @@
+"""The parts that every Hugging Face model has, with their types: config, base model, word table.
+
+A module's attributes are not typed in torch; this is the one place that says what they are. No
+torch at import time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def config_of(model: nn.Module) -> PreTrainedConfig:
+    """Return the config of a Hugging Face model."""
+    return cast("PreTrainedModel", model).config
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """Return the base model inside a task's model."""
+    return cast("PreTrainedModel", model).base_model
+
+
+def words_of(model: nn.Module) -> nn.Embedding:
+    """Return the table of word embeddings, weight [V, d]."""
+    return cast("nn.Embedding", cast("PreTrainedModel", model).get_input_embeddings())
+
+
+def outputs_of(model: nn.Module) -> nn.Module | None:
+    """Return the map to the words' logits, weight [V, d]; None if the model has none."""
+    return cast("PreTrainedModel", model).get_output_embeddings()
+
+
+def generates(model: nn.Module) -> bool:
+    """Tell whether the model writes text."""
+    return cast("PreTrainedModel", model).can_generate()
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """Return the weight of a linear map, norm or table, as the module keeps it."""
+    return cast("Tensor", module.weight)
+
+
+def bias_of(module: nn.Module) -> Tensor | None:
+    """Return the bias [out] of a linear map, or None."""
+    return cast("Tensor | None", module.bias)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter."""
+    return next(model.parameters()).device
