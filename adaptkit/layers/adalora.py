@@ -5,7 +5,7 @@ Formulas: arXiv:2303.10512, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class Triplets(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, at: Pass) -> Tensor:
-        """Return what is added to the map's output, [..., out]."""
+        """Return s B diag(E) A dropout(x), [..., out]."""
         low = F.linear(self.dropout(at.x), self.A)
         return F.linear(self.scale * self.E * low, at.spread(self.B))
 
@@ -52,15 +52,18 @@ class Triplets(nn.Module):
 
 
 def orthogonality(maps: Sequence[Triplets], strength: float) -> Penalty:
-    """Return the penalty strength / (2 maps) * sum(||A A^T - I|| + ||B^T B - I||)."""
+    """Return the penalty strength / (2 maps) * sum(||A A^T - I|| + ||B^T B - I||), a scalar.
 
-    def penalty(model: nn.Module, batch: Batch, outputs: Any, step: Step) -> Tensor:
+    It looks at the triplets only, not at the arguments of a penalty.
+    """
+
+    def penalty(forward: Callable[..., Any], batch: Batch, outputs: Any, step: Step) -> Tensor:
         first = maps[0].A
         one = torch.eye(len(first), device=first.device)
         with torch.autocast(first.device.type, enabled=False):
-            far = [torch.linalg.norm(m.A @ m.A.t() - one) for m in maps]
-            far += [torch.linalg.norm(m.B.t() @ m.B - one) for m in maps]
-            return strength * torch.stack(far).mean()
+            distances = [torch.linalg.norm(m.A @ m.A.t() - one) for m in maps]
+            distances += [torch.linalg.norm(m.B.t() @ m.B - one) for m in maps]
+            return strength * torch.stack(distances).mean()
 
     return penalty
 
@@ -85,15 +88,16 @@ class Schedule:
         return int(self.target + (self.initial - self.target) * left**3)
 
     def due(self, step: int) -> bool:
-        """Tell whether triplets are chosen anew after this update."""
+        """Tell whether triplets are chosen again after this update."""
         return step == self.end or (self.start < step < self.end and step % self.every == 0)
 
 
 class Budget:
     """The hook after every update: it scores the triplets and sets E of the least important to 0.
 
-    Importance of a number w: the running mean I of |w dL/dw|, times the running mean U of how far
-    |w dL/dw| is from I. Of a triplet: that of E_i + the means over row A_i and over column B_i.
+    Importance of a number w: the running mean I of |w dL/dw|, times the running mean U of the
+    distance between |w dL/dw| and I. Of a triplet: that of E_i, plus the means over row A_i and
+    over column B_i. beta1 smooths I, beta2 smooths U.
     """
 
     def __init__(
@@ -101,7 +105,7 @@ class Budget:
     ) -> None:
         self.maps, self.schedule = maps, schedule
         self.beta1, self.beta2 = beta1, beta2
-        self.numbers = [p for m in maps for p in (m.E, m.A, m.B)]
+        self.numbers: list[Tensor] = [p for m in maps for p in (m.E, m.A, m.B)]
         self.sensitivity = [torch.zeros_like(p) for p in self.numbers]
         self.uncertainty = [torch.zeros_like(p) for p in self.numbers]
         self.mask = torch.ones(len(maps), len(maps[0].E), device=maps[0].E.device)
@@ -109,7 +113,7 @@ class Budget:
 
     @torch.no_grad()
     def __call__(self, step: Step) -> None:
-        """Take in the gradients of the update just made; prune where it is due."""
+        """Take in the gradients of the update just made; prune if it is due."""
         if not self.final and (step.index < self.schedule.end or step.index == 1):
             self._observe()
         if self.schedule.due(step.index):
@@ -121,7 +125,7 @@ class Budget:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Leave exactly `target` triplets, also where training ended early or older weights won."""
+        """Leave exactly `target` triplets, also if training ended early or older weights won."""
         if not self.final:
             self._allocate(self.schedule.target)
             self.final = True

@@ -1,13 +1,13 @@
-"""Bottleneck adapters: two maps with an activation between them, hung onto modules of the body.
+"""Bottleneck adapters: two maps with an activation between them, attached to modules of the body.
 
     b(x) = U act(D x + b_D) + b_U,   D [m, d], U [d, m],   x [..., d]
 
     after a module        y -> y + b(y)
     inside a norm         y = LN(s + b(LN(s))), s the norm's input
-    beside a sub-layer    F(x) -> F(x) + scale b(x)
+    parallel to a part    F(x) -> F(x) + scale b(x)
 
-An adapter is a child of the module it hangs on and works in a forward hook, so no module is
-replaced and no name in the body changes. A map that becomes low-rank takes its adapter along.
+An adapter is a child of the module it is attached to and works in a forward hook, so no module is
+replaced and no name in the body changes.
 """
 
 from __future__ import annotations
@@ -83,10 +83,13 @@ class Bottleneck(nn.Module):
         return self.U(F.gelu(hidden, approximate="tanh"))
 
 
-def matrix(
+def draw_matrix(
     fan_in: int, fan_out: int, start: str, generator: torch.Generator, sigma: float = 0.0
 ) -> Tensor:
-    """Draw [out, in]: 'normal', 'truncated_normal' (cut at 2 sigma), 'kaiming' (a = sqrt 5)."""
+    """Draw a weight [out, in] on the CPU.
+
+    start: 'normal', 'truncated_normal' (cut at 2 sigma) or 'kaiming' (a = sqrt 5).
+    """
     if start == "normal":
         return torch.randn(fan_out, fan_in, generator=generator) * sigma
     even = torch.rand(fan_out, fan_in, generator=generator) * 2 - 1
@@ -96,39 +99,43 @@ def matrix(
     return sigma * math.sqrt(2) * torch.erfinv(even * math.erf(math.sqrt(2)))
 
 
-def drawn(
-    shape: tuple[int, int], activation: str, start: str, sigma: float,
-    generator: torch.Generator, device: torch.device,
-) -> Bottleneck:  # fmt: skip
-    """Return a bottleneck of `shape` (d, m) whose two maps are drawn alike, biases zero."""
-    down, up = (
-        Affine(matrix(fan_in, fan_out, start, generator, sigma).to(device))
-        for fan_in, fan_out in (shape, shape[::-1])
-    )
-    return Bottleneck(down, up, activation)
+def draw_bottleneck(
+    width: int,
+    size: int,
+    *,
+    activation: str,
+    start: str,
+    sigma: float,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Bottleneck:
+    """Return a bottleneck of d = `width`, m = `size`; both maps are drawn alike, biases zero."""
+    down = draw_matrix(width, size, start, generator, sigma)
+    up = draw_matrix(size, width, start, generator, sigma)
+    return Bottleneck(Affine(down.to(device)), Affine(up.to(device)), activation)
 
 
-def hang_after(name: str, module: nn.Module, adapter: nn.Module) -> None:
-    """Let `module` give y + b(y) for its output y (the first one, where it gives several).
+def attach_after(name: str, module: nn.Module, adapter: nn.Module) -> None:
+    """Let `module` give y + b(y) for its output y (the first one, if it gives several).
 
     Raises:
         AdaptError: `name`, the module, has such an adapter already.
     """
-    _hang(name, module, SERIAL, adapter)
+    _add_child(name, module, SERIAL, adapter)
     module.register_forward_hook(_add_after)
 
 
-def hang_inside(name: str, module: nn.Module, adapter: nn.Module) -> None:
+def attach_inside(name: str, module: nn.Module, adapter: nn.Module) -> None:
     """Let the norm `module` give LN(s + b(LN(s))) for its input s.
 
     Raises:
         AdaptError: `name`, the module, has such an adapter already.
     """
-    _hang(name, module, SERIAL, adapter)
-    module.register_forward_hook(_normalise_again)
+    _add_child(name, module, SERIAL, adapter)
+    module.register_forward_hook(_repeat_norm)
 
 
-def hang_beside(
+def attach_parallel(
     name: str, entry: nn.Module, leaving: nn.Module, adapter: nn.Module, scale: float
 ) -> None:
     """Let `leaving` give y + scale b(x) for its output y and the input x of `entry`, called before.
@@ -136,7 +143,7 @@ def hang_beside(
     Raises:
         AdaptError: `name`, the module `leaving`, has such an adapter already.
     """
-    _hang(name, leaving, PARALLEL, adapter)
+    _add_child(name, leaving, PARALLEL, adapter)
     branch = _Branch(adapter, scale)
     entry.register_forward_pre_hook(branch.keep)
     leaving.register_forward_hook(branch.add)
@@ -153,12 +160,12 @@ class _Branch:
     def keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.x = inputs[0]
 
-    def add(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def add(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         x, self.x = self.x, None
         return output + (self.scale * self.adapter(x)).to(output.dtype)
 
 
-def _hang(name: str, module: nn.Module, child: str, adapter: nn.Module) -> None:
+def _add_child(name: str, module: nn.Module, child: str, adapter: nn.Module) -> None:
     if child in dict(module.named_children()):
         raise AdaptError(
             f"{name} has a bottleneck adapter already: use one method of this kind in a chain."
@@ -166,7 +173,7 @@ def _hang(name: str, module: nn.Module, child: str, adapter: nn.Module) -> None:
     module.add_module(child, adapter)
 
 
-def _add_after(module: nn.Module, inputs: Any, output: Any) -> Any:
+def _add_after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
     if isinstance(output, tuple):  # attention gives its weights as well
         return (_add_after(module, inputs, output[0]), *output[1:])
     if output.dim() > 3:  # XLNet drops attention weights [B, heads, T, T] by the same module
@@ -174,7 +181,7 @@ def _add_after(module: nn.Module, inputs: Any, output: Any) -> Any:
     return output + module.get_submodule(SERIAL)(output).to(output.dtype)
 
 
-def _normalise_again(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+def _repeat_norm(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     s = inputs[0]
     return module.forward(s + module.get_submodule(SERIAL)(output).to(s.dtype))
 

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptkit.layers.low_rank import Pair, Pass
+from adaptkit.models.anatomy import Site
 
 
 class Decomposed(Pair):
     """W' = m (W + s B A) / ||W + s B A||, row by row; m [out] starts at ||W||.
 
-    What is added to the output is (m/n - 1) W x + (m/n) s B A x with n = ||W + s B A|| [out],
-    through which no gradient flows (section 4.3 of the paper). ||W||^2 is computed once, as long as
-    W is frozen; the rest of n^2 = ||W||^2 + 2 s <W, B A> + s^2 ||B A||^2 needs products with r
-    columns only. An output whose row of W is zero has no direction, and stays as it is. Dropout
-    acts on x in both terms. Count: r (in + out) + out.
+    The output gains (m/n - 1) W x + (m/n) s B A x with n = ||W + s B A|| [out], through which no
+    gradient flows (section 4.3 of the paper). ||W||^2 is computed once, as long as W is frozen; the
+    rest of n^2 = ||W||^2 + 2 s <W, B A> + s^2 ||B A||^2 needs products with r columns only. An
+    output whose row of W is zero has no direction, and stays as it is. Dropout acts on x in both
+    terms. Count: r (in + out) + out.
     """
 
-    def __init__(self, weight: Tensor, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    square: Tensor
+
+    def __init__(
+        self,
+        weight: Tensor,
+        site: Site,
+        rank: int,
+        scale: float,
+        dropout: float,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        super().__init__(site, rank, scale, dropout, generator, device)
         self.register_buffer("square", squares(weight), persistent=False)  # ||W||^2 [out]
         self.magnitude = nn.Parameter(self.square.sqrt())
 
@@ -34,10 +44,10 @@ class Decomposed(Pair):
         up = at.spread(gain.unsqueeze(1) * (self.scale * self.B))
         more = at.spread(gain - 1)
         if low is at.x:  # W x is y - b, and b goes into the small product: no other pass over y
-            plain, shift = at.y, None if at.bias is None else -more * at.bias
+            output, shift = at.y, None if at.bias is None else -more * at.bias
         else:
-            plain, shift = F.linear(low, at.weight), None
-        return torch.addcmul(F.linear(F.linear(low, self.A), up, shift), plain, more)
+            output, shift = F.linear(low, at.weight), None
+        return torch.addcmul(F.linear(F.linear(low, self.A), up, shift), output, more)
 
     def matrix(self, weight: Tensor) -> Tensor:
         """Return W' - W, [out, in]."""
@@ -50,7 +60,8 @@ class Decomposed(Pair):
     ) -> Tensor:
         """Return ||W + s B A|| of every output, [out], in fp32; 1 where it is 0.
 
-        known: ||W||^2, where it need not be computed anew.
+        weight: W [out, in]. rows: the outputs of this role. known: ||W||^2 [out], if it need not
+        be computed again.
         """
         with torch.autocast(weight.device.type, enabled=False):
             own = slice(None) if rows is None else rows

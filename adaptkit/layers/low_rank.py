@@ -1,10 +1,7 @@
-"""Low-rank updates beside linear maps: where they hang, and the pair of LoRA.
+"""Low-rank updates of linear maps: how they are attached, and the pair of LoRA.
 
 An update stands in the child `lora` of its map, by role, and a forward hook adds it to the output.
 The map itself, its weight and its bias stay as they are, so that no name in the body changes.
-
-Every update has two forms: called with a `Pass` it returns what to add to the output, without ever
-forming a matrix [out, in]; `matrix(W)` returns what to add to the weight W.
 """
 
 from __future__ import annotations
@@ -12,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from adaptkit.errors import AdaptError, invalid
-from adaptkit.models.anatomy import Site, is_conv1d
+from adaptkit.models.anatomy import Site, is_conv1d, sharing
+from adaptkit.models.body import bias_of, weight_of
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,23 @@ class Pass:
     rows: Tensor | None  # None: all of them
 
     def spread(self, tensor: Tensor) -> Tensor:
-        """Return a tensor [rows, ...] as [out, ...] with zeros at the outputs of other roles."""
+        """Spread a tensor [rows, ...] to [out, ...], zero at the outputs of other roles."""
         if self.rows is None:
             return tensor
         wide = tensor.new_zeros(self.y.shape[-1], *tensor.shape[1:])
         return wide.index_copy(0, self.rows, tensor)
+
+
+class Update(Protocol):
+    """A change of one linear map, in two forms that compute the same."""
+
+    def __call__(self, at: Pass) -> Tensor:
+        """Return what to add to the output, [..., out], without forming a matrix [out, in]."""
+        ...
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """Return what to add to the weight [out, in]."""
+        ...
 
 
 class Pair(nn.Module):
@@ -57,7 +68,7 @@ class Pair(nn.Module):
         device: torch.device,
     ) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(site.fan_in)  # what kaiming_uniform_(a=sqrt(5)) amounts to
+        bound = 1 / math.sqrt(site.fan_in)  # what kaiming_uniform_(a=sqrt(5)) draws from
         start = (torch.rand(rank, site.fan_in, generator=generator) * 2 - 1) * bound
         self.A = nn.Parameter(start.to(device))
         self.B = nn.Parameter(torch.zeros(site.fan_out, rank, device=device))
@@ -77,8 +88,8 @@ class Pair(nn.Module):
 class EmbeddingPair(nn.Module):
     """s B A[:, id] for a table of V embeddings of width d: A [r, V] zero, B [d, r] ~ N(0, 1).
 
-    The roles are turned round, as in the authors' loralib: a row of A is looked up, and it is A
-    that starts at zero. Count: r (V + d).
+    A starts at zero instead of B, as in the authors' loralib: a column of A is looked up.
+    Count: r (V + d).
     """
 
     def __init__(
@@ -92,9 +103,7 @@ class EmbeddingPair(nn.Module):
     def hook(self, module: nn.Embedding, args: tuple[Tensor], y: Tensor) -> Tensor:
         """Add the update to the embeddings y [..., d] of ids [...]."""
         low = F.embedding(args[0], self.A.t(), module.padding_idx)
-        factor = self.scale * getattr(
-            module, "embed_scale", 1.0
-        )  # BART multiplies what it looks up
+        factor = self.scale * getattr(module, "embed_scale", 1.0)  # BART multiplies embeddings
         return y + (factor * F.linear(low, self.B)).to(y.dtype)
 
     @torch.no_grad()
@@ -112,25 +121,32 @@ class Updates(nn.ModuleDict):
         index = None if site.rows is None else torch.tensor(site.rows, device=device)
         self.register_buffer(f"rows_{site.role}", index, persistent=False)
 
+    def rows(self, role: str) -> Tensor | None:
+        """Return the outputs [rows] that belong to a role; None: all of them."""
+        return getattr(self, f"rows_{role}")
+
+    def by_role(self) -> dict[str, Update]:
+        """Return the updates by role."""
+        return {role: cast(Update, update) for role, update in self.items()}
+
     def hook(self, module: nn.Module, args: tuple[Tensor], y: Tensor) -> Tensor:
-        """Add all updates to the map's output."""
-        weight, total = matrix_of(module.weight, module), y
-        for role, update in self.items():
-            rows = getattr(self, f"rows_{role}")
-            change = update(Pass(args[0], y, weight, module.bias, rows)).to(y.dtype)
+        """Add all updates to the map's output y [..., out]."""
+        weight, bias, total = matrix_of(module), bias_of(module), y
+        for role, update in self.by_role().items():
+            change = update(Pass(args[0], y, weight, bias, self.rows(role))).to(y.dtype)
             total = change.add_(total)  # in place: one tensor less to write
         return total
 
     @torch.no_grad()
     def merge(self, module: nn.Module) -> None:
         """Fold the updates into the weight, in fp32."""
-        weight = matrix_of(module.weight, module).float()
+        weight = matrix_of(module).float()
         merged = weight.clone()
-        for role, update in self.items():
-            rows = getattr(self, f"rows_{role}")
+        for role, update in self.by_role().items():
+            rows = self.rows(role)
             rows = torch.arange(len(weight), device=weight.device) if rows is None else rows
             merged.index_add_(0, rows, update.matrix(weight[rows]))
-        module.weight.copy_(merged.t() if is_conv1d(module) else merged)
+        weight_of(module).copy_(merged.t() if is_conv1d(module) else merged)
 
 
 class UpdatedTensor(nn.Module):
@@ -147,18 +163,19 @@ class UpdatedTensor(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight with the update added, in the weight's shape."""
-        (update,) = self.lora.values()
-        change = update.matrix(_flat(weight, self.turned))
+        (update,) = (cast(Update, module) for module in self.lora.values())
+        change = update.matrix(_flatten(weight, self.turned))
         change = change.t() if self.turned else change
         return weight + change.reshape(weight.shape).to(weight.dtype)
 
 
-def matrix_of(weight: Tensor, module: nn.Module) -> Tensor:
+def matrix_of(module: nn.Module) -> Tensor:
     """Return a map's weight as [out, in]."""
+    weight = weight_of(module)
     return weight.t() if is_conv1d(module) else weight
 
 
-def _flat(weight: Tensor, turned: bool) -> Tensor:
+def _flatten(weight: Tensor, turned: bool) -> Tensor:
     flat = weight.reshape(len(weight), -1)
     return flat.t() if turned else flat
 
@@ -167,49 +184,47 @@ def weight_at(model: nn.Module, site: Site) -> Tensor:
     """Return the weight [out, in] of a site, of a fused map the rows that belong to it, in fp32."""
     module = model.get_submodule(site.module)
     if site.parameter:
-        return _flat(getattr(module, site.parameter).detach(), site.parameter != "o").float()
-    weight = matrix_of(module.weight.detach(), module).float()
+        return _flatten(getattr(module, site.parameter).detach(), site.parameter != "o").float()
+    weight = matrix_of(module).detach().float()
     return weight if site.rows is None else weight[list(site.rows)]
 
 
-def fitting(rank: int, site: Site, field: str = "method.rank") -> int:
+def check_rank(rank: int, site: Site, field: str = "method.rank") -> int:
     """Return `rank`.
 
     Raises:
         ConfigError: it exceeds the rank that the map itself can have.
     """
-    low = min(site.fan_in, site.fan_out)
-    if rank > low:
+    full = min(site.fan_in, site.fan_out)
+    if rank > full:
         raise invalid(
-            field, rank, f"exceeds the rank {low} of {site.name}", f"Choose {low} or less"
+            field, rank, f"exceeds the rank {full} of {site.name}", f"Choose {full} or less"
         )
     return rank
 
 
-def beside(
-    model: nn.Module, found: Iterable[Site], build: Callable[[Site], nn.Module]
+def attach_updates(
+    model: nn.Module, sites: Iterable[Site], build: Callable[[Site], nn.Module]
 ) -> Callable[[], None]:
-    """Put `build(site)` beside every map; return the function that folds all of them in.
+    """Attach `build(site)` to every map; return the function that folds all of them in.
 
     Raises:
-        AdaptError: a map is changed by another method already, or has no input to drop.
+        AdaptError: another method changes a map already, or a bare tensor has no input to drop.
     """
     merges: dict[str, Callable[[], None]] = {}
-    for site in found:
+    for site in sites:
         module = model.get_submodule(site.module)
-        _check(module, site)
+        _check_free(module, site)
         if site.parameter:
-            merges[site.name] = _beside_tensor(module, site, build(site))
+            merges[site.name] = _attach_to_tensor(module, site.parameter, site, build(site))
         elif isinstance(module, nn.Embedding):
-            update = build(site)
-            # T5 and BART look words up in several modules that share one table.
-            alike = [m for m in model.modules() if getattr(m, "weight", None) is module.weight]
-            merges[site.name] = _hang(alike, nn.ModuleDict({site.role: update}), update)
+            merges[site.name] = _attach_to_table(model, module, site, build(site))
         else:
             if "lora" not in dict(module.named_children()):
                 updates = Updates()
-                merges[site.name] = _hang([module], updates, updates)
-            module.lora.add(site, build(site), module.weight.device)
+                merges[site.name] = _attach([module], updates, updates)
+            collected = cast(Updates, module.get_submodule("lora"))
+            collected.add(site, build(site), weight_of(module).device)
 
     def merge() -> None:
         for fold in merges.values():
@@ -218,7 +233,7 @@ def beside(
     return merge
 
 
-def _hang(modules: list[nn.Module], child: nn.Module, worker: Any) -> Callable[[], None]:
+def _attach(modules: list[nn.Module], child: nn.Module, worker: Any) -> Callable[[], None]:
     first = modules[0]
     first.lora = child
     handles = [module.register_forward_hook(worker.hook) for module in modules]
@@ -232,18 +247,27 @@ def _hang(modules: list[nn.Module], child: nn.Module, worker: Any) -> Callable[[
     return fold
 
 
-def _beside_tensor(module: nn.Module, site: Site, update: nn.Module) -> Callable[[], None]:
-    if getattr(update, "dropout", None) and update.dropout.p:
+def _attach_to_table(
+    model: nn.Module, table: nn.Embedding, site: Site, update: nn.Module
+) -> Callable[[], None]:
+    # T5 and BART look words up in several modules that share one table.
+    modules = [model.get_submodule(name) for name in sharing(model, table.weight)]
+    return _attach(modules, nn.ModuleDict({site.role: update}), update)
+
+
+def _attach_to_tensor(
+    module: nn.Module, name: str, site: Site, update: nn.Module
+) -> Callable[[], None]:
+    dropout = getattr(update, "dropout", None)
+    if dropout is not None and dropout.p:
         raise AdaptError(
-            f"method.dropout={update.dropout.p}: {site.name} is a bare tensor, not a map with an "
+            f"method.dropout={dropout.p}: {site.name} is a bare tensor, not a map with an "
             "input that could be dropped. Set method.dropout=0 for this family, or adapt other "
             "roles."
         )
     # unsafe=True: skip the trial call, shapes are known.
-    parametrize.register_parametrization(
-        module, site.parameter, UpdatedTensor(site, update), unsafe=True
-    )
-    return lambda: fold_tensor(module, site.parameter)
+    parametrize.register_parametrization(module, name, UpdatedTensor(site, update), unsafe=True)
+    return partial(fold_tensor, module, name)
 
 
 def fold_tensor(module: nn.Module, name: str) -> None:
@@ -252,7 +276,7 @@ def fold_tensor(module: nn.Module, name: str) -> None:
         parametrize.remove_parametrizations(module, name, leave_parametrized=True)
 
 
-def _check(module: nn.Module, site: Site) -> None:
+def _check_free(module: nn.Module, site: Site) -> None:
     if site.parameter:
         taken = parametrize.is_parametrized(module, site.parameter)
     else:
@@ -262,6 +286,7 @@ def _check(module: nn.Module, site: Site) -> None:
                 f"{site.name} is changed by another method already. In method.parts, name the "
                 "low-rank method before it."
             )
-        taken = site.role in children.get("lora", ())
+        updates = children.get("lora")
+        taken = updates is not None and site.role in dict(updates.named_children())
     if taken:
         raise AdaptError(f"{site.name} has a low-rank pair already: use one low-rank method.")

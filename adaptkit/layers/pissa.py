@@ -10,10 +10,13 @@ from adaptkit.layers.low_rank import Pass
 
 
 class Principal(nn.Module):
-    """s (B A - B0 A0) x: what B A has become since it was the principal part of W.
+    """s (B A - B0 A0) x: the change of B A since it was the principal part of W.
 
     A, A0 [r, in], B, B0 [out, r]; the start A0, B0 is frozen and saved. Count: r (in + out).
     """
+
+    delta_A0: Tensor
+    delta_B0: Tensor
 
     def __init__(self, low: Tensor, up: Tensor, scale: float, dropout: float) -> None:
         super().__init__()
@@ -45,8 +48,8 @@ def principal_part(
 ) -> tuple[Tensor, Tensor]:
     """Return A [rank, in] and B [out, rank] with B A the best approximation of W by that rank.
 
-    rounds: None for the exact decomposition; else that many rounds of subspace iteration from a
-    random start (Halko et al. 2011, arXiv:0909.4061), which is faster for large matrices.
+    weight: W [out, in]. rounds: None for the exact decomposition; else that many rounds of subspace
+    iteration from a random start (Halko et al. 2011, arXiv:0909.4061), faster for large matrices.
     """
     if rounds is None:
         up, values, low = torch.linalg.svd(weight, full_matrices=False)

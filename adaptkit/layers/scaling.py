@@ -1,4 +1,4 @@
-"""Learnt vectors that scale what comes out of a map, or what goes in (Liu et al. 2022).
+"""Trained vectors that scale the output or the input of a map (Liu et al. 2022).
 
 Formulas: arXiv:2205.05638. The vectors stand in the child `ia3` of their map by role, and hooks
 apply them, so that no name in the body changes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn.utils import parametrize
 from adaptkit.errors import AdaptError
 from adaptkit.layers.low_rank import fold_tensor, matrix_of
 from adaptkit.models.anatomy import Site
+from adaptkit.models.body import bias_of, device_of
 
 
 class Vector(nn.Module):
@@ -37,26 +39,26 @@ class OutputScales(nn.ModuleDict):
 
     def whole(self, width: int) -> Tensor:
         """Return the scale of every output of the map, [width]."""
-        total = None
-        for role, vector in self.items():
-            rows = getattr(self, f"rows_{role}")
+        total: Tensor | None = None
+        for role, scale in vectors(self).items():
+            rows: Tensor | None = getattr(self, f"rows_{role}")
             if rows is None:
-                return vector.scale
-            total = vector.scale.new_ones(width) if total is None else total
-            total = total.index_copy(0, rows, vector.scale)
-        return total
+                return scale
+            total = scale.new_ones(width) if total is None else total
+            total = total.index_copy(0, rows, scale)
+        return cast(Tensor, total)  # a map is given a vector at once, see `attach_scales`
 
     def hook(self, module: nn.Module, args: tuple[Tensor], y: Tensor) -> Tensor:
-        """Scale the map's output."""
+        """Scale the map's output y [..., out]."""
         return (y * self.whole(y.shape[-1])).to(y.dtype)
 
     def merge(self, module: nn.Module) -> None:
         """Fold the vectors into weight and bias."""
-        weight = matrix_of(module.weight, module)
+        weight, bias = matrix_of(module), bias_of(module)
         scale = self.whole(len(weight))
         weight.copy_(weight.float() * scale.unsqueeze(1))
-        if module.bias is not None:
-            module.bias.mul_(scale)
+        if bias is not None:
+            bias.mul_(scale)
 
 
 class InputScale(nn.ModuleDict):
@@ -67,15 +69,15 @@ class InputScale(nn.ModuleDict):
         self[site.role] = Vector(site.fan_in, device)
 
     def hook(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        """Scale the map's input."""
-        (vector,) = self.values()
-        return ((args[0] * vector.scale).to(args[0].dtype),)
+        """Scale the map's input x [..., in]."""
+        (scale,) = vectors(self).values()
+        return ((args[0] * scale).to(args[0].dtype),)
 
     def merge(self, module: nn.Module) -> None:
         """Fold the vector into the weight."""
-        (vector,) = self.values()
-        weight = matrix_of(module.weight, module)
-        weight.copy_(weight.float() * vector.scale)
+        (scale,) = vectors(self).values()
+        weight = matrix_of(module)
+        weight.copy_(weight.float() * scale)
 
 
 class ScaledTensor(nn.Module):
@@ -87,12 +89,19 @@ class ScaledTensor(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight with scaled outputs."""
-        (vector,) = self.ia3.values()
-        return (weight * vector.scale.view(weight.shape[1:])).to(weight.dtype)
+        (scale,) = vectors(self.ia3).values()
+        return (weight * scale.view(weight.shape[1:])).to(weight.dtype)
 
 
-def scaled(model: nn.Module, found: Iterable[Site], inputs: Iterable[str]) -> Callable[[], None]:
-    """Put a vector at every map; return the function that folds all of them in.
+def vectors(scales: nn.ModuleDict) -> dict[str, Tensor]:
+    """Return the vectors [n] by role."""
+    return {role: cast(Vector, vector).scale for role, vector in scales.items()}
+
+
+def attach_scales(
+    model: nn.Module, sites: Iterable[Site], inputs: Iterable[str]
+) -> Callable[[], None]:
+    """Attach a vector to every map; return the function that folds all of them in.
 
     inputs: the roles whose input is scaled instead of their output.
 
@@ -100,21 +109,16 @@ def scaled(model: nn.Module, found: Iterable[Site], inputs: Iterable[str]) -> Ca
         AdaptError: a map has such vectors already.
     """
     merges: dict[str, Callable[[], None]] = {}
-    for site in found:
+    for site in sites:
         module = model.get_submodule(site.module)
-        device = next(module.parameters()).device
         if site.parameter:
-            _check(site, any(isinstance(p, ScaledTensor) for p in _changes(module, site.parameter)))
-            update = ScaledTensor(site, device)
-            parametrize.register_parametrization(module, site.parameter, update, unsafe=True)
-            merges[site.name] = partial(fold_tensor, module, site.parameter)
+            merges[site.name] = _attach_to_tensor(module, site.parameter, site)
             continue
         if site.name not in merges:  # a fused map collects the vectors of its roles
-            _check(site, "ia3" in dict(module.named_children()))
-            merges[site.name] = _hang(
-                module, InputScale() if site.role in inputs else OutputScales()
-            )
-        module.ia3.add(site, device)
+            scales = InputScale() if site.role in inputs else OutputScales()
+            merges[site.name] = _attach(module, site, scales)
+        collected = cast("InputScale | OutputScales", module.get_submodule("ia3"))
+        collected.add(site, device_of(module))
 
     @torch.no_grad()
     def merge() -> None:
@@ -124,16 +128,27 @@ def scaled(model: nn.Module, found: Iterable[Site], inputs: Iterable[str]) -> Ca
     return merge
 
 
-def _changes(module: nn.Module, name: str) -> Iterable[nn.Module]:
-    return module.parametrizations[name] if parametrize.is_parametrized(module, name) else ()
+def _attach_to_tensor(module: nn.Module, name: str, site: Site) -> Callable[[], None]:
+    _check_free(site, any(isinstance(p, ScaledTensor) for p in parametrizations(module, name)))
+    scale = ScaledTensor(site, device_of(module))
+    parametrize.register_parametrization(module, name, scale, unsafe=True)
+    return partial(fold_tensor, module, name)
 
 
-def _check(site: Site, taken: bool) -> None:
+def parametrizations(module: nn.Module, name: str) -> list[nn.Module]:
+    """Return the parametrizations of one of a module's tensors, in their order."""
+    if not parametrize.is_parametrized(module, name):
+        return []
+    return list(module.get_submodule(f"parametrizations.{name}").children())
+
+
+def _check_free(site: Site, taken: bool) -> None:
     if taken:
         raise AdaptError(f"{site.name} has scaling vectors already: use one such method.")
 
 
-def _hang(module: nn.Module, scales: OutputScales | InputScale) -> Callable[[], None]:
+def _attach(module: nn.Module, site: Site, scales: OutputScales | InputScale) -> Callable[[], None]:
+    _check_free(site, "ia3" in dict(module.named_children()))
     module.ia3 = scales
     if isinstance(scales, InputScale):
         handle = module.register_forward_pre_hook(scales.hook)

@@ -1,9 +1,8 @@
-"""Frozen random projections with learnt scaling vectors (Kopiczko et al. 2023, 2310.11454)."""
+"""Frozen random projections with trained scaling vectors (Kopiczko et al. 2023, 2310.11454)."""
 
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import numpy as np
 import torch
@@ -22,21 +21,35 @@ class Projections:
     """
 
     def __init__(self, seed: int, rank: int, device: torch.device) -> None:
-        self.low = cache(lambda fan_in: _drawn((seed, 0), rank, fan_in).to(device))
-        self.up = cache(lambda fan_out: _drawn((seed, 1), fan_out, rank).to(device))
+        self.seed, self.rank, self.device = seed, rank, device
+        self.matrices: dict[tuple[int, int, int], Tensor] = {}
 
+    def low(self, fan_in: int) -> Tensor:
+        """Return A [r, in] of all maps with this many inputs."""
+        return self._matrix(0, self.rank, fan_in)
 
-def _drawn(seed: tuple[int, int], rows: int, columns: int) -> Tensor:
-    bound = math.sqrt(6 / columns)
-    state = np.random.RandomState([*seed, rows, columns])
-    return torch.from_numpy(state.uniform(-bound, bound, (rows, columns)).astype(np.float32))
+    def up(self, fan_out: int) -> Tensor:
+        """Return B [out, r] of all maps with this many outputs."""
+        return self._matrix(1, fan_out, self.rank)
+
+    def _matrix(self, stream: int, rows: int, columns: int) -> Tensor:
+        key = stream, rows, columns
+        if key not in self.matrices:
+            bound = math.sqrt(6 / columns)
+            state = np.random.RandomState([self.seed, *key])
+            drawn = state.uniform(-bound, bound, (rows, columns)).astype(np.float32)
+            self.matrices[key] = torch.from_numpy(drawn).to(self.device)
+        return self.matrices[key]
 
 
 class Scaled(nn.Module):
-    """b * (B (d * (A x))): A [r, in], B [out, r] frozen, d [r] and b [out] learn, b from zero.
+    """b * (B (d * (A x))): A [r, in], B [out, r] frozen, d [r] and b [out] trained, b from zero.
 
     Count: r + out.
     """
+
+    low: Tensor
+    up: Tensor
 
     def __init__(self, low: Tensor, up: Tensor, d_initial: float) -> None:
         super().__init__()
@@ -46,7 +59,7 @@ class Scaled(nn.Module):
         self.b = nn.Parameter(torch.zeros(up.shape[0], device=up.device))
 
     def forward(self, at: Pass) -> Tensor:
-        """Return what is added to the map's output, [..., out]."""
+        """Return b * (B (d * (A x))), [..., out]."""
         low = self.d * F.linear(at.x, self.low)
         return at.spread(self.b) * F.linear(low, at.spread(self.up))
 
