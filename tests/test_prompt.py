@@ -18,7 +18,7 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config import compose
 from adaptkit.config import settings as config
 from adaptkit.errors import AdaptError, ConfigError
-from adaptkit.layers.prompt import PromptEncoder, shared, spliced, vote, without
+from adaptkit.layers.prompt import PromptEncoder, cut_out, single, splice, vote
 from adaptkit.methods.chain import Chain
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.prompt import PromptTuning
@@ -187,9 +187,9 @@ def test_positional_inputs_and_embeddings() -> None:
 def test_spliced() -> None:
     values = torch.tensor([[1, 2, 3], [4, 5, 6]])
     fill = torch.tensor([[-1, -2], [-3, -4]])
-    found = spliced(values, fill, torch.tensor([[0], [2]]))
+    found = splice(values, fill, torch.tensor([[0], [2]]))
     assert found.tolist() == [[-1, -2, 1, 2, 3], [4, 5, -3, -4, 6]]
-    end = spliced(values[:, :, None], fill[:, :, None], torch.tensor([[3], [1]]))
+    end = splice(values[:, :, None], fill[:, :, None], torch.tensor([[3], [1]]))
     assert end[..., 0].tolist() == [[1, 2, 3, -1, -2], [4, -3, -4, 5, 6]]
 
 
@@ -197,15 +197,15 @@ def test_spliced() -> None:
 def test_one_column_for_all_rows_is_a_slice(column: int) -> None:
     values, fill = torch.arange(12.0).view(2, 3, 2), -torch.arange(1.0, 9.0).view(2, 2, 2)
     columns = torch.full((2, 1), column)
-    assert shared(columns) == column
+    assert single(columns) == column
     mixed = torch.tensor([[0], [2]])
-    assert shared(mixed) is mixed
+    assert single(mixed) is mixed
     for start in (column, columns):
-        wide = spliced(values, fill, start)
+        wide = splice(values, fill, start)
         expect = [*values[0, :column].tolist(), *fill[0].tolist(), *values[0, column:].tolist()]
         assert wide[0].tolist() == expect
-        assert torch.equal(without(wide, start, 2), values)
-    assert torch.equal(without(spliced(values, fill, mixed), mixed, 2), values)
+        assert torch.equal(cut_out(wide, start, 2), values)
+    assert torch.equal(cut_out(splice(values, fill, mixed), mixed, 2), values)
 
 
 # ---- generation ----
@@ -398,7 +398,7 @@ def test_bart_starts_at_the_scaled_embeddings() -> None:
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        (PromptTuning(init="\u200b"), "method.init=.*: the tokenizer makes no token of it"),
+        (PromptTuning(init="\u200b"), "method.init=.*: the tokenizer finds no token in it"),
         (PromptTuning(init="labels"), "method.init='labels': the task's labels have no names"),
         (PromptTuning(125), "reads 128 positions, of which 124 are left"),
         (PTuning(123, anchors="good film"), "=125: .* 124 are left"),

@@ -1,4 +1,4 @@
-"""Learnt keys and values in front of those of every attention (Li & Liang 2021, arXiv:2101.00190).
+"""Trained keys and values in front of those of every attention (Li & Liang 2021, arXiv:2101.00190).
 
     softmax(q [P_K; K]^T / sqrt(s)) [P_V; V],   P_K, P_V [P, G s],   G key-value heads of size s
 
@@ -12,9 +12,9 @@ relative positions is 0 for them. Reparametrised, one MLP per kind of attention 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,24 +24,36 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import AdaptError
 from adaptkit.models.attention import Attention, attentions, recomputes_reentrantly, route, stack
+from adaptkit.models.body import device_of
 
 NAME = "adaptkit_prefix"  # of the attention function
-Pairs = Mapping[str, tuple[Tensor, Tensor]]  # attention's name -> keys, values [P, width]
+Pair = tuple[Tensor, Tensor]  # keys and values, each [P, width]
+Pairs = Mapping[str, Pair]  # by the attention's name
+
+
+class Shape(NamedTuple):
+    """Number of vectors P, and inner width m of the MLP; m = 0: no MLP."""
+
+    length: int
+    hidden: int
 
 
 class Prefix(nn.Module):
     """The keys and values of one attention, in one of three forms.
 
-    Learnt directly (parameters `keys` and `values`), given anew for every forward pass by an MLP,
-    or fixed by what the MLP was at last (buffers `delta_keys` and `delta_values`).
+    Trained directly (parameters `keys` and `values`), computed by an MLP for every forward pass, or
+    fixed at the MLP's last output (buffers `delta_keys` and `delta_values`).
     """
+
+    delta_keys: Tensor
+    delta_values: Tensor
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.given: tuple[Tensor, Tensor] | None = None
+        self.given: Pair | None = None
 
-    def learn(self, keys: Tensor, values: Tensor) -> None:
+    def train_directly(self, keys: Tensor, values: Tensor) -> None:
         """Make keys and values [P, width] parameters."""
         self.keys, self.values = nn.Parameter(keys), nn.Parameter(values)
 
@@ -51,17 +63,17 @@ class Prefix(nn.Module):
         self.register_buffer("delta_keys", keys)
         self.register_buffer("delta_values", values)
 
-    def forward(self) -> tuple[Tensor, Tensor]:
+    def forward(self) -> Pair:
         """Return keys and values [P, width]."""
         if self.given is not None:
             return self.given
         if "delta_keys" in self._buffers:
             return self.delta_keys, self.delta_values
-        dropped = (F.dropout(t, self.dropout, self.training) for t in (self.keys, self.values))
-        return tuple(dropped)
+        keys = F.dropout(self.keys, self.dropout, self.training)
+        return keys, F.dropout(self.values, self.dropout, self.training)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what belongs to one forward pass: its graph cannot be copied."""
+        """Leave out the tensors of one forward pass: their graph cannot be copied."""
         return {**self.__dict__, "given": None}
 
 
@@ -69,14 +81,14 @@ class Reparametrisation(nn.Module):
     """The MLP from E [P, d] to the keys and values [P, width] of `prefixes`, for training only.
 
     E starts N(0, 1), the maps uniform within 1 / sqrt(fan in), as in the authors' code. It runs
-    once per forward pass of `stack` and in fp32, so that what `fix` keeps is the same function.
+    once per forward pass of `stack`, in fp32, so that `fix` keeps the same function.
     """
 
     def __init__(
         self,
         targets: Sequence[Attention],
         prefixes: Sequence[Prefix],
-        shape: tuple[int, int],  # P, m
+        shape: Shape,
         dropout: float,
         generator: torch.Generator,
         device: torch.device,
@@ -88,27 +100,27 @@ class Reparametrisation(nn.Module):
         self.dropout = dropout
         start = torch.randn(length, fan_in, generator=generator)
         self.embedding = nn.Parameter(start.to(device))
-        self.down = drawn_linear(fan_in, hidden, generator, device)
-        self.up = drawn_linear(hidden, sum(self.widths), generator, device)
+        self.down = draw_linear(fan_in, hidden, generator, device)
+        self.up = draw_linear(hidden, sum(self.widths), generator, device)
 
-    def forward(self) -> list[tuple[Tensor, Tensor]]:
+    def forward(self) -> list[Pair]:
         """Return keys and values [P, width] of every attention."""
         with torch.autocast(self.embedding.device.type, enabled=False):
             both = self.up(torch.tanh(self.down(self.embedding)))
         parts = F.dropout(both, self.dropout, self.training).split(self.widths, dim=1)
         return list(zip(parts[::2], parts[1::2], strict=True))
 
-    def give(self, stack: nn.Module, inputs: Any) -> None:
+    def give(self, stack: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Compute the prefixes of this forward pass: a hook before `stack`."""
         for prefix, pair in zip(self.prefixes, self(), strict=True):
             prefix.given = pair
 
     @torch.no_grad()
-    def fit(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Let the MLP start at given keys and values.
+    def fit(self, pairs: Sequence[Pair]) -> None:
+        """Let the MLP start at given keys and values [P, width].
 
-        The smallest change of W_up that does so, by least squares, E and the rest as drawn (the
-        authors take 500 steps of Adam on the same loss). Exact for P <= m.
+        It makes the smallest change of W_up by least squares; E and the rest stay as drawn. The
+        authors take 500 steps of Adam on the same loss. Exact for P <= m.
         """
         goal = torch.cat([tensor for pair in pairs for tensor in pair], dim=1)
         goal = goal.to(self.embedding.device)
@@ -118,16 +130,16 @@ class Reparametrisation(nn.Module):
 
     @torch.no_grad()
     def fix(self) -> None:
-        """Leave the prefixes with what they are now."""
+        """Fix the prefixes at their present values."""
         self.eval()
         for prefix, (keys, values) in zip(self.prefixes, self(), strict=True):
             prefix.fix(keys.clone(), values.clone())
 
 
-def drawn_linear(
+def draw_linear(
     fan_in: int, fan_out: int, generator: torch.Generator, device: torch.device
 ) -> nn.Linear:
-    """Return a map with torch's default start, drawn from `generator`."""
+    """Return a map that starts as torch's own, but drawn from `generator`."""
     linear, bound = nn.Linear(fan_in, fan_out, device="meta"), 1 / math.sqrt(fan_in)
     for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,))):
         start = (torch.rand(shape, generator=generator) * 2 - 1) * bound
@@ -150,7 +162,7 @@ def attend(
     query [B, heads, T, s], key and value [B, G, S, s], mask [B, 1, T, S] (boolean, or added to the
     scores), position_bias [1, heads, T, S].
     """
-    keys, values = module.prefix()
+    keys, values = module.get_submodule("prefix")()
     causal = module.is_causal if is_causal is None else is_causal
     if attention_mask is None and causal and query.shape[2] > 1:
         # With more keys than queries the stock function would take "causal" from the first key on.
@@ -162,12 +174,12 @@ def attend(
     if position_bias is not None:
         position_bias = F.pad(position_bias, (length, 0))
     return sdpa_attention_forward(
-        module, query, in_front(keys, key), in_front(values, value), attention_mask,
+        module, query, prepend(keys, key), prepend(values, value), attention_mask,
         is_causal=False, position_bias=position_bias, **options,
     )  # fmt: skip
 
 
-def in_front(prefix: Tensor, states: Tensor) -> Tensor:
+def prepend(prefix: Tensor, states: Tensor) -> Tensor:
     """Put prefix [P, G s] before states [B, G, S, s], in their format."""
     batch, heads, _, size = states.shape
     split = prefix.to(states.dtype).view(-1, heads, size).transpose(0, 1)
@@ -186,24 +198,29 @@ def install(model: nn.Module, dropout: float) -> dict[Attention, Prefix]:
     Raises:
         AdaptError: the family computes attention in its own way, or there is a prefix already.
     """
-    found: dict[Attention, Prefix] = {}
+    prefixes: dict[Attention, Prefix] = {}
     for attention in attentions(model):
         module = model.get_submodule(attention.module)
-        if "prefix" in module._modules:
+        if "prefix" in dict(module.named_children()):
             raise AdaptError(f"{attention.module} has a prefix already: use one prefix method.")
-        module.prefix = found[attention] = Prefix(dropout)
-    for kind in {attention.kind: None for attention in found}:
-        stack(model, kind).register_forward_pre_hook(refuse_reentrant)
+        module.prefix = prefixes[attention] = Prefix(dropout)
+    for kind in kinds_of(prefixes):
+        stack(model, kind).register_forward_pre_hook(reject_reentrant)
     route(model, NAME, attend, skip_causal_mask=False)
-    return found
+    return prefixes
 
 
-def refuse_reentrant(stack: nn.Module, inputs: Any) -> None:
+def kinds_of(prefixes: Iterable[Attention]) -> list[str]:
+    """Return the kinds of attention, each once, in their order."""
+    return list(dict.fromkeys(attention.kind for attention in prefixes))
+
+
+def reject_reentrant(stack: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Stop before gradients get lost: a hook before `stack`.
 
     Raises:
-        AdaptError: layers are recomputed reentrantly. Their inputs need no gradient, so that torch
-            would give the prefixes none.
+        AdaptError: layers are recomputed reentrantly. Their inputs need no gradient, so torch would
+            give the prefixes none.
     """
     if stack.training and torch.is_grad_enabled() and recomputes_reentrantly(stack):
         raise AdaptError(
@@ -212,58 +229,55 @@ def refuse_reentrant(stack: nn.Module, inputs: Any) -> None:
         )
 
 
-def prefixed(
+def attach_prefixes(
     start: Adaptation,
     context: Context,
-    shape: tuple[int, int],  # P, m (0: without the MLP)
+    shape: Shape,
     dropout: float,
     scale: float,  # standard deviation of the start without the MLP
-    pairs: Pairs | None = None,  # where to start instead
+    pairs: Pairs | None = None,  # keys and values to start from instead
 ) -> Adaptation:
-    """Freeze the model and let a prefix at every attention learn, the head too.
+    """Freeze the body and train a prefix at every attention, and the head.
 
     Raises:
         AdaptError: the family computes attention in its own way, or there is a prefix already.
     """
-    model, (length, hidden) = start.model, shape
-    device = next(model.parameters()).device
-    before = {name for name, _ in model.named_parameters()}
-    prefixes = install(model, dropout)
-    if hidden and context.stage == "restore":
+    before = {name for name, _ in start.model.named_parameters()}
+    prefixes = install(start.model, dropout)
+    device, finish = device_of(start.model), None
+    if not shape.hidden:
         for attention, prefix in prefixes.items():
-            prefix.fix(*torch.zeros(2, length, attention.width, device=device))
-        return start.only(lambda name: False)
-    finish = None
-    if hidden:
-        finish = reparametrise(model, prefixes, shape, dropout, context.generator, pairs)
+            draw = torch.randn(2, shape.length, attention.width, generator=context.generator)
+            keys, values = pairs[attention.module] if pairs else draw * scale
+            prefix.train_directly(keys.to(device), values.to(device))
+    elif context.stage == "restore":
+        for attention, prefix in prefixes.items():
+            prefix.fix(*torch.zeros(2, shape.length, attention.width, device=device))
     else:
-        for attention, prefix in prefixes.items():
-            draw = torch.randn(2, length, attention.width, generator=context.generator) * scale
-            first = pairs[attention.module] if pairs else draw
-            prefix.learn(*(tensor.to(device) for tensor in first))
+        finish = reparametrise(start.model, prefixes, shape, dropout, context.generator, pairs)
     return start.only(lambda name: name not in before).plus(finish=finish)
 
 
 def reparametrise(
     model: nn.Module,
     prefixes: Mapping[Attention, Prefix],
-    shape: tuple[int, int],
+    shape: Shape,
     dropout: float,
     generator: torch.Generator,
     pairs: Pairs | None,
 ) -> Callable[[], None]:
-    """Let one MLP per kind of attention yield its prefixes; return what drops the MLPs again."""
+    """Let one MLP per kind of attention yield its prefixes; return the step that drops the MLPs."""
     ends: list[Callable[[], None]] = []
-    device = next(model.parameters()).device
-    for kind in {attention.kind: None for attention in prefixes}:
+    device = device_of(model)
+    for kind in kinds_of(prefixes):
         own = {a: prefix for a, prefix in prefixes.items() if a.kind == kind}
         mlp = Reparametrisation(list(own), list(own.values()), shape, dropout, generator, device)
         if pairs:
             mlp.fit([pairs[attention.module] for attention in own])
-        place = stack(model, kind)
-        place.add_module(f"prefix_{kind}", mlp)
-        hook = place.register_forward_pre_hook(mlp.give)
-        ends += [mlp.fix, hook.remove, partial(delattr, place, f"prefix_{kind}")]
+        holder = stack(model, kind)
+        holder.add_module(f"prefix_{kind}", mlp)
+        hook = holder.register_forward_pre_hook(mlp.give)
+        ends += [mlp.fix, hook.remove, partial(delattr, holder, f"prefix_{kind}")]
 
     def finish() -> None:
         for end in ends:
@@ -272,9 +286,10 @@ def reparametrise(
     return finish
 
 
-def cycled(pairs: Pairs, length: int) -> Pairs:
+def repeat_rows(pairs: Pairs, length: int) -> Pairs:
     """Cut or repeat keys and values [T, width] to [P, width], on the CPU."""
-    return {
-        name: tuple(states.cpu()[torch.arange(length) % len(states)] for states in pair)
-        for name, pair in pairs.items()
-    }
+
+    def fit(states: Tensor) -> Tensor:
+        return states.cpu()[torch.arange(length) % len(states)]
+
+    return {name: (fit(keys), fit(values)) for name, (keys, values) in pairs.items()}

@@ -2,44 +2,44 @@
 
     y = W x + b + s B diag(E) A dropout(x),   A [r, in], E [r], B [out, r],   s = alpha / r
 
-Every map starts with r = `rank` triplets (E_i, A_i, B_i). From update `t_init` on the least
-important of all maps together are set to E_i = 0, along a cubic schedule, until `target_rank` times
-the number of maps are left, `t_final` updates before the end; those stay. Which these are is chosen
-every `every` updates by smoothed sensitivity times uncertainty of E, A and B. The penalty
+Every map starts with r = `rank` triplets (E_i, A_i, B_i). From update `t_init` on, the least
+important triplets of all maps together are set to E_i = 0, along a cubic schedule. `t_final`
+updates before the end, `target_rank` times the number of maps are left, and those stay. They are
+chosen every `every` updates by smoothed sensitivity times uncertainty of E, A and B. The penalty
 `orthogonality` keeps A A^T and B^T B near the identity; it is logged apart from the task's loss.
 Pruned triplets stay in the saved tensors, with E_i = 0. The saved weights always have exactly the
-target's number, also where training ended early or weights from before the last pruning were best.
+target's number, also if training ended early or weights from before the last pruning were best.
 
 Count: the sum of r (in + out + 1) over the adapted maps, r the initial rank.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import above, at_least, each_of, invalid, within
-from adaptkit.models.anatomy import ROLES, sites
+from adaptkit.errors import at_least, invalid, within
+from adaptkit.methods.checks import check_low_rank
+from adaptkit.models.anatomy import sites
+from adaptkit.models.body import device_of
 
 if TYPE_CHECKING:
     from adaptkit.layers.adalora import Schedule, Triplets
     from adaptkit.models.anatomy import Site
 
-CHOICES = (*ROLES, "ffn", "all")
-
 
 @dataclass(frozen=True)
 class AdaLoRA:
-    """Learn `rank` triplets per map and keep `target_rank` on average."""
+    """Train `rank` triplets per map and keep `target_rank` on average."""
 
     rank: int = 12
     target_rank: int = 8
     alpha: float = 32.0
     dropout: float = 0.0
     roles: tuple[str, ...] = ("all",)
-    t_init: float = 0.1  # below 1: share of all updates; else updates. Nothing is pruned so long
-    t_final: float = 0.3  # the same; so long before the end the choice is final
+    t_init: float = 0.1  # below 1: share of all updates; else updates. No pruning before this
+    t_final: float = 0.3  # the same, before the end: from then on the choice is final
     every: int = 10  # updates between choices
     beta1: float = 0.85  # smoothing of the sensitivity
     beta2: float = 0.85  # smoothing of the uncertainty
@@ -48,9 +48,7 @@ class AdaLoRA:
     def __post_init__(self) -> None:
         at_least("method.target_rank", self.target_rank, 1)
         at_least("method.rank", self.rank, self.target_rank)
-        above("method.alpha", self.alpha, 0)
-        within("method.dropout", self.dropout, 0, 1)
-        each_of("method.roles", self.roles, CHOICES)
+        check_low_rank(self.rank, self.alpha, self.dropout, self.roles)
         at_least("method.t_init", self.t_init, 0)
         at_least("method.t_final", self.t_final, 0)
         if max(self.t_init, self.t_final) < 1 <= self.t_init + self.t_final:
@@ -61,34 +59,33 @@ class AdaLoRA:
         at_least("method.orthogonality", self.orthogonality, 0)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Put triplets beside every map in `roles`, with the hook that shares out the budget.
+        """Attach triplets to every map in `roles`, with the hook that shares out the budget.
 
         Raises:
             AdaptError: a role matches nothing in this family, or the rank exceeds a matrix's.
         """
         from adaptkit.layers.adalora import Budget, Triplets, orthogonality
-        from adaptkit.layers.low_rank import beside, fitting
+        from adaptkit.layers.low_rank import attach_updates, check_rank
 
-        model, maps = start.model, []
-        device = next(model.parameters()).device
+        model, device, scale = start.model, device_of(start.model), self.alpha / self.rank
+        maps: list[Triplets] = []
 
         def build(site: Site) -> Triplets:
-            rank, scale = fitting(self.rank, site), self.alpha / self.rank
+            rank = check_rank(self.rank, site)
             maps.append(Triplets(site, rank, scale, self.dropout, context.generator, device))
             return maps[-1]
 
-        merge = beside(model, sites(model, self.roles), build)
+        merge = attach_updates(model, sites(model, self.roles), build)
         schedule = self.schedule(len(maps), context.total_updates)
         budget = Budget(maps, schedule, self.beta1, self.beta2)
-        chosen = start.only(lambda name: ".lora." in name).plus(
+        return start.added(".lora.", merge).plus(
             penalty={"orthogonality": orthogonality(maps, self.orthogonality)},
             after_update=budget,
             finish=budget.finish,
         )
-        return replace(chosen, merge=merge)
 
     def schedule(self, maps: int, total: int) -> Schedule:
-        """Return when how many triplets are kept; the last choice is made within the run."""
+        """Return the schedule of `maps` maps over `total` updates; it ends within the run."""
         from adaptkit.layers.adalora import Schedule
 
         first, last = (int(t) if t >= 1 else round(t * total) for t in (self.t_init, self.t_final))

@@ -1,4 +1,4 @@
-"""Chain: several methods on one body, one after the other; what each of them adds learns.
+"""Chain: several methods on one body, one after the other; the additions of all are trained.
 
     method.parts=[{name: lora, rank: 8}, {name: bitfit}]
 
@@ -16,7 +16,7 @@ from adaptkit.errors import AdaptError
 
 @dataclass(frozen=True)
 class Chain:
-    """Apply `parts` in their order; the options a part does not name have its defaults."""
+    """Apply `parts` in their order; options that a part does not name have their defaults."""
 
     parts: tuple[Method, ...]
 
@@ -25,10 +25,10 @@ class Chain:
             raise AdaptError("method.parts=[]: name the methods, as in [{name: lora}].")
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Apply every part to what the parts before it made.
+        """Apply every part to the result of the parts before it.
 
         Raises:
-            AdaptError: a part can only stand alone, or refuses this model.
+            AdaptError: a part can only stand alone, or does not fit this model.
         """
         merges: list[Callable[[], None] | None] = []
         adaptation = start
@@ -36,27 +36,35 @@ class Chain:
             before, adaptation = adaptation, part.adapt(replace(adaptation, merge=None), context)
             merges.append(adaptation.merge)
             if len(self.parts) > 1:
-                self._check(part, before, adaptation)
-            # Restored, what a training module has left are no parameters.
+                self._check_combines(part, before, adaptation)
+            # A restored module keeps its result as a buffer, not as parameters.
             if before.narrowed and context.stage != "restore":
-                self._check_more(part, before, adaptation)
+                self._check_adds(part, before, adaptation)
+        return replace(adaptation, merge=_merge_all(merges))
 
-        def merge() -> None:
-            for one in merges:
-                one()
-
-        return replace(adaptation, merge=None if None in merges else merge)
-
-    def _check_more(self, part: Method, before: Adaptation, adaptation: Adaptation) -> None:
+    def _check_adds(self, part: Method, before: Adaptation, adaptation: Adaptation) -> None:
         if adaptation.trainable.keys() == before.trainable.keys():
             raise AdaptError(
-                f"method.parts: {type(part).__name__} adds nothing to what the parts before it let "
-                "learn; leave it out."
+                f"method.parts: {type(part).__name__} adds nothing to what the parts before it "
+                "train; leave it out."
             )
 
-    def _check(self, part: Method, before: Adaptation, adaptation: Adaptation) -> None:
+    def _check_combines(self, part: Method, before: Adaptation, adaptation: Adaptation) -> None:
         name = type(part).__name__
         if adaptation.model is not before.model:
             raise AdaptError(f"method.parts: {name} replaces the model, so it stands alone.")
         if not adaptation.narrowed:
-            raise AdaptError(f"method.parts: with {name} everything learns already; leave it out.")
+            raise AdaptError(f"method.parts: with {name} everything is trained; leave it out.")
+
+
+def _merge_all(merges: list[Callable[[], None] | None]) -> Callable[[], None] | None:
+    """Return the function that calls all of `merges`; None if one part cannot be folded in."""
+    possible = [merge for merge in merges if merge is not None]
+    if len(possible) < len(merges):
+        return None
+
+    def merge_all() -> None:
+        for merge in possible:
+            merge()
+
+    return merge_all

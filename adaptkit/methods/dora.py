@@ -11,17 +11,20 @@ Count: the sum of r (in + out) + out over the adapted maps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import above, at_least, each_of, within
-from adaptkit.models.anatomy import ROLES, sites
+from adaptkit.methods.checks import check_low_rank
+from adaptkit.models.anatomy import sites
+from adaptkit.models.body import device_of
 
-CHOICES = (*ROLES, "ffn", "all")
+if TYPE_CHECKING:
+    from adaptkit.models.anatomy import Site
 
 
 @dataclass(frozen=True)
 class DoRA:
-    """Learn direction (rank `rank`) and magnitude of the maps named by `roles`."""
+    """Train direction (rank `rank`) and magnitude of the maps named by `roles`."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -29,29 +32,21 @@ class DoRA:
     roles: tuple[str, ...] = ("query", "value")
 
     def __post_init__(self) -> None:
-        at_least("method.rank", self.rank, 1)
-        above("method.alpha", self.alpha, 0)
-        within("method.dropout", self.dropout, 0, 1)
-        each_of("method.roles", self.roles, CHOICES)
+        check_low_rank(self.rank, self.alpha, self.dropout, self.roles)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Put a decomposed update beside every map in `roles`.
+        """Attach a decomposed update to every map in `roles`.
 
         Raises:
             AdaptError: a role matches nothing in this family, or the rank exceeds a matrix's.
         """
         from adaptkit.layers.dora import Decomposed
-        from adaptkit.layers.low_rank import beside, fitting, weight_at
+        from adaptkit.layers.low_rank import attach_updates, check_rank, weight_at
 
-        model, scale = start.model, self.alpha / self.rank
-        device = next(model.parameters()).device
-        found = sites(model, self.roles)
-        merge = beside(
-            model,
-            found,
-            lambda site: Decomposed(
-                weight_at(model, site), site, fitting(self.rank, site), scale, self.dropout,
-                context.generator, device,
-            ),
-        )  # fmt: skip
-        return start.added(".lora.", merge)
+        model, device, scale = start.model, device_of(start.model), self.alpha / self.rank
+
+        def build(site: Site) -> Decomposed:
+            weight, rank = weight_at(model, site), check_rank(self.rank, site)
+            return Decomposed(weight, site, rank, scale, self.dropout, context.generator, device)
+
+        return start.added(".lora.", attach_updates(model, sites(model, self.roles), build))

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter of body and head learns (the identity among the methods).
+"""Full fine-tuning: every parameter of body and head is trained (the identity among methods).
 
 Count: all of them.
 """
@@ -15,5 +15,5 @@ class Full:
     """Train everything."""
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Return `start`, in which everything learns."""
+        """Return `start`, in which everything is trained."""
         return replace(start, merge=no_op)  # all of it is in the body's own weights

@@ -1,9 +1,9 @@
-"""IA3: scale keys, values and inner activations by learnt vectors (Liu et al. 2022, 2205.05638).
+"""IA3: scale keys, values and inner activations by trained vectors (Liu et al. 2022, 2205.05638).
 
     k = l_k * (W_k x),   v = l_v * (W_v x),   down(l_ff * act(up x));   all l start at one
 
 Training starts from the body. A gated feed-forward has its vector at the entry of `down` as well,
-where gate and up are multiplied already. Of a fused map of query, key and value the rows of key and
+after gate and up are multiplied. Of a fused map of query, key and value the rows of key and
 value are scaled. In XLNet, whose key and value are bare tensors, the vectors act on the weights,
 which is the same. In a chain, name this method after a low-rank one on the same maps.
 
@@ -24,7 +24,7 @@ CHOICES = ("key", "value", "down")
 
 @dataclass(frozen=True)
 class IA3:
-    """Learn a vector for the outputs of keys and values and for the input of the down map."""
+    """Train a vector for the outputs of keys and values and for the input of the down map."""
 
     roles: tuple[str, ...] = CHOICES
 
@@ -32,12 +32,12 @@ class IA3:
         each_of("method.roles", self.roles, CHOICES)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Put a vector of ones at every map in `roles`.
+        """Attach a vector of ones to every map in `roles`.
 
         Raises:
             AdaptError: a role matches nothing in this family.
         """
-        from adaptkit.layers.scaling import scaled
+        from adaptkit.layers.scaling import attach_scales
 
-        merge = scaled(start.model, sites(start.model, self.roles), inputs=("down",))
+        merge = attach_scales(start.model, sites(start.model, self.roles), inputs=("down",))
         return start.added(".ia3.", merge)

@@ -1,14 +1,14 @@
-"""LoRA: low-rank updates beside frozen matrices (Hu et al. 2021, arXiv:2106.09685).
+"""LoRA: low-rank updates of frozen matrices (Hu et al. 2021, arXiv:2106.09685).
 
     y = W x + b + s B A dropout(x),   A [r, in], B [out, r],   s = alpha / r
 
 A starts Kaiming-uniform (a = sqrt 5, as in the authors' loralib; the paper says Gaussian), B at
 zero, so that training starts from the body. `ranks` gives single roles a rank of their own, which
-their s follows. Where query, key and value are one fused map, each gets a pair of its own.
+their s follows. If query, key and value are one fused map, each gets a pair of its own.
 `embeddings` is the table of words: A [r, V] starts at zero and B [d, r] normal there.
 
-Rank-stabilised: s = alpha / sqrt r (Kalajdzievski 2023, arXiv:2312.03732). LoRA+: B learns
-`b_lr_ratio` times as fast as A; 16 with half the usual rate (Hayou et al. 2024, arXiv:2402.12354).
+Rank-stabilised: s = alpha / sqrt r (Kalajdzievski 2023, arXiv:2312.03732). LoRA+: the rate of B is
+`b_lr_ratio` times that of A; 16 with half the usual rate (Hayou et al. 2024, arXiv:2402.12354).
 
 Count: the sum of r (in + out) over the adapted maps; 4 H r L for query and value of an encoder;
 r (V + d) for the embeddings.
@@ -21,14 +21,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import above, at_least, each_of, invalid, one_of, within
+from adaptkit.errors import above, at_least, invalid, one_of
+from adaptkit.methods.checks import check_low_rank
 from adaptkit.models.anatomy import ROLES, expand, is_bias, sites, word_embeddings
+from adaptkit.models.body import device_of
 
 if TYPE_CHECKING:
     from adaptkit.layers.low_rank import EmbeddingPair, Pair
     from adaptkit.models.anatomy import Site
-
-CHOICES = (*ROLES, "ffn", "all", "embeddings")
 
 
 @dataclass(frozen=True)
@@ -37,66 +37,60 @@ class LoRA:
 
     rank: int = 8
     alpha: float = 8.0
-    dropout: float = 0.0  # on the input of the low-rank branch; the embeddings' has none
+    dropout: float = 0.0  # on the input of the low-rank branch; not for the embeddings
     roles: tuple[str, ...] = ("query", "value")
-    ranks: dict[str, int] = field(default_factory=dict)  # role -> rank, where not `rank`
+    ranks: dict[str, int] = field(default_factory=dict)  # role -> rank, if not `rank`
     rank_stabilised: bool = False
     b_lr_ratio: float = 1.0  # learning rate of B / that of A; above 1: LoRA+
-    bias: Literal["none", "lora_only", "all"] = "none"  # which biases learn as well
+    bias: Literal["none", "lora_only", "all"] = "none"  # which biases are trained too
 
     def __post_init__(self) -> None:
-        at_least("method.rank", self.rank, 1)
-        above("method.alpha", self.alpha, 0)
+        check_low_rank(self.rank, self.alpha, self.dropout, self.roles, extra=("embeddings",))
         above("method.b_lr_ratio", self.b_lr_ratio, 0)
-        within("method.dropout", self.dropout, 0, 1)
-        each_of("method.roles", self.roles, CHOICES)
         for role, rank in self.ranks.items():
-            one_of("method.ranks", role, (*ROLES, "embeddings"))
-            if role not in (*expand(self.roles), *self.roles):
-                raise invalid("method.ranks", role, "is not among method.roles", "Add it there")
-            if not isinstance(rank, int) or isinstance(rank, bool):
-                raise invalid(f"method.ranks.{role}", rank, "must be a whole number")
-            at_least(f"method.ranks.{role}", rank, 1)
+            self._check_rank_of(role, rank)
+
+    def _check_rank_of(self, role: str, rank: int) -> None:
+        one_of("method.ranks", role, (*ROLES, "embeddings"))
+        if role not in (*expand(self.roles), *self.roles):
+            raise invalid("method.ranks", role, "is not among method.roles", "Add it there")
+        if not isinstance(rank, int) or isinstance(rank, bool):
+            raise invalid(f"method.ranks.{role}", rank, "must be a whole number")
+        at_least(f"method.ranks.{role}", rank, 1)
 
     def scale(self, rank: int) -> float:
         """Return the factor s before B A x."""
         return self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Put a low-rank pair beside every map in `roles`.
+        """Attach a low-rank pair to every map in `roles`.
 
         Raises:
             AdaptError: a role matches nothing in this family, the rank exceeds a matrix's, or the
-                embeddings serve as output map as well.
+                embeddings are the output map as well.
         """
-        from adaptkit.layers.low_rank import EmbeddingPair, Pair, beside, fitting
+        from adaptkit.layers.low_rank import EmbeddingPair, Pair, attach_updates, check_rank
 
-        model, generator = start.model, context.generator
-        device = next(model.parameters()).device
-        found = sites(model, self.roles)
-        found += [word_embeddings(model)] if "embeddings" in self.roles else []
-        made: list[Pair | EmbeddingPair] = []
+        model, generator, device = start.model, context.generator, device_of(start.model)
+        adapted = sites(model, self.roles)
+        if "embeddings" in self.roles:
+            adapted.append(word_embeddings(model))
 
         def build(site: Site) -> Pair | EmbeddingPair:
-            where = f"method.ranks.{site.role}" if site.role in self.ranks else "method.rank"
-            rank = fitting(self.ranks.get(site.role, self.rank), site, where)
+            field = f"method.ranks.{site.role}" if site.role in self.ranks else "method.rank"
+            rank = check_rank(self.ranks.get(site.role, self.rank), site, field)
             if site.role == "embeddings":
-                pair = EmbeddingPair(site, rank, self.scale(rank), generator, device)
-            else:
-                pair = Pair(site, rank, self.scale(rank), self.dropout, generator, device)
-            made.append(pair)
-            return pair
+                return EmbeddingPair(site, rank, self.scale(rank), generator, device)
+            return Pair(site, rank, self.scale(rank), self.dropout, generator, device)
 
-        merge = beside(model, found, build)
-        adapted = {site.module for site in found}
-        chosen = start.only(lambda name: ".lora." in name or self._bias_learns(name, adapted))
-        return replace(chosen.plus(lr_scale=self._faster(chosen, made)), merge=merge)
+        merge = attach_updates(model, adapted, build)
+        hosts = {site.module for site in adapted}
+        pairs = start.only(lambda name: ".lora." in name or self._trains_bias(name, hosts))
+        new = [n for n in pairs.trainable if n.endswith(".B") and n not in start.trainable]
+        rates = dict.fromkeys(new, self.b_lr_ratio) if self.b_lr_ratio != 1 else {}
+        return replace(pairs.plus(lr_scale=rates), merge=merge)
 
-    def _faster(self, chosen: Adaptation, made: list[Pair | EmbeddingPair]) -> dict[str, float]:
-        ours = {id(pair.B) for pair in made} if self.b_lr_ratio != 1 else set()
-        return {n: self.b_lr_ratio for n, p in chosen.trainable.items() if id(p) in ours}
-
-    def _bias_learns(self, name: str, adapted: set[str]) -> bool:
+    def _trains_bias(self, name: str, adapted: set[str]) -> bool:
         if self.bias == "none" or not is_bias(name):
             return False
         return self.bias == "all" or name.rpartition(".")[0] in adapted

@@ -1,12 +1,12 @@
-"""Parallel adapters: a scaled bottleneck beside each feed-forward part (arXiv:2110.04366).
+"""Parallel adapters: a scaled bottleneck next to each feed-forward part (arXiv:2110.04366).
 
     FFN(x) -> FFN(x) + scale (U relu(D x + b_D) + b_U),   D [m, d], U [d, m],   m = size
 
-x is the feed-forward part's own input (in a pre-norm layer what its norm gives), and the bottleneck
-has no residual of its own (He et al. 2022). D starts Kaiming-uniform (a = sqrt 5), U and the biases
+x is the feed-forward part's own input (in a pre-norm layer its norm's output). The bottleneck has
+no residual of its own (He et al. 2022). D starts Kaiming-uniform (a = sqrt 5), U and the biases
 at zero, so that training starts from the body. The rest is frozen. Two stacks: both of them.
 ALBERT's layers share their weights, and so their adapter. The sum stands after the part's dropout,
-as in the authors' code, except where that dropout is no module of its own (BART, OPT, XLNet).
+as in the authors' code, unless that dropout is not a module of its own (BART, OPT, XLNet).
 
 Count: 2 m d + m + d per layer; 304,320 for RoBERTa-base with size 16.
 """
@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import above, at_least
 from adaptkit.models.anatomy import points, width
+from adaptkit.models.body import device_of
 
 
 @dataclass(frozen=True)
 class ParallelAdapter:
-    """Train an adapter of width `size` beside every feed-forward part."""
+    """Train an adapter of width `size` next to every feed-forward part."""
 
     size: int = 512
     scale: float = 4.0
@@ -32,20 +33,21 @@ class ParallelAdapter:
         above("method.scale", self.scale, 0)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Hang the adapters on, and freeze all but them and the head.
+        """Attach the adapters; freeze everything but them and the head.
 
         Raises:
-            AdaptError: a method before this one has hung adapters there.
+            AdaptError: a method before this one has attached adapters there.
         """
         import torch
 
-        from adaptkit.layers.bottleneck import PARALLEL, Affine, Bottleneck, hang_beside, matrix
+        from adaptkit.layers import bottleneck
+        from adaptkit.layers.bottleneck import Affine, Bottleneck
 
-        model, d = start.model, width(start.model)
-        device = next(model.parameters()).device
+        model, d, device = start.model, width(start.model), device_of(start.model)
         pairs = zip(points(model, ("before_ffn",)), points(model, ("after_ffn",)), strict=True)
         for (_, entry), (name, leaving) in pairs:
-            down = Affine(matrix(d, self.size, "kaiming", context.generator).to(device))
-            up = Affine(torch.zeros(d, self.size, device=device))
-            hang_beside(name, entry, leaving, Bottleneck(down, up, "relu"), self.scale)
-        return start.only(lambda name: f".{PARALLEL}." in name)
+            drawn = bottleneck.draw_matrix(d, self.size, "kaiming", context.generator)
+            down, up = Affine(drawn.to(device)), Affine(torch.zeros(d, self.size, device=device))
+            adapter = Bottleneck(down, up, "relu")
+            bottleneck.attach_parallel(name, entry, leaving, adapter, self.scale)
+        return start.added(f".{bottleneck.PARALLEL}.")

@@ -3,8 +3,8 @@
     y = LN(s + U relu(D LN(s) + b_D) + b_U),   s = h + x,   D [m, d], U [d, m],   m = size
 
 h is the feed-forward part's output, x its input, LN the layer's own norm, used twice (Pfeiffer et
-al. 2020, AdapterFusion; the same in MAD-X, arXiv:2005.00052). Where a layer normalises before its
-sub-layers (GPT-2, OPT, LLaMA, T5, ModernBERT, GPT-NeoX) there is no such LN, and
+al. 2020, AdapterFusion; the same in MAD-X, arXiv:2005.00052). If a layer normalises before its
+sub-layers (GPT-2, OPT, LLaMA, T5, ModernBERT, GPT-NeoX) it has no such LN, and
 
     h -> h + U relu(D h + b_D) + b_U
 
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import at_least
 from adaptkit.models.anatomy import points, post_norm, width
+from adaptkit.models.body import device_of
 
 SIGMA = 0.02
 
@@ -36,18 +37,19 @@ class Pfeiffer:
         at_least("method.size", self.size, 1)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Hang the adapters on, and freeze all but them and the head.
+        """Attach the adapters; freeze everything but them and the head.
 
         Raises:
-            AdaptError: a method before this one has hung adapters there.
+            AdaptError: a method before this one has attached adapters there.
         """
         from adaptkit.layers import bottleneck
 
-        model, d = start.model, width(start.model)
-        device = next(model.parameters()).device
-        inside = post_norm(model)
-        hang = bottleneck.hang_inside if inside else bottleneck.hang_after
+        model, inside = start.model, post_norm(start.model)
+        attach = bottleneck.attach_inside if inside else bottleneck.attach_after
         for name, module in points(model, ("ffn_norm" if inside else "after_ffn",)):
-            how = "relu", "normal", SIGMA, context.generator, device
-            hang(name, module, bottleneck.drawn((d, self.size), *how))
-        return start.only(lambda name: f".{bottleneck.SERIAL}." in name)
+            adapter = bottleneck.draw_bottleneck(
+                width(model), self.size, activation="relu", start="normal", sigma=SIGMA,
+                generator=context.generator, device=device_of(model),
+            )  # fmt: skip
+            attach(name, module, adapter)
+        return start.added(f".{bottleneck.SERIAL}.")

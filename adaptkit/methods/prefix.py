@@ -1,13 +1,13 @@
-"""Prefix tuning: learnt keys and values before the text (Li & Liang 2021, arXiv:2101.00190).
+"""Prefix tuning: trained keys and values before the text (Li & Liang 2021, arXiv:2101.00190).
 
     softmax(q [P_K; K]^T / sqrt(s)) [P_V; V]   in every attention, the body frozen
 
 An encoder-decoder has three prefixes: encoder, decoder and cross attention. The attention of a
-layer shared by all (ALBERT) has one. While training, an MLP yields the prefix (`projection`: its
-inner width m; null: keys and values are learnt directly, which takes a learning rate ten to a
-hundred times larger); its result alone is kept. The text keeps its positions, as in the authors'
-code for BART (theirs for GPT-2 shifts them by P). The body's own dropout, which acts on the
-attention to the prefix as well, stays as the model has it (theirs switches it off).
+layer shared by all (ALBERT) has one. While training, an MLP yields the prefix, and only its result
+is kept. `projection` is its inner width m; with null, keys and values are trained directly, which
+takes a learning rate ten to a hundred times larger. The text keeps its positions, as in the
+authors' code for BART (theirs for GPT-2 shifts them by P). The body's own dropout, which also acts
+on the attention to the prefix, stays as the model has it (theirs switches it off).
 
 Count: 2 P w L per kind of attention, w the width of its keys (of all key-value heads); with the
 MLP (P d + d m + m) + (m + 1) 2 w L, d the width of the layer's input.
@@ -21,19 +21,21 @@ from typing import TYPE_CHECKING
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import AdaptError, at_least, invalid, within
 from adaptkit.models.anatomy import family
+from adaptkit.models.body import config_of, device_of
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
     from adaptkit.layers.prefix import Pairs
 
 RANDOM = "random"
-SCALE = 0.02  # of keys and values learnt directly: that of the bodies' own initial weights
+SCALE = 0.02  # of keys and values trained directly: that of the bodies' own initial weights
 
 
 @dataclass(frozen=True)
 class PrefixTuning:
-    """Learn `length` keys and values in front of every attention; the rest is frozen."""
+    """Train `length` keys and values in front of every attention; the body is frozen."""
 
     length: int = 20
     projection: int | None = 512  # inner width of the MLP; null: none
@@ -54,10 +56,10 @@ class PrefixTuning:
             AdaptError: the family computes attention in its own way, `init` has no tokens, or
                 stands behind a prompt.
         """
-        from adaptkit.layers.prefix import cycled, prefixed
-        from adaptkit.models.attention import attentions
+        from adaptkit.layers.prefix import Shape, attach_prefixes, repeat_rows
+        from adaptkit.models.attention import check_replaceable
 
-        attentions(start.model)  # may refuse
+        check_replaceable(start.model)
         if self.init != RANDOM and start.extra_tokens:
             raise AdaptError(
                 f"method.init={self.init!r}: the prompt before it would move the words it starts "
@@ -65,17 +67,17 @@ class PrefixTuning:
             )
         pairs = None
         if self.init != RANDOM and context.stage == "train":
-            pairs = cycled(self._real_words(start.model, context.tokenizer), self.length)
-        shape = self.length, self.projection or 0
-        return prefixed(start, context, shape, self.dropout, SCALE, pairs)
+            pairs = repeat_rows(self._pairs_of_init(start.model, context.tokenizer), self.length)
+        shape = Shape(self.length, self.projection or 0)
+        return attach_prefixes(start, context, shape, self.dropout, SCALE, pairs)
 
-    def _real_words(self, model: nn.Module, tokenizer: object) -> Pairs:
+    def _pairs_of_init(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Pairs:
         import torch
 
         from adaptkit.models.attention import keys_and_values
 
-        longest = min(self.length, family(model).positions(model.config) or self.length)
+        longest = min(self.length, family(model).positions(config_of(model)) or self.length)
         ids = tokenizer(self.init, add_special_tokens=False)["input_ids"][:longest]
         if not ids:
             raise invalid("method.init", self.init, "this tokenizer finds no token in it")
-        return keys_and_values(model, torch.tensor(ids, device=next(model.parameters()).device))
+        return keys_and_values(model, torch.tensor(ids, device=device_of(model)))

@@ -1,14 +1,14 @@
-"""Prompt tuning: learnt vectors in front of the input (Lester et al. 2021, arXiv:2104.08691).
+"""Prompt tuning: trained vectors in front of the input (Lester et al. 2021, arXiv:2104.08691).
 
-    X' = [P ; X],   P [P, d] learns, everything else but the head is frozen; d: width of the words'
+    X' = [P ; X],   P [P, d] and the head trained, the rest frozen; d: width of the words'
                     embeddings, which may differ from H (ELECTRA-small, ALBERT)
 
-Where the first token sums up the text (BERT's [CLS]) the prompt follows it; of an encoder-decoder
-the encoder is prompted. `init`:
+If the first token sums up the text (BERT's [CLS]) the prompt follows it; of an encoder-decoder the
+encoder is prompted. `init`:
 
     random      uniform in +-0.5
     vocabulary  embeddings of words drawn, without replacement, from the 5,000 lowest ids that are
-                no special tokens (in a sentencepiece vocabulary: the most frequent ones)
+                not special tokens (in a sentencepiece vocabulary: the most frequent ones)
     labels      embeddings of the class names, averaged over a name's tokens; the rest as above
     any other   embeddings of this text's tokens, cut or repeated
 
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import AdaptError, at_least, invalid
 from adaptkit.models.anatomy import decoder, family, reader
+from adaptkit.models.body import config_of, device_of, generates, words_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from adaptkit.layers.prompt import Prompt
 
 FREQUENT = 5000  # lowest ids from which a vocabulary start is drawn
-SHORTEST = 4  # tokens of text that must fit beside the prompt: the least task.max_length
+SHORTEST = 4  # tokens of text that must fit next to the prompt: the least task.max_length
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class PromptTuning:
         from adaptkit.layers.prompt import Prompt
 
         check_room(start, self.length, "method.length")
-        if self.prompts > 1 and start.model.can_generate():
+        if self.prompts > 1 and generates(start.model):
             raise invalid("method.prompts", self.prompts, "votes on classes, not on words", "Use 1")
-        device = next(start.model.parameters()).device
+        device = device_of(start.model)
         vectors = torch.stack([self._start(start.model, context) for _ in range(self.prompts)])
         prompted = attach(start, Prompt(vectors.to(device)), self.length)
         if self.prompts > 1:
@@ -81,7 +82,7 @@ class PromptTuning:
         """Return the first values [P, d] of one prompt, on the CPU."""
         import torch
 
-        words = reader(model).get_input_embeddings()
+        words = words_of(reader(model))
         if self.init == "random" or context.stage != "train":
             shape = (self.length, words.weight.shape[1])
             return torch.rand(shape, generator=context.generator) - 0.5
@@ -90,8 +91,8 @@ class PromptTuning:
         if self.init == "labels":
             if not any(context.labels):
                 raise invalid("method.init", self.init, "the task's labels have no names")
-            named = [label.replace("_", " ") for label in context.labels][: self.length]
-            rows = [embed(words, tokens(context, n, "method.init")).mean(0) for n in named]
+            names = [label.replace("_", " ") for label in context.labels][: self.length]
+            rows = [embed(words, tokens(context, name, "method.init")).mean(0) for name in names]
             rest = self._frequent(model, context, self.length - len(rows))
             return torch.cat([torch.stack(rows), embed(words, rest)])
         ids = tokens(context, self.init, "method.init")
@@ -100,9 +101,10 @@ class PromptTuning:
     def _frequent(self, model: nn.Module, context: Context, count: int) -> list[int]:
         import torch
 
-        special = {*context.tokenizer.all_special_ids, model.config.pad_token_id}
-        known = min(model.config.vocab_size, len(context.tokenizer))
-        ids = [i for i in range(known) if i not in special][:FREQUENT]
+        config = config_of(model)
+        special = {*context.tokenizer.all_special_ids, config.pad_token_id}
+        size = min(config.vocab_size, len(context.tokenizer))
+        ids = [i for i in range(size) if i not in special][:FREQUENT]
         if count > len(ids):
             raise invalid(
                 "method.length", self.length, f"the vocabulary has only {len(ids)} words",
@@ -113,18 +115,20 @@ class PromptTuning:
 
 
 def check_room(start: Adaptation, length: int, field: str) -> None:
-    """Refuse a prompt that leaves a text fewer than SHORTEST positions.
+    """Reject a prompt that leaves a text fewer than SHORTEST positions.
 
     Raises:
         AdaptError: it is too long; the message says how many positions are left.
     """
-    config = start.model.config
-    positions = family(start.model).positions(config)
-    if positions is not None and length > (left := positions - start.extra_tokens - SHORTEST):
+    positions = family(start.model).positions(config_of(start.model))
+    if positions is None:
+        return
+    left = positions - start.extra_tokens - SHORTEST
+    if length > left:
         raise invalid(
             field, length,
             f"this {family(start.model).name} model reads {positions} positions, of which {left} "
-            f"are left for a prompt beside a text of {SHORTEST} tokens",
+            f"are left for a prompt next to a text of {SHORTEST} tokens",
         )  # fmt: skip
 
 
@@ -136,11 +140,11 @@ def tokens(context: Context, text: str, field: str) -> list[int]:
     """
     ids = context.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
-        raise invalid(field, text, "the tokenizer makes no token of it")
+        raise invalid(field, text, "the tokenizer finds no token in it")
     return ids
 
 
-def embed(words: nn.Module, ids: list[int]) -> Tensor:
+def embed(words: nn.Embedding, ids: list[int]) -> Tensor:
     """Return the body's embeddings [P, d] of token ids, as they enter it (BART scales), in fp32."""
     import torch
 
@@ -150,7 +154,7 @@ def embed(words: nn.Module, ids: list[int]) -> Tensor:
 
 
 def attach(start: Adaptation, prompt: Prompt, extra: int) -> Adaptation:
-    """Register the prompt in the task's model, put it into the body, and take its room away.
+    """Register the prompt in the task's model, put it into the body, and count its positions.
 
     Raises:
         AdaptError: the model has a prompt already.

@@ -4,10 +4,10 @@
 
 This is the encoder of the paper's experiments with a frozen body (LAMA). It serves training only:
 at the end P is kept and the encoder dropped. `anchors` are real words in the middle of the prompt,
-whose embeddings come from the body. For SuperGLUE the paper tunes the body as well, at a tenth of
+whose embeddings come from the body. For SuperGLUE the paper trains the body as well, at a tenth of
 the prompt's rate: `tune_body`.
 
-The paper guesses a word at [MASK]; here a head is trained with the prompt, all of which stands
+The paper guesses a word at [MASK]; here a head is trained with the prompt. All of the prompt stands
 before the text (behind [CLS]).
 
 Count: P d + (12 d^2 + 16 d) + (2 d^2 + 2 d) for vectors, LSTM and MLP; 8,278,272 for BERT-base
@@ -23,6 +23,7 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import at_least
 from adaptkit.methods.prompt import attach, check_room, tokens
 from adaptkit.models.anatomy import base_prefix, reader
+from adaptkit.models.body import words_of
 
 BODY_RATE = 0.1  # of the prompt's: 1e-5 and 1e-4 in the authors' scripts for SuperGLUE
 
@@ -40,7 +41,7 @@ class PTuning:
         at_least("method.length", self.length, 1)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Put the encoded prompt in front of the text; freeze the body, or let it learn slowly.
+        """Put the encoded prompt in front of the text; freeze the body, or train it slowly.
 
         Raises:
             AdaptError: the body has too few positions, or the anchors no tokens.
@@ -49,8 +50,8 @@ class PTuning:
 
         from adaptkit.layers.prompt import Prompt, PromptEncoder
 
-        words = reader(start.model).get_input_embeddings()
-        device, width = words.weight.device, words.weight.shape[1]
+        words = words_of(reader(start.model)).weight
+        device, width = words.device, words.shape[1]
         ids = self._anchors(context)
         check_room(start, self.length + len(ids), "method.length (with anchors)")
         prompt = Prompt(anchors=torch.tensor(ids, device=device) if ids else None)
@@ -61,8 +62,8 @@ class PTuning:
             prompt.encoder = PromptEncoder(self.length, width, recurrent, context.generator, device)
         prompted = attach(start, prompt, self.length + len(ids))
         prefix = base_prefix(start.model)
-        chosen = prompted.only(lambda name: self.tune_body or name.startswith("prompt."))
-        return chosen.plus(
+        adapted = prompted.only(lambda name: self.tune_body or name.startswith("prompt."))
+        return adapted.plus(
             finish=None if context.stage == "restore" else prompt.freeze,
             lr_scale={f"{prefix}*": BODY_RATE} if self.tune_body else None,
         )
@@ -70,6 +71,6 @@ class PTuning:
     def _anchors(self, context: Context) -> list[int]:
         if not self.anchors.strip():
             return []
-        if context.stage == "plan":  # a plan: as many tokens as words
+        if context.stage == "plan":  # no tokenizer: as many tokens as words
             return [0] * len(self.anchors.split())
         return tokens(context, self.anchors, "method.anchors")

@@ -2,11 +2,11 @@
 
     softmax(q [P_K; K]^T / sqrt(s)) [P_V; V]   in every attention, the body frozen
 
-Prefix tuning for understanding: keys and values are learnt directly, start N(0, 1) and are dropped
-out in training; `projection` puts an MLP of that inner width before them, whose result alone is
-kept. The answer comes from the task's head over the text, without verbaliser: linear where the
-body has a pretrained pooler or none is used; a dense map that the checkpoint lacks (RoBERTa) learns
-with it, where the authors' code freezes it as it was drawn. Positions are not shifted (the
+Prefix tuning for understanding: keys and values are trained directly, start N(0, 1) and are dropped
+out in training. `projection` puts an MLP of that inner width before them; only its result is kept.
+The answer comes from the task's head over the text, without verbaliser: linear if the body has a
+pretrained pooler or uses none. A dense map that the checkpoint lacks (RoBERTa) is trained with it;
+the authors' code freezes it as it was drawn. Positions are not shifted (the
 authors' code shifts them by P), and the body's own dropout stays as the model has it.
 
 Count: 2 P w L per kind of attention, w the width of its keys (of all key-value heads); with the
@@ -23,7 +23,7 @@ from adaptkit.errors import at_least, within
 
 @dataclass(frozen=True)
 class PTuningV2:
-    """Learn `length` keys and values in front of every attention; the rest is frozen."""
+    """Train `length` keys and values in front of every attention; the body is frozen."""
 
     length: int = 20
     projection: int | None = None  # inner width of the MLP; null: none
@@ -40,7 +40,7 @@ class PTuningV2:
         Raises:
             AdaptError: the family computes attention in its own way.
         """
-        from adaptkit.layers.prefix import prefixed
+        from adaptkit.layers.prefix import Shape, attach_prefixes
 
-        shape = self.length, self.projection or 0
-        return prefixed(start, context, shape, self.dropout, scale=1.0)
+        shape = Shape(self.length, self.projection or 0)
+        return attach_prefixes(start, context, shape, self.dropout, scale=1.0)

@@ -1,10 +1,10 @@
-"""VeRA: shared random projections, learnt scaling vectors (Kopiczko et al. 2023, arXiv:2310.11454).
+"""VeRA: frozen random projections, trained scales (Kopiczko et al. 2023, arXiv:2310.11454).
 
     y = W x + bias + b * (B (d * (A x))),   A [r, in], B [out, r] random and frozen,
     d [r] starts at 0.1, b [out] at zero, so that training starts from the body
 
 A is shared by all maps with the same number of inputs, B by all with the same number of outputs: a
-single pair where all adapted maps have one shape, as in the paper. They are drawn anew from
+single pair if all adapted maps have one shape, as in the paper. They are drawn again from
 `projection_seed` whenever they are needed and are never saved.
 
 Count: the sum of r + out over the adapted maps.
@@ -13,17 +13,21 @@ Count: the sum of r + out over the adapted maps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import above, at_least, each_of, within
-from adaptkit.models.anatomy import ROLES, sites
+from adaptkit.errors import above, at_least, within
+from adaptkit.models.anatomy import check_roles, sites
+from adaptkit.models.body import device_of
 
-CHOICES = (*ROLES, "ffn", "all")
+if TYPE_CHECKING:
+    from adaptkit.layers.vera import Scaled
+    from adaptkit.models.anatomy import Site
 
 
 @dataclass(frozen=True)
 class VeRA:
-    """Scale random projections of rank `rank` beside the maps named by `roles`."""
+    """Train the scales of random projections of rank `rank` next to the maps named by `roles`."""
 
     rank: int = 256
     roles: tuple[str, ...] = ("query", "value")
@@ -34,22 +38,21 @@ class VeRA:
         at_least("method.rank", self.rank, 1)
         above("method.d_initial", self.d_initial, 0)
         within("method.projection_seed", self.projection_seed, 0, 2**32)
-        each_of("method.roles", self.roles, CHOICES)
+        check_roles(self.roles)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Put the vectors beside every map in `roles`.
+        """Attach the vectors to every map in `roles`.
 
         Raises:
             AdaptError: a role matches nothing in this family.
         """
-        from adaptkit.layers.low_rank import beside
+        from adaptkit.layers.low_rank import attach_updates
         from adaptkit.layers.vera import Projections, Scaled
 
-        model = start.model
-        shared = Projections(self.projection_seed, self.rank, next(model.parameters()).device)
-        merge = beside(
-            model,
-            sites(model, self.roles),
-            lambda site: Scaled(shared.low(site.fan_in), shared.up(site.fan_out), self.d_initial),
-        )
+        shared = Projections(self.projection_seed, self.rank, device_of(start.model))
+
+        def build(site: Site) -> Scaled:
+            return Scaled(shared.low(site.fan_in), shared.up(site.fan_out), self.d_initial)
+
+        merge = attach_updates(start.model, sites(start.model, self.roles), build)
         return start.added(".lora.", merge)
