@@ -1,17 +1,21 @@
 """Optimizers and schedules: `optimizer=adamw optimizer.lr=1e-4`.
 
-Every optimizer is a frozen dataclass with `build(groups)`; `state_bytes` says what it remembers
+Every optimizer is a frozen dataclass with `build(groups)`. `state_bytes` is the size of its memory
 per trained number, for `adaptkit plan`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from adaptkit.errors import above, at_least, within
 
-Schedule = Literal["linear", "cosine", "constant"]
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+Schedule: TypeAlias = Literal["linear", "cosine", "constant"]
+Groups: TypeAlias = list[dict[str, Any]]  # each with params, lr and weight_decay
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class _Common:
     lr: float
     weight_decay: float = 0.0
     warmup_ratio: float = 0.06  # share of all updates during which the rate rises from 0
-    schedule: Schedule = "linear"  # after the warm-up: to 0 in a line, a half cosine, or constant
+    schedule: Schedule = "linear"  # after the warm-up: to 0 by a line or half cosine, or constant
 
     def __post_init__(self) -> None:
         above("optimizer.lr", self.lr, 0)
@@ -43,8 +47,8 @@ class AdamW(_Common):
         within("optimizer.beta2", self.beta2, 0, 1)
         above("optimizer.epsilon", self.epsilon, 0)
 
-    def build(self, groups: list[dict[str, Any]]) -> Any:
-        """Return the torch optimizer over parameter groups that carry lr and weight_decay."""
+    def build(self, groups: Groups) -> Optimizer:
+        """Return torch's AdamW over the groups."""
         from torch.optim import AdamW as TorchAdamW
 
         # One fused kernel per group: the same numbers, without a Python loop over tensors.
@@ -53,7 +57,7 @@ class AdamW(_Common):
 
 @dataclass(frozen=True)
 class SGD(_Common):
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with heavy-ball momentum (Polyak 1964)."""
 
     momentum: float = 0.9
 
@@ -63,8 +67,8 @@ class SGD(_Common):
         super().__post_init__()
         within("optimizer.momentum", self.momentum, 0, 1)
 
-    def build(self, groups: list[dict[str, Any]]) -> Any:
-        """Return the torch optimizer over parameter groups that carry lr and weight_decay."""
+    def build(self, groups: Groups) -> Optimizer:
+        """Return torch's SGD over the groups."""
         from torch.optim import SGD as TorchSGD
 
         return TorchSGD(groups, momentum=self.momentum)
@@ -74,13 +78,13 @@ class SGD(_Common):
 class Adafactor(_Common):
     """Adafactor with a given learning rate (Shazeer & Stern 2018, arXiv:1804.04235).
 
-    No relative steps and no scaling by the size of the parameters, so that `lr` means what it says.
+    No relative steps and no scaling by the size of the parameters: `lr` is the size of a step.
     """
 
     state_bytes = 0  # one row and one column per matrix
 
-    def build(self, groups: list[dict[str, Any]]) -> Any:
-        """Return the optimizer over parameter groups that carry lr and weight_decay."""
+    def build(self, groups: Groups) -> Optimizer:
+        """Return transformers' Adafactor over the groups."""
         from transformers.optimization import Adafactor as HuggingFaceAdafactor
 
         return HuggingFaceAdafactor(groups, scale_parameter=False, relative_step=False)

@@ -249,7 +249,7 @@ REFUSED = {
     "classifier": ("gpt2", PromptTuning(3, "random"), "gives a classifier no token ids"),
     "two stacks": ("t5", PTuning(3), "gives a classifier no token ids"),
     "positions": ("gpt2", PrefixTuning(3), "moves the text by the prefix's length"),
-    "cross": ("t5", PrefixTuning(3), "gives the decoder alone a prefix"),
+    "cross": ("t5", PrefixTuning(3), "gives a prefix to the decoder only"),
     "bare tensors": ("xlnet", LoRA(2, 2.0), "bare tensors here, for which PEFT has no LoRA"),
     "bare scaled": ("xlnet", IA3(), "a bare tensor, for which PEFT has no IA3"),
     "two types": ("bert", Chain((LoRA(2, 2.0), IA3())), "LORA and IA3: one PEFT adapter"),
@@ -545,10 +545,10 @@ def test_ia3_elsewhere(tmp_path: Path) -> None:
 def test_damaged_adapters(damage: str, tmp_path: Path) -> None:
     by_peft("bert", tmp_path, **LORA, target_modules=["query"])
     (tmp_path / damage).write_text("{")
-    with pytest.raises(AdaptError, match="is no PEFT adapter, which holds"):
+    with pytest.raises(AdaptError, match="is not a PEFT adapter, which holds"):
         read(tmp_path)
     (tmp_path / damage).unlink()
-    with pytest.raises(AdaptError, match="is no PEFT adapter, which holds"):
+    with pytest.raises(AdaptError, match="is not a PEFT adapter, which holds"):
         read(tmp_path)
 
 
@@ -714,4 +714,4 @@ def test_refusals_of_import(place: Path, tmp_path: Path, checkpoints: Any) -> No
     assert "method.rank: the adapter says" in refused(adapter, "method.rank=4")
     own = ["task=sst2", data, "model=auto", f"model.path={checkpoints['bert']}"]
     assert "Leave it out" in refused(adapter, *own, "model.pooling=mean")
-    assert "is no PEFT adapter" in refused(str(tmp_path), "task=sst2")
+    assert "is not a PEFT adapter" in refused(str(tmp_path), "task=sst2")

@@ -1,1 +1,1 @@
-"""Other formats: how what a run learnt is written for PEFT, and read from it. Without peft."""
+"""Other formats: writing a run's result for PEFT, and reading PEFT's. peft is not needed."""

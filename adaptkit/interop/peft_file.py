@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from adaptkit.errors import AdaptError, first_line
-from adaptkit.interop.peft_pairs import as_pairs
+from adaptkit.interop.peft_pairs import Maps, as_pairs
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 DEFAULTS = {"lora_alpha": 8, "init_r": 12}  # PEFT's
 TYPES = ("LORA", "ADALORA", "VERA", "IA3")
-# Where and how was trained, or how the tensors came about; they say themselves what they are.
+PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
+# Options about training or initialisation; the tensors alone define the function.
 HARMLESS = {
     "peft_type", "task_type", "base_model_name_or_path", "revision", "auto_mapping",
     "peft_version", "inference_mode", "target_modules", "exclude_modules", "feedforward_modules",
@@ -31,7 +32,7 @@ HARMLESS = {
     "total_step", "vera_dropout", "d_initial", "projection_prng_key", "save_projection",
     "init_weights",
 }  # fmt: skip
-# These start from another body than the one they name: its principal part is taken out.
+# These start from a changed body, not from the one they name: its principal part is taken out.
 CHANGED_BODY = ("pissa", "olora", "corda", "loftq", "lora_ga")
 KEY = re.compile(
     r"(.+)\.(lora_(?:embedding_)?[AB]|lora_E|lora_magnitude_vector|vera_lambda_[bd]|ia3_l)(?:\.weight)?"
@@ -44,7 +45,7 @@ class PeftFile:
 
     folder: Path
     config: dict[str, Any]
-    maps: dict[str, dict[str, Tensor]]  # module -> "lora_A" and so on -> tensor
+    maps: Maps
     others: dict[str, Tensor]  # head and biases, by their names in the task's model
 
 
@@ -52,50 +53,57 @@ def read(folder: Path) -> PeftFile:
     """Read an adapter.
 
     Raises:
-        AdaptError: a file is missing or damaged, or the adapter is of a kind that ours are not.
+        AdaptError: a file is missing or damaged, or no method of ours computes the adapter.
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
         raise AdaptError(
-            f"{folder}: is no PEFT adapter, which holds {CONFIG} and {TENSORS} "
+            f"{folder}: is not a PEFT adapter, which holds {CONFIG} and {TENSORS} "
             f"({first_line(error)})."
         ) from error
-    check(folder, config)
-    config = DEFAULTS | {key: value for key, value in config.items() if value is not None}
-    maps: dict[str, dict[str, Tensor]] = {}
+    check_options(folder, config)
+    options = DEFAULTS | {key: value for key, value in config.items() if value is not None}
+    maps, others = sort_tensors(folder, tensors)
+    if not maps:
+        raise AdaptError(f"{folder}: {TENSORS} holds no adapted map.")
+    options, maps = as_pairs(folder, options, maps, others)
+    return PeftFile(folder, options, maps, others)
+
+
+def sort_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> tuple[Maps, dict[str, Tensor]]:
+    """Return the tensors of adapted maps, and all others by their names in the task's model.
+
+    Raises:
+        AdaptError: a tensor is not finite, or of a kind that ours do not have.
+    """
+    maps: Maps = {}
     others: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise AdaptError(f"{folder}: {key} holds numbers that are not finite.")
         name = key.removeprefix("base_model.model.")
-        if found := KEY.fullmatch(name):
-            maps.setdefault(found[1], {})[found[2].replace("embedding_", "")] = tensor.float()
+        if match := KEY.fullmatch(name):
+            maps.setdefault(match[1], {})[match[2].replace("embedding_", "")] = tensor.float()
         elif "lora_" in name:
             raise AdaptError(f"{folder}: {key}: adaptkit does not read this kind of tensor.")
         elif ".modules_to_save." not in name and ".original_module." not in name:
             # Under those names PEFT saves biases of the head once more.
             others[name.replace(".base_layer.", ".")] = tensor.float()
-    if not maps:
-        raise AdaptError(f"{folder}: {TENSORS} holds no adapted map.")
-    config, maps = as_pairs(folder, config, maps, others)
-    return PeftFile(folder, config, maps, others)
+    return maps, others
 
 
-def check(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse what ours cannot compute.
+def check_options(folder: Path, config: Mapping[str, Any]) -> None:
+    """Reject an adapter that no method of ours computes.
 
     Raises:
-        AdaptError: another kind of adapter, or an option that changes what it computes.
+        AdaptError: another kind of adapter, or an option that changes its function.
     """
     kind = config.get("peft_type") if isinstance(config, Mapping) else None
     if kind not in TYPES:
-        why = (
-            ": PEFT puts a prompt in front of padding and [CLS], adaptkit does not"
-            if kind in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
-            else ""
-        )
+        why = ": PEFT puts a prompt in front of padding and [CLS], adaptkit does not"
+        why = why if kind in PROMPTS else ""
         known = ", ".join(TYPES)
         raise AdaptError(f"{folder}: peft_type={kind} is not imported{why}. There is: {known}.")
     for key, value in sorted(config.items()):
@@ -103,10 +111,10 @@ def check(folder: Path, config: Mapping[str, Any]) -> None:
             raise AdaptError(f"{folder}: {key}={value}: adaptkit does not compute this.")
     alpha = config.get("lora_alpha")
     if kind == "LORA" and isinstance(alpha, int | float) and alpha <= 0:
-        raise AdaptError(f"{folder}: lora_alpha={alpha}: adaptkit takes numbers above 0 alone.")
-    start = str(config.get("init_lora_weights", "")).lower()
-    if start.startswith(CHANGED_BODY):
+        raise AdaptError(f"{folder}: lora_alpha={alpha}: adaptkit takes numbers above 0 only.")
+    initialisation = str(config.get("init_lora_weights", "")).lower()
+    if initialisation.startswith(CHANGED_BODY):
         raise AdaptError(
-            f"{folder}: init_lora_weights={start}: it belongs to a changed body. Save it with "
-            "path_initial_model_for_weight_conversion first."
+            f"{folder}: init_lora_weights={initialisation}: it belongs to a changed body. Save it "
+            "with path_initial_model_for_weight_conversion first."
         )

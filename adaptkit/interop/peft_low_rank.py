@@ -1,18 +1,17 @@
-"""Low-rank updates as PEFT writes them: one pair, A [r, in] and B [out, r], beside a whole map.
+"""Low-rank updates as PEFT writes them: one pair, A [r, in] and B [out, r], for a whole map.
 
-Where several roles share a fused map, each with a pair of its own, theirs become one pair that
-computes the same, with zeros where roles do not mix:
+If several roles share a fused map, each with a pair of its own, their pairs become one. It computes
+the same, with zeros for the outputs of other roles:
 
     A = [A_q; A_v],   B = [[B_q, 0], [0, 0], [0, B_v]],   alpha / r as before
 
 PiSSA is the pair [A; A0], [B, -B0]; AdaLoRA's E goes into B, and pruned triplets are left out (PEFT
-divides its own by a number it does not save). DoRA adds the magnitudes. VeRA is VERA where all maps
-have one shape, and a LORA that multiplies its matrices out elsewhere.
+divides its own by a number it does not save). DoRA adds the magnitudes. VeRA is VERA if all maps
+have one shape, else a LORA with its matrices multiplied out.
 """
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,8 @@ from adaptkit.layers.dora import Decomposed
 from adaptkit.layers.low_rank import EmbeddingPair, Pair, UpdatedTensor, Updates, matrix_of
 from adaptkit.layers.pissa import Principal
 from adaptkit.layers.vera import Scaled
+from adaptkit.models.anatomy import sharing
+from adaptkit.models.body import weight_of
 
 
 @dataclass(frozen=True)
@@ -48,41 +49,27 @@ class LowRank:
     holders: list[str] = field(default_factory=list)
 
 
-@functools.singledispatch
 def factors(update: nn.Module) -> Factors:
     """Return an update as a pair.
 
     Raises:
         AdaptError: it is of a kind that PEFT does not have.
     """
+    if isinstance(update, Pair | EmbeddingPair):
+        return Factors(update.A, update.B, update.scale)
+    if isinstance(update, Principal):
+        low = torch.cat([update.A, update.delta_A0])
+        return Factors(low, torch.cat([update.B, -update.delta_B0], dim=1), update.scale)
+    if isinstance(update, Triplets):
+        kept = update.E != 0
+        return Factors(update.A[kept], (update.B * update.E)[:, kept], update.scale)
+    if isinstance(update, Scaled):
+        return Factors(update.low, update.b.unsqueeze(1) * update.up * update.d, 1.0)
     raise AdaptError(f"{type(update).__name__}: PEFT has no such update. Try --format merged.")
 
 
-@factors.register(Pair)
-@factors.register(EmbeddingPair)
-def _(update: Pair | EmbeddingPair) -> Factors:
-    return Factors(update.A, update.B, update.scale)
-
-
-@factors.register
-def _(update: Principal) -> Factors:
-    low = torch.cat([update.A, update.delta_A0])
-    return Factors(low, torch.cat([update.B, -update.delta_B0], dim=1), update.scale)
-
-
-@factors.register
-def _(update: Triplets) -> Factors:
-    kept = update.E != 0
-    return Factors(update.A[kept], (update.B * update.E)[:, kept], update.scale)
-
-
-@factors.register
-def _(update: Scaled) -> Factors:
-    return Factors(update.low, update.b.unsqueeze(1) * update.up * update.d, 1.0)
-
-
 def low_rank(model: nn.Module) -> LowRank:
-    """Return PEFT's form of the low-rank updates in `model`; without maps where it has none.
+    """Return PEFT's form of the low-rank updates in `model`; without maps if it has none.
 
     Raises:
         AdaptError: PEFT does not have such updates, or not together.
@@ -101,58 +88,56 @@ def low_rank(model: nn.Module) -> LowRank:
     updates = [update for held in hosts.values() for update in held.values()]
     kinds = {isinstance(update, Decomposed) for update in updates}
     if len(kinds) > 1:
-        raise AdaptError("PEFT's use_dora is for all maps: DoRA beside another low-rank method.")
-    found = _vera(hosts) or _lora(model, hosts, dora=kinds == {True})
-    found.holders = [f"{name}.lora" for name in hosts]
-    return found
+        raise AdaptError("PEFT's use_dora is for all maps: DoRA next to another low-rank method.")
+    form = _vera(hosts) or _lora(model, hosts, dora=kinds == {True})
+    form.holders = [f"{name}.lora" for name in hosts]
+    return form
 
 
 def _lora(model: nn.Module, hosts: Mapping[str, nn.ModuleDict], dora: bool) -> LowRank:
-    found, shapes = LowRank(), {}
+    form, shapes = LowRank(), dict[str, tuple[int, int | float]]()
     for name, held in hosts.items():
         module = model.get_submodule(name)
-        if isinstance(module, nn.Embedding):
+        if isinstance(held, Updates):
+            pair, low, up = stack_pairs(module, held), "lora_A.weight", "lora_B.weight"
+            targets = [name]
+        else:  # the one update of the table of words
             (update,) = held.values()
             pair, low, up = factors(update), "lora_embedding_A", "lora_embedding_B"
-            alike = [
-                n for n, m in model.named_modules() if getattr(m, "weight", 0) is module.weight
-            ]
-        else:
-            pair, low, up = stacked(module, held), "lora_A.weight", "lora_B.weight"
-            alike = [name]
+            targets = sharing(model, weight_of(module))
         if not len(pair.A):  # every triplet was pruned
             continue
-        for target in alike:
-            found.maps.append(target)
-            found.tensors |= {f"{target}.{low}": pair.A, f"{target}.{up}": pair.B}
-            shapes[target] = (len(pair.A), plain(pair.scale * len(pair.A)))
-        if dora:
-            found.tensors[f"{name}.lora_magnitude_vector"] = magnitudes(module, held)
+        for target in targets:
+            form.maps.append(target)
+            form.tensors |= {f"{target}.{low}": pair.A, f"{target}.{up}": pair.B}
+            shapes[target] = (len(pair.A), round_off(pair.scale * len(pair.A)))
+        if dora and isinstance(held, Updates):
+            form.tensors[f"{name}.lora_magnitude_vector"] = magnitudes(module, held)
     if shapes:
         (rank, alpha), _ = Counter(shapes.values()).most_common(1)[0]
-        found.config = {
+        form.config = {
             "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0,
             "use_rslora": False, "use_dora": dora, "init_lora_weights": True,
             "rank_pattern": {n: r for n, (r, _) in shapes.items() if r != rank},
             "alpha_pattern": {n: a for n, (_, a) in shapes.items() if a != alpha},
         }  # fmt: skip
-    return found
+    return form
 
 
-def plain(number: float) -> int | float:
+def round_off(number: float) -> int | float:
     """Return a number as written by hand: 16 instead of 16.0, without the last digit's rounding."""
     near = round(number, 9)
     return int(near) if near == int(near) else number
 
 
-def stacked(module: nn.Module, held: Updates) -> Factors:
-    """Return the updates of all roles of a map as one pair beside the whole of it."""
-    parts = [factors(update) for update in held.values()]
-    scale = parts[0].scale
-    low = torch.cat([part.A for part in parts])
-    up = low.new_zeros(len(matrix_of(module.weight, module)), len(low))
+def stack_pairs(module: nn.Module, held: Updates) -> Factors:
+    """Return the updates of all roles of a map as one pair for the whole of it."""
+    parts = {role: factors(update) for role, update in held.items()}
+    scale = next(iter(parts.values())).scale
+    low = torch.cat([part.A for part in parts.values()])
+    up = low.new_zeros(len(matrix_of(module)), len(low))
     column = 0
-    for role, part in zip(held, parts, strict=True):
+    for role, part in parts.items():
         rows, width = _rows(held, role, up), len(part.A)
         up[rows, column : column + width] = part.B * (part.scale / scale)
         column += width
@@ -160,34 +145,41 @@ def stacked(module: nn.Module, held: Updates) -> Factors:
 
 
 def magnitudes(module: nn.Module, held: Updates) -> Tensor:
-    """Return DoRA's magnitudes of a whole map: ||W|| for the outputs that no role adapts."""
-    result = matrix_of(module.weight, module).float().norm(dim=1)
+    """Return DoRA's magnitudes [out] of a whole map: ||W|| for the outputs that no role adapts."""
+    result = matrix_of(module).float().norm(dim=1)
     for role, update in held.items():
-        result[_rows(held, role, result)] = update.magnitude
+        if isinstance(update, Decomposed):
+            result[_rows(held, role, result)] = update.magnitude
     return result
 
 
 def _rows(held: Updates, role: str, like: Tensor) -> Tensor:
-    rows = getattr(held, f"rows_{role}")
+    rows = held.rows(role)
     return torch.arange(len(like), device=like.device) if rows is None else rows
 
 
 def _vera(hosts: Mapping[str, nn.ModuleDict]) -> LowRank | None:
-    alone = [(name, *held.items()) for name, held in hosts.items() if len(held) == 1]
-    whole = len(alone) == len(hosts) and all(
-        isinstance(update, Scaled) and getattr(hosts[name], f"rows_{role}", None) is None
-        for name, (role, update) in alone
-    )
-    shapes = {(u.low.shape, u.up.shape) for _, (_, u) in alone} if whole else set()
-    if len(shapes) != 1:
+    updates = {name: _whole_scaled(held) for name, held in hosts.items()}
+    scaled = {name: update for name, update in updates.items() if update is not None}
+    shapes = {(update.low.shape, update.up.shape) for update in scaled.values()}
+    if len(scaled) < len(hosts) or len(shapes) != 1:
         return None
-    found = LowRank(maps=[name for name, _ in alone])
-    for name, (_, update) in alone:
-        found.tensors |= {f"{name}.vera_lambda_b": update.b, f"{name}.vera_lambda_d": update.d}
+    form = LowRank(maps=list(scaled))
+    for name, update in scaled.items():
+        form.tensors |= {f"{name}.vera_lambda_b": update.b, f"{name}.vera_lambda_d": update.d}
     # The same in all maps of one shape, and PEFT cannot draw ours from a seed.
-    found.tensors |= {"base_model.vera_A": update.low, "base_model.vera_B": update.up}
-    found.config = {
-        "peft_type": "VERA", "r": len(update.d), "vera_dropout": 0.0, "d_initial": 0.1,
+    first = next(iter(scaled.values()))
+    form.tensors |= {"base_model.vera_A": first.low, "base_model.vera_B": first.up}
+    form.config = {
+        "peft_type": "VERA", "r": len(first.d), "vera_dropout": 0.0, "d_initial": 0.1,
         "projection_prng_key": 0, "save_projection": True, "init_weights": True,
     }  # fmt: skip
-    return found
+    return form
+
+
+def _whole_scaled(held: nn.ModuleDict) -> Scaled | None:
+    """Return the update if it is VeRA's, alone, and of a whole map."""
+    if not isinstance(held, Updates) or len(held) > 1:
+        return None
+    ((role, update),) = held.items()
+    return update if isinstance(update, Scaled) and held.rows(role) is None else None

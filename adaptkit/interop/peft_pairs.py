@@ -21,7 +21,7 @@ SMALL = 1e-5  # PEFT adds it to r
 def as_pairs(
     folder: Path, config: Mapping[str, Any], maps: Maps, others: dict[str, Tensor]
 ) -> tuple[dict[str, Any], Maps]:
-    """Return config and maps with lora_A [r, in] and lora_B [out, r] alone; LORA and IA3 as is.
+    """Return config and maps with lora_A [r, in] and lora_B [out, r] only; LORA and IA3 as is.
 
     The shared matrices of VeRA are taken out of `others`.
 
@@ -31,10 +31,13 @@ def as_pairs(
     kind = config["peft_type"]
     if kind == "ADALORA":
         alpha, start = config["lora_alpha"], config["init_r"] + SMALL
-        made = {name: _triplets(folder, name, parts, alpha, start) for name, parts in maps.items()}
-        # The tensors hold the kept triplets alone, and PEFT's AdaLoRA looks at no other option.
-        plain = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "use_dora": False}
-        return {**config, **plain, "lora_alpha": alpha if alpha > 0 else 1}, made
+        pairs = {
+            name: _pair_of_triplets(folder, name, parts, alpha, start)
+            for name, parts in maps.items()
+        }
+        # The tensors hold the kept triplets only, and PEFT's AdaLoRA looks at no other option.
+        unused = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "use_dora": False}
+        return {**config, **unused, "lora_alpha": alpha if alpha > 0 else 1}, pairs
     if kind == "VERA":
         low, up = (others.pop(f"base_model.vera_{letter}", None) for letter in "AB")
         if low is None or up is None:
@@ -42,17 +45,19 @@ def as_pairs(
                 f"{folder}: save_projection=False: VeRA's matrices are not in the file. Save it "
                 "with save_projection=True."
             )
-        made = {name: _scaled(folder, name, parts, low, up) for name, parts in maps.items()}
+        pairs = {
+            name: _pair_of_scales(folder, name, parts, low, up) for name, parts in maps.items()
+        }
         bias = str(config.get("bias", "none")).replace("vera_only", "lora_only")
-        return {**config, "lora_alpha": len(low), "bias": bias}, made
+        return {**config, "lora_alpha": len(low), "bias": bias}, pairs
     return dict(config), maps
 
 
-def _triplets(
+def _pair_of_triplets(
     folder: Path, name: str, parts: Mapping[str, Tensor], alpha: float, start: float
 ) -> dict[str, Tensor]:
     low, up, singular = (_part(folder, name, parts, f"lora_{letter}") for letter in "ABE")
-    _alike(folder, name, len(low), up.shape[1], singular.numel())
+    _check_equal(folder, name, len(low), up.shape[1], singular.numel())
     if not len(low):  # all pruned: a pair that adds nothing
         return {"lora_A": low.new_zeros(1, low.shape[1]), "lora_B": up.new_zeros(len(up), 1)}
     # A pair is multiplied by alpha / rank. PEFT takes the rank for an alpha that is not positive.
@@ -60,20 +65,20 @@ def _triplets(
     return {"lora_A": low, "lora_B": up * singular.flatten() * factor}
 
 
-def _scaled(
+def _pair_of_scales(
     folder: Path, name: str, parts: Mapping[str, Tensor], low: Tensor, up: Tensor
 ) -> dict[str, Tensor]:
     b, d = (_part(folder, name, parts, f"vera_lambda_{letter}") for letter in "bd")
-    _alike(folder, name, len(low), up.shape[1], len(d))
-    _alike(folder, name, len(b), min(len(b), len(up)))
+    _check_equal(folder, name, len(low), up.shape[1], len(d))
+    _check_equal(folder, name, len(b), min(len(b), len(up)))
     up = b.unsqueeze(1) * up[: len(b)] * d
     return {"lora_A": low, "lora_B": up}
 
 
-def _alike(folder: Path, name: str, *sizes: int) -> None:
+def _check_equal(folder: Path, name: str, *sizes: int) -> None:
     if len(set(sizes)) > 1:
-        found = ", ".join(map(str, sizes))
-        raise AdaptError(f"{folder}: the tensors of {name} do not fit each other ({found}).")
+        shown = ", ".join(map(str, sizes))
+        raise AdaptError(f"{folder}: the tensors of {name} do not fit each other ({shown}).")
 
 
 def _part(folder: Path, name: str, parts: Mapping[str, Tensor], kind: str) -> Tensor:

@@ -1,10 +1,10 @@
-"""A PEFT adapter on a model: which method of ours computes the same, and its tensors by our names.
+"""A PEFT adapter on a model: the method that computes the same, and its tensors by our names.
 
 LORA (rank-stabilised, DoRA, patterns of ranks and alphas, embeddings) becomes lora or dora, ADALORA
-and VERA become lora, IA3 becomes ia3. A pair beside a fused map becomes one pair per role with the
-same A. Ours have one rank per role in all layers: lower ranks are filled up with zeros, layers
-without a pair keep one that adds nothing, and what is left of a factor goes into B. So the function
-is the same, the count may be higher.
+and VERA become lora, IA3 becomes ia3. A pair of a fused map becomes one pair per role with the same
+A. Ours have one rank per role in all layers: lower ranks are filled up with zeros, layers without a
+pair keep one that adds nothing, and the rest of a factor goes into B. So the function is the same,
+but the count may be higher.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, equal, eye, nn
 from torch.nn.functional import pad
@@ -20,26 +20,30 @@ from torch.nn.functional import pad
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError
 from adaptkit.interop.peft_file import PeftFile
-from adaptkit.models.anatomy import ROLES, Site, family, sites, word_embeddings
+from adaptkit.layers.low_rank import EmbeddingPair, Pair
+from adaptkit.models.anatomy import ROLES, Site, family, sharing, sites, word_embeddings
+from adaptkit.models.body import words_of
 
 
 def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
     """Return name and options of the method that computes the adapter on `model`.
 
     Raises:
-        AdaptError: it adapts what this model does not have, or what no role names.
+        AdaptError: it adapts a map that this model does not have, or that no role names.
     """
-    there = {site.role for site in found_sites(file, model)}
-    roles = [role for role in (*ROLES, "embeddings") if role in there]
+    by_role: dict[str, list[Site]] = {}
+    for site in adapted_sites(file, model):
+        by_role.setdefault(site.role, []).append(site)
+    roles = [role for role in (*ROLES, "embeddings") if role in by_role]
     if file.config["peft_type"] == "IA3":
         return {"name": "ia3", "roles": roles}
-    ranks = {role: max(rank_of(file, site) for site in all_of(file, model, role)) for role in roles}
+    ranks = {role: max(rank_of(file, site) for site in by_role[role]) for role in roles}
     rank, stable = max(ranks.values()), bool(file.config.get("use_rslora"))
     alpha = float(file.config["lora_alpha"])
     if file.config.get("use_dora"):
         if "embeddings" in roles:
             raise AdaptError(f"{file.folder}: use_dora=True: adaptkit has no DoRA of embeddings.")
-        # ours has no rank-stabilised form: alpha makes up for it
+        # Ours has no rank-stabilised form: alpha makes up for it.
         alpha = alpha * math.sqrt(rank) if stable else alpha
         return {"name": "dora", "rank": rank, "alpha": alpha, "roles": roles}
     return {
@@ -50,16 +54,11 @@ def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
 
 
 def rank_of(file: PeftFile, site: Site) -> int:
-    """Return the rank of a pair; more than the matrix can have is multiplied out."""
+    """Return the rank of a pair; one above that of the matrix itself is multiplied out."""
     return min(len(file.maps[site.module]["lora_A"]), site.fan_in, site.fan_out)
 
 
-def all_of(file: PeftFile, model: nn.Module, role: str) -> list[Site]:
-    """Return the maps of a role that the file adapts."""
-    return [site for site in found_sites(file, model) if site.role == role]
-
-
-def found_sites(file: PeftFile, model: nn.Module) -> list[Site]:
+def adapted_sites(file: PeftFile, model: nn.Module) -> list[Site]:
     """Return the adapted maps, of fused ones all roles they serve.
 
     Raises:
@@ -83,14 +82,13 @@ def found_sites(file: PeftFile, model: nn.Module) -> list[Site]:
         if name not in known:
             raise AdaptError(f"{file.folder}: adapts {name}, which no role of adaptkit's names.")
         _check_shapes(file, name, known[name])
-    chosen = [site for name in names for site in known[name]]
-    return _scaled_alone(file, chosen) if file.config["peft_type"] == "IA3" else chosen
+    adapted = [site for name in names for site in known[name]]
+    return _only_scaled(file, adapted) if file.config["peft_type"] == "IA3" else adapted
 
 
 def _tables(file: PeftFile, model: nn.Module) -> list[str]:
     """Return the modules that share the table of words, if the file adapts it."""
-    table = model.get_input_embeddings().weight
-    shared = [n for n, module in model.named_modules() if getattr(module, "weight", 0) is table]
+    shared = sharing(model, words_of(model).weight)
     adapted = [file.maps[name] for name in shared if name in file.maps]
     if not adapted:
         return []
@@ -106,31 +104,37 @@ def _tables(file: PeftFile, model: nn.Module) -> list[str]:
 def _check_shapes(file: PeftFile, name: str, here: list[Site]) -> None:
     tensors, fan_in = file.maps[name], here[0].fan_in
     fan_out = sum(site.fan_out for site in here)
-    if file.config["peft_type"] == "IA3":
-        wrong = list(tensors) != ["ia3_l"] or tensors["ia3_l"].shape not in (
-            (fan_out, 1),
-            (1, fan_in),
-        )
-    else:
-        wanted = {"lora_A", "lora_B"}
-        wanted |= {"lora_magnitude_vector"} if file.config.get("use_dora") else set()
-        wrong = set(tensors) != wanted
-        if not wrong:
-            (rank, wide), up = tensors["lora_A"].shape, tuple(tensors["lora_B"].shape)
-            if file.config["peft_type"] == "VERA":  # one A for all maps, as wide as the widest
-                wide = min(wide, fan_in)
-            wrong = wide != fan_in or up != (fan_out, rank)
-    if wrong:
-        found = ", ".join(f"{kind} {tuple(t.shape)}" for kind, t in tensors.items())
+    fits = _scale_fits if file.config["peft_type"] == "IA3" else _pair_fits
+    if not fits(file, tensors, fan_in, fan_out):
+        held = ", ".join(f"{kind} {tuple(t.shape)}" for kind, t in tensors.items())
         raise AdaptError(
             f"{file.folder}: {name} maps {fan_in} to {fan_out} numbers in this model, the file "
-            f"holds {found}: it was made for another body."
+            f"holds {held}: it was made for another body."
         )
 
 
-def _scaled_alone(file: PeftFile, found: list[Site]) -> list[Site]:
+def _scale_fits(file: PeftFile, tensors: Mapping[str, Tensor], fan_in: int, fan_out: int) -> bool:
+    if list(tensors) != ["ia3_l"]:
+        return False
+    return tensors["ia3_l"].shape in ((fan_out, 1), (1, fan_in))
+
+
+def _pair_fits(file: PeftFile, tensors: Mapping[str, Tensor], fan_in: int, fan_out: int) -> bool:
+    kinds = {"lora_A", "lora_B"}
+    if file.config.get("use_dora"):
+        kinds.add("lora_magnitude_vector")
+    if set(tensors) != kinds:
+        return False
+    rank, wide = tensors["lora_A"].shape
+    if file.config["peft_type"] == "VERA":  # one A for all maps, as wide as the widest
+        wide = min(wide, fan_in)
+    return wide == fan_in and tensors["lora_B"].shape == (fan_out, rank)
+
+
+def _only_scaled(file: PeftFile, adapted: list[Site]) -> list[Site]:
+    """Leave out the parts of fused maps whose scales are all 1."""
     kept = []
-    for site in found:
+    for site in adapted:
         vector = file.maps[site.module]["ia3_l"]
         at_input = vector.shape[0] == 1
         part = vector.flatten() if site.rows is None else vector.flatten()[list(site.rows)]
@@ -149,12 +153,12 @@ def delta_for(file: PeftFile, adaptation: Adaptation) -> dict[str, Tensor]:
     """Return the adapter's tensors by the names of `adaptation`, made by `method_for`.
 
     Raises:
-        AdaptError: the file lacks the head, or holds tensors that have no place.
+        AdaptError: the file lacks the head, or holds tensors that the model does not have.
     """
     body = dict(adaptation.model.named_parameters())
     result = {name: tensor.clone() for name, tensor in adaptation.delta().items()}
     kind = scale_of if file.config["peft_type"] == "IA3" else pair_of
-    for site in found_sites(file, adaptation.model):
+    for site in adapted_sites(file, adaptation.model):
         result |= kind(file, site, adaptation.model)
     missing = sorted(n for n in adaptation.head if n not in file.others)
     if missing:
@@ -165,35 +169,36 @@ def delta_for(file: PeftFile, adaptation: Adaptation) -> dict[str, Tensor]:
         )
     for name, tensor in file.others.items():
         if name not in result and name in body and equal(body[name].float().cpu(), tensor):
-            continue  # PEFT saves a table of words whole when there is an adapter beside it
+            continue  # PEFT saves the whole table of words together with an adapter of it
         if name not in result or result[name].shape != tensor.shape:
             raise AdaptError(
                 f"{file.folder}: {name} {tuple(tensor.shape)} has no place in this model: it was "
-                "made for another body or task, or trains what this method does not."
+                "made for another body or task, or trains other tensors than this method."
             )
         result[name] = tensor
     return result
 
 
 def pair_of(file: PeftFile, site: Site, model: nn.Module) -> dict[str, Tensor]:
-    """Return A, B and DoRA's magnitude of one role, filled up to our rank and scale."""
-    tensors, update = file.maps[site.module], model.get_submodule(site.module).lora[site.role]
+    """Return A [r, in], B [out, r] and DoRA's magnitude [out] of a role, by our rank and scale."""
+    stem, tensors = f"{site.module}.lora.{site.role}", file.maps[site.module]
+    update = cast("Pair | EmbeddingPair", model.get_submodule(stem))
     rows = slice(None) if site.rows is None else list(site.rows)
     factor = scale(file.config, site.module, len(tensors["lora_A"])) / update.scale
     low, up = tensors["lora_A"][:, : site.fan_in], tensors["lora_B"][rows] * factor
-    rank, stem = rank_of(file, site), f"{site.module}.lora.{site.role}"
+    rank = rank_of(file, site)
     if len(low) > rank:
         whole = up @ low
         low, up = (whole, eye(rank)) if rank == site.fan_out else (eye(rank), whole)
     extra = len(update.A) - rank
-    found = {f"{stem}.A": pad(low, (0, 0, 0, extra)), f"{stem}.B": pad(up, (0, extra))}
+    result = {f"{stem}.A": pad(low, (0, 0, 0, extra)), f"{stem}.B": pad(up, (0, extra))}
     if "lora_magnitude_vector" in tensors:
-        found[f"{stem}.magnitude"] = tensors["lora_magnitude_vector"].flatten()[rows]
-    return found
+        result[f"{stem}.magnitude"] = tensors["lora_magnitude_vector"].flatten()[rows]
+    return result
 
 
 def scale_of(file: PeftFile, site: Site, model: nn.Module) -> dict[str, Tensor]:
-    """Return the vector of one role."""
+    """Return the vector [out] or [in] of one role."""
     vector = file.maps[site.module]["ia3_l"].flatten()
     part = vector if site.rows is None else vector[list(site.rows)]
     return {f"{site.module}.ia3.{site.role}.scale": part}

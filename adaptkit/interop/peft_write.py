@@ -1,8 +1,8 @@
-"""PEFT's form of an adaptation: the entries of adapter_config.json and the tensors beside it.
+"""PEFT's form of an adaptation: the entries of adapter_config.json and the tensors next to it.
 
-Read off the modules that methods put into the model, so that chains need no rule of their own. Keys
-follow PEFT 0.21: `base_model.model.` + module + `.lora_A.weight` and so on; everything that is new
-with the task goes along under `modules_to_save`. PEFT itself is not needed.
+It is read off the modules that methods put into the model, so chains need no rule of their own.
+Keys follow PEFT 0.21: `base_model.model.` + module + `.lora_A.weight` and so on. Everything that is
+new with the task goes along under `modules_to_save`. PEFT itself is not needed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError
 from adaptkit.interop.peft_low_rank import low_rank
+from adaptkit.layers.low_rank import matrix_of
 from adaptkit.layers.prefix import Prefix
 from adaptkit.layers.prompt import Prompt
-from adaptkit.layers.scaling import InputScale, OutputScales, ScaledTensor
+from adaptkit.layers.scaling import InputScale, OutputScales, ScaledTensor, vectors
 from adaptkit.models.anatomy import family, is_bias, is_conv1d, reader
+from adaptkit.models.body import config_of, words_of
 
 PREFIX = "base_model.model."
 CLASSIFIER = "SEQ_CLS"
@@ -28,7 +30,7 @@ CLASSIFIER = "SEQ_CLS"
 
 @dataclass(frozen=True)
 class PeftForm:
-    """What PEFT's two files hold; `holders`: modules whose parameters are in there."""
+    """The content of PEFT's two files; `holders`: the modules whose parameters are in there."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -37,7 +39,7 @@ class PeftForm:
 
 @torch.no_grad()
 def peft_form(adaptation: Adaptation, task_type: str) -> PeftForm:
-    """Return what was learnt as PEFT would save it; `task_type` is PEFT's word.
+    """Return the trained tensors as PEFT would save them; `task_type` is PEFT's word.
 
     Raises:
         AdaptError: PEFT has no form for it, or its form computes something else.
@@ -47,10 +49,10 @@ def peft_form(adaptation: Adaptation, task_type: str) -> PeftForm:
     if len(forms) > 1:
         kinds = " and ".join(form.config["peft_type"] for form in forms)
         raise AdaptError(f"{kinds}: one PEFT adapter holds one of them. Try --format merged.")
-    delta, head = adaptation.delta(), adaptation.head
-    left = {name: tensor for name, tensor in delta.items() if name not in head}
     form = forms[0] if forms else PeftForm({}, {})
-    left = {n: t for n, t in left.items() if not n.startswith(tuple(f"{h}." for h in form.holders))}
+    delta, head = adaptation.delta(), adaptation.head
+    written = tuple(f"{holder}." for holder in form.holders)
+    left = {n: t for n, t in delta.items() if n not in head and not n.startswith(written)}
     takes_biases = form.config.get("peft_type") == "LORA"
     other = [name for name in left if not (takes_biases and is_bias(name))]
     if other or not forms:
@@ -67,7 +69,9 @@ def peft_form(adaptation: Adaptation, task_type: str) -> PeftForm:
     return PeftForm(config, {n: t.detach().clone().contiguous() for n, t in tensors.items()})
 
 
-def _biases(left: Mapping[str, Tensor], form: PeftForm, config: dict[str, Any]) -> dict:
+def _biases(
+    left: Mapping[str, Tensor], form: PeftForm, config: dict[str, Any]
+) -> dict[str, Tensor]:
     hosts = {holder.rpartition(".")[0] for holder in form.holders}
     inside = {name: name.rpartition(".")[0] in hosts for name in left}
     if left:
@@ -79,90 +83,97 @@ def _biases(left: Mapping[str, Tensor], form: PeftForm, config: dict[str, Any]) 
 
 
 def modules_to_save(model: nn.Module, head: frozenset[str]) -> list[str]:
-    """Return the largest modules that consist of the head's parameters alone, in model order.
+    """Return the largest modules that consist of the head's parameters only, in model order.
 
     Raises:
         AdaptError: a parameter of the head shares its module with the body's.
     """
-    found: list[str] = []
+    whole: list[str] = []
     for name, module in model.named_modules():
         inside = [f"{name}.{n}".lstrip(".") for n, _ in module.named_parameters()]
-        above = any(name.startswith(f"{whole}.") for whole in found)
+        above = any(name.startswith(f"{larger}.") for larger in whole)
         if name and inside and not above and head.issuperset(inside):
-            found.append(name)
-    left = [n for n in head if not n.startswith(tuple(f"{whole}." for whole in found))]
+            whole.append(name)
+    left = [n for n in head if not n.startswith(tuple(f"{name}." for name in whole))]
     if left:
         raise AdaptError(f"{sorted(left)[0]}: new, but in no module of its own for PEFT to save.")
-    return found
+    return whole
 
 
 def targets(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Return names in PEFT's short form: the last word, where all modules of that word are meant.
+    """Return names in PEFT's short form: the last word, if all modules of that word are meant.
 
     PEFT takes every module whose name ends in a dot and an entry.
     """
-    chosen = list(names)
-    inner = tuple(f"{name}." for name in chosen)  # what the method put there
+    adapted = list(names)
+    inner = tuple(f"{name}." for name in adapted)  # the modules that the method put there
     every = [n for n, _ in model.named_modules(remove_duplicate=False) if not n.startswith(inner)]
     words: dict[str, None] = {}
-    for name in chosen:
+    for name in adapted:
         word = name.rpartition(".")[2]
         alike = {n for n in every if n == word or n.endswith(f".{word}")}
-        words[word if alike <= set(chosen) else name] = None
+        words[word if alike <= set(adapted) else name] = None
     return list(words)
 
 
 def write_low_rank(model: nn.Module, task_type: str) -> PeftForm | None:
-    """Return the form of low-rank updates: LORA, or VERA where PEFT's projections are alike."""
-    found = low_rank(model)
-    if not found.maps:
+    """Return the form of low-rank updates: LORA, or VERA if one pair of projections serves all.
+
+    Raises:
+        AdaptError: PEFT does not have such updates, or not together.
+    """
+    form = low_rank(model)
+    if not form.maps:
         return None
-    config = {**found.config, "target_modules": targets(model, found.maps)}
-    config |= {"bias": "none", "fan_in_fan_out": _conv1d(model, found.maps)}
+    config = {**form.config, "target_modules": targets(model, form.maps)}
+    config |= {"bias": "none", "fan_in_fan_out": _any_conv1d(model, form.maps)}
     tensors = {
         (PREFIX if name.partition(".")[0] != "base_model" else "") + name: tensor
-        for name, tensor in found.tensors.items()
+        for name, tensor in form.tensors.items()
     }
-    return PeftForm(config, tensors, frozenset(found.holders))
+    return PeftForm(config, tensors, frozenset(form.holders))
 
 
-def _conv1d(model: nn.Module, names: Iterable[str]) -> bool:
+def _any_conv1d(model: nn.Module, names: Iterable[str]) -> bool:
     return any(is_conv1d(model.get_submodule(name)) for name in names)
 
 
 def write_scales(model: nn.Module, task_type: str) -> PeftForm | None:
-    """Return the form of vectors at outputs [out, 1] and inputs [1, in] of maps: IA3."""
-    outputs, inputs, tensors = [], [], {}
+    """Return the form of vectors at outputs [out, 1] and inputs [1, in] of maps: IA3.
+
+    Raises:
+        AdaptError: a scaled map is a bare tensor.
+    """
+    outputs: list[str] = []
+    inputs: list[str] = []
+    tensors: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         host, _, child = name.rpartition(".")
         if isinstance(module, ScaledTensor):
             raise AdaptError(
                 f"{host}: a bare tensor, for which PEFT has no IA3. Use --format merged."
             )
-        if child != "ia3" or not isinstance(module, OutputScales | InputScale):
-            continue
-        if isinstance(module, OutputScales):
+        if child == "ia3" and isinstance(module, OutputScales):
             outputs.append(host)
-            weight, turned = model.get_submodule(host).weight, is_conv1d(model.get_submodule(host))
-            vector = module.whole(weight.shape[1 if turned else 0]).unsqueeze(1)
-        else:
+            whole = module.whole(len(matrix_of(model.get_submodule(host))))
+            tensors[f"{PREFIX}{host}.ia3_l"] = whole.unsqueeze(1)
+        elif child == "ia3" and isinstance(module, InputScale):
             inputs.append(host)
-            (only,) = module.values()
-            vector = only.scale.unsqueeze(0)
-        tensors[f"{PREFIX}{host}.ia3_l"] = vector
+            (scale,) = vectors(module).values()
+            tensors[f"{PREFIX}{host}.ia3_l"] = scale.unsqueeze(0)
     if not tensors:
         return None
     config = {
         "peft_type": "IA3",
         "target_modules": [*targets(model, outputs), *targets(model, inputs)],
         "feedforward_modules": targets(model, inputs),
-        "fan_in_fan_out": _conv1d(model, [*outputs, *inputs]),
+        "fan_in_fan_out": _any_conv1d(model, [*outputs, *inputs]),
     }
     return PeftForm(config, tensors, frozenset(f"{n}.ia3" for n in (*outputs, *inputs)))
 
 
 def write_prompt(model: nn.Module, task_type: str) -> PeftForm | None:
-    """Return the form of vectors before the text: PROMPT_TUNING, whatever made them.
+    """Return the form of vectors before the text: PROMPT_TUNING, for every method of prompts.
 
     Raises:
         AdaptError: PEFT would put them elsewhere, or has no such prompts.
@@ -180,35 +191,37 @@ def write_prompt(model: nn.Module, task_type: str) -> PeftForm | None:
             "PEFT puts a prompt before the padding and gives a classifier no token ids, by which "
             "it finds the end of the text: other logits than here. Keep the run."
         )
-    words = reader(model).get_input_embeddings()
-    vectors = prompt.current()
-    if len(vectors) > 1:
-        raise AdaptError(f"method.prompts={len(vectors)}: PEFT has no ensemble of prompts.")
-    filled = prompt.filled(words, vectors)[0]
+    words, hugging_face = words_of(reader(model)), config_of(model)
+    prompts = prompt.current()
+    if len(prompts) > 1:
+        raise AdaptError(f"method.prompts={len(prompts)}: PEFT has no ensemble of prompts.")
+    filled = prompt.filled(words, prompts)[0]
     config = {
         "peft_type": "PROMPT_TUNING",
         "num_virtual_tokens": len(filled),
         "token_dim": filled.shape[1],
         "num_transformer_submodules": 1,
-        "num_attention_heads": model.config.num_attention_heads,
-        "num_layers": model.config.num_hidden_layers,
+        "num_attention_heads": hugging_face.num_attention_heads,
+        "num_layers": hugging_face.num_hidden_layers,
     }
     return PeftForm(config, {"prompt_embeddings": filled}, frozenset({"prompt"}))
 
 
-def refuse_prefix(model: nn.Module, task_type: str) -> None:
-    """Say why prefixes have no PEFT form.
+def reject_prefix(model: nn.Module, task_type: str) -> None:
+    """Reject a prefix and say why PEFT has no form of it.
 
     Raises:
-        AdaptError: the model has one.
+        AdaptError: the model has a prefix.
     """
     if any(isinstance(module, Prefix) for module in model.modules()):
-        two = "gives the decoder alone a prefix" if family(model).encoder_decoder else (
-            "moves the text by the prefix's length, which adaptkit leaves in its positions"
-        )  # fmt: skip
-        raise AdaptError(f"PEFT {two}: another function, so there is no PEFT form. Keep the run.")
+        difference = "moves the text by the prefix's length, which adaptkit leaves in its positions"
+        if family(model).encoder_decoder:
+            difference = "gives a prefix to the decoder only"
+        raise AdaptError(
+            f"PEFT {difference}: another function, so there is no PEFT form. Keep the run."
+        )
 
 
 WRITERS: tuple[Callable[[nn.Module, str], PeftForm | None], ...] = (
-    write_low_rank, write_scales, write_prompt, refuse_prefix,
+    write_low_rank, write_scales, write_prompt, reject_prefix,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""REGULARIZERS: terms and hooks that combine with any method, in the methods' own form.
+"""REGULARIZERS: penalties and hooks that combine with any method, in the form of a method.
 
 Like `adaptkit.methods`, these modules do not import torch at import time.
 """

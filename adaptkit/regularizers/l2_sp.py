@@ -8,19 +8,20 @@ initial values of the added tensors under a method that adds some.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from adaptkit.adaptation import Adaptation, Batch, Context, Step
 from adaptkit.errors import at_least
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class L2SP:
-    """Pull what learns back to where it started, and the head to zero."""
+    """Pull the trained part of the body back to its start, and the head to zero."""
 
     alpha: float = 0.01
     beta: float = 0.01
@@ -37,8 +38,10 @@ class L2SP:
         anchor = {name: weight.detach().clone() for name, weight in body.items()}
         head = [start.trainable[name] for name in sorted(start.head & start.trainable.keys())]
 
-        def penalty(model: nn.Module, batch: Batch, outputs: Any, step: Step) -> Tensor:
-            pull = sum(((w - anchor[n].to(w.device)) ** 2).sum() for n, w in body.items())
-            return self.alpha / 2 * pull + self.beta / 2 * sum((v**2).sum() for v in head)
+        def penalty(forward: Callable[..., Any], batch: Batch, outputs: Any, step: Step) -> Tensor:
+            """Return the scalar of the formula; it looks at the weights only."""
+            distances = [((w - anchor[n].to(w.device)) ** 2).sum() for n, w in body.items()]
+            sizes = [(v**2).sum() for v in head]
+            return cast("Tensor", self.alpha / 2 * sum(distances) + self.beta / 2 * sum(sizes))
 
         return start.plus(penalty={"l2_sp": penalty})
