@@ -546,6 +546,28 @@ def test_adalora_resumes_exactly() -> None:
             assert torch.equal(second.delta()[name], tensor), name
 
 
+def test_adaloras_importance_is_its_formula() -> None:
+    """beta1 smooths |w dL/dw|, beta2 its distance from the smoothed value."""
+    beta1, beta2 = 0.6, 0.9
+    ours = adapt(AdaLoRA(3, 2, roles=QV, t_init=8, beta1=beta1, beta2=beta2), body_of("bert"))
+    (budget,) = ours.after_update
+    numbers = {n: p for n, p in ours.trainable.items() if ".lora." in n}
+    mean = {n: torch.zeros_like(p) for n, p in numbers.items()}
+    spread = {n: torch.zeros_like(p) for n, p in numbers.items()}
+    for _ in run_updates(ours, 4, 20):
+        for name, p in numbers.items():
+            now = (p * p.grad).abs().detach()
+            mean[name] = beta1 * mean[name] + (1 - beta1) * now
+            spread[name] = beta2 * spread[name] + (1 - beta2) * (now - mean[name]).abs()
+    stems = [n.removesuffix(".E") for n in numbers if n.endswith(".E")]
+    worth = {n: mean[n] * spread[n] for n in numbers}
+    expected = [worth[f"{n}.E"] + worth[f"{n}.A"].mean(1) + worth[f"{n}.B"].mean(0) for n in stems]
+    ours_sorted, table = budget.scores().sort(0).values, torch.stack(expected)
+    assert table.min() > 0
+    # Sorted, because the hook goes role by role.
+    torch.testing.assert_close(ours_sorted, table.sort(0).values, rtol=1e-4, atol=0)
+
+
 def test_adaloras_penalty_is_its_formula() -> None:
     ours = adapt(AdaLoRA(3, 2, roles=QV, orthogonality=0.3), body_of("gpt2"))
     randomize(ours)
