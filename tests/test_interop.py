@@ -244,7 +244,7 @@ REFUSED = {
     "head alone": ("bert", Chain((BitFit(),)), "PEFT has no form for .* of its tensors"),
     "full": ("bert", Full(), "PEFT has no form for .* of its tensors"),
     "adapters": ("bert", Houlsby(), "PEFT has no form for .* of its tensors"),
-    "probe": ("bert", Probe(), "PEFT has no form for a head alone"),
+    "probe": ("bert", Probe(), "PEFT has no form for a head only"),
     "behind [CLS]": ("bert", PromptTuning(3, "random"), "before the first token of a BERT model"),
     "classifier": ("gpt2", PromptTuning(3, "random"), "gives a classifier no token ids"),
     "two stacks": ("t5", PTuning(3), "gives a classifier no token ids"),

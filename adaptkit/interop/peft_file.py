@@ -20,7 +20,7 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 DEFAULTS = {"lora_alpha": 8, "init_r": 12}  # PEFT's
 TYPES = ("LORA", "ADALORA", "VERA", "IA3")
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
-# Options about training or initialisation; the tensors alone define the function.
+# Options about training or initialisation; only the tensors define the function.
 HARMLESS = {
     "peft_type", "task_type", "base_model_name_or_path", "revision", "auto_mapping",
     "peft_version", "inference_mode", "target_modules", "exclude_modules", "feedforward_modules",

@@ -178,7 +178,7 @@ def _vera(hosts: Mapping[str, nn.ModuleDict]) -> LowRank | None:
 
 
 def _whole_scaled(held: nn.ModuleDict) -> Scaled | None:
-    """Return the update if it is VeRA's, alone, and of a whole map."""
+    """Return the update of a whole map if it is the only one and VeRA's."""
     if not isinstance(held, Updates) or len(held) > 1:
         return None
     ((role, update),) = held.items()

@@ -1,7 +1,7 @@
 """PEFT's AdaLoRA and VeRA as pairs B A: the same function with the factors multiplied out.
 
-AdaLoRA computes alpha / (r + 1e-5) B diag(E) A with r the rank at the start, VeRA
-diag(b) B diag(d) A with one A and B for all maps, of which each uses the first columns and rows.
+AdaLoRA computes alpha / (r + 1e-5) B diag(E) A, r the rank at the start. VeRA computes
+diag(b) B diag(d) A. Its A and B serve all maps: each uses the first columns of A and rows of B.
 """
 
 from __future__ import annotations

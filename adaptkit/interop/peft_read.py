@@ -172,7 +172,7 @@ def delta_for(file: PeftFile, adaptation: Adaptation) -> dict[str, Tensor]:
             continue  # PEFT saves the whole table of words together with an adapter of it
         if name not in result or result[name].shape != tensor.shape:
             raise AdaptError(
-                f"{file.folder}: {name} {tuple(tensor.shape)} has no place in this model: it was "
+                f"{file.folder}: {name} {tuple(tensor.shape)} does not fit this model: it was "
                 "made for another body or task, or trains other tensors than this method."
             )
         result[name] = tensor

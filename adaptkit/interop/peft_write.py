@@ -56,7 +56,7 @@ def peft_form(adaptation: Adaptation, task_type: str) -> PeftForm:
     takes_biases = form.config.get("peft_type") == "LORA"
     other = [name for name in left if not (takes_biases and is_bias(name))]
     if other or not forms:
-        what = f"{len(other)} of its tensors ({other[0]} ...)" if other else "a head alone"
+        what = f"{len(other)} of its tensors ({other[0]} ...)" if other else "a head only"
         raise AdaptError(f"PEFT has no form for {what}. Try --format merged, or keep the run.")
     config = {**form.config, "task_type": task_type, "inference_mode": True}
     tensors = form.tensors | _biases(left, form, config)

@@ -1,1 +1,1 @@
-"""Torch modules with the formulas; the methods decide where they are put and what learns."""
+"""Torch modules with the formulas; the methods decide where they go and which tensors train."""

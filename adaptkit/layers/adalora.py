@@ -147,7 +147,7 @@ class Budget:
         return torch.stack([e + a.mean(1) + b.mean(0) for e, a, b in rows])
 
     def _allocate(self, kept: int) -> None:
-        order = self.scores().flatten().argsort(descending=True, stable=True)  # exact where equal
+        order = self.scores().flatten().argsort(descending=True, stable=True)  # exact for ties
         mask = torch.zeros_like(self.mask).flatten()
         self.mask = mask.index_fill(0, order[:kept], 1.0).view_as(self.mask)
 

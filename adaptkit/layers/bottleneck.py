@@ -6,7 +6,7 @@
     inside a norm         y = LN(s + b(LN(s))), s the norm's input
     parallel to a part    F(x) -> F(x) + scale b(x)
 
-An adapter is a child of the module it is attached to and works in a forward hook, so no module is
+An adapter is a child of the module it is attached to and works in a forward hook: no module is
 replaced and no name in the body changes.
 """
 

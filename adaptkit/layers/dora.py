@@ -37,7 +37,7 @@ class Decomposed(Pair):
         self.magnitude = nn.Parameter(self.square.sqrt())
 
     def forward(self, at: Pass) -> Tensor:
-        """Return what is added to the map's output, [..., out]."""
+        """Return (m/n - 1) W x + (m/n) s B A x, [..., out]."""
         low = self.dropout(at.x)
         known = None if at.weight.requires_grad else self.square
         gain = self.magnitude / self.norm(at.weight, at.rows, known)
@@ -58,7 +58,7 @@ class Decomposed(Pair):
     def norm(
         self, weight: Tensor, rows: Tensor | None = None, known: Tensor | None = None
     ) -> Tensor:
-        """Return ||W + s B A|| of every output, [out], in fp32; 1 where it is 0.
+        """Return ||W + s B A|| of every output, [out], in fp32; 1 if it is 0.
 
         weight: W [out, in]. rows: the outputs of this role. known: ||W||^2 [out], if it need not
         be computed again.

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +68,7 @@ class Pair(nn.Module):
         device: torch.device,
     ) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(site.fan_in)  # what kaiming_uniform_(a=sqrt(5)) draws from
+        bound = 1 / math.sqrt(site.fan_in)  # as kaiming_uniform_(a=sqrt(5))
         start = (torch.rand(rank, site.fan_in, generator=generator) * 2 - 1) * bound
         self.A = nn.Parameter(start.to(device))
         self.B = nn.Parameter(torch.zeros(site.fan_out, rank, device=device))
@@ -100,16 +100,17 @@ class EmbeddingPair(nn.Module):
         self.B = nn.Parameter(torch.randn(site.fan_out, rank, generator=generator).to(device))
         self.scale = scale
 
-    def hook(self, module: nn.Embedding, args: tuple[Tensor], y: Tensor) -> Tensor:
+    def hook(self, module: nn.Module, args: tuple[Tensor], y: Tensor) -> Tensor:
         """Add the update to the embeddings y [..., d] of ids [...]."""
-        low = F.embedding(args[0], self.A.t(), module.padding_idx)
+        low = F.embedding(args[0], self.A.t(), cast(nn.Embedding, module).padding_idx)
         factor = self.scale * getattr(module, "embed_scale", 1.0)  # BART multiplies embeddings
         return y + (factor * F.linear(low, self.B)).to(y.dtype)
 
     @torch.no_grad()
-    def merge(self, module: nn.Embedding) -> None:
-        """Fold the update into the table."""
-        module.weight.add_((self.scale * (self.B @ self.A)).t().to(module.weight.dtype))
+    def merge(self, module: nn.Module) -> None:
+        """Fold the update into the table, [V, d]."""
+        table = weight_of(module)
+        table.add_((self.scale * (self.B @ self.A)).t().to(table.dtype))
 
 
 class Updates(nn.ModuleDict):
@@ -233,7 +234,9 @@ def attach_updates(
     return merge
 
 
-def _attach(modules: list[nn.Module], child: nn.Module, worker: Any) -> Callable[[], None]:
+def _attach(
+    modules: list[nn.Module], child: nn.Module, worker: Updates | EmbeddingPair
+) -> Callable[[], None]:
     first = modules[0]
     first.lora = child
     handles = [module.register_forward_hook(worker.hook) for module in modules]
@@ -252,7 +255,7 @@ def _attach_to_table(
 ) -> Callable[[], None]:
     # T5 and BART look words up in several modules that share one table.
     modules = [model.get_submodule(name) for name in sharing(model, table.weight)]
-    return _attach(modules, nn.ModuleDict({site.role: update}), update)
+    return _attach(modules, nn.ModuleDict({site.role: update}), cast(EmbeddingPair, update))
 
 
 def _attach_to_tensor(

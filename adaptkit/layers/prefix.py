@@ -2,7 +2,7 @@
 
     softmax(q [P_K; K]^T / sqrt(s)) [P_V; V],   P_K, P_V [P, G s],   G key-value heads of size s
 
-Every query sees the whole prefix: padding, causality and sliding windows concern the text alone.
+Every query sees the whole prefix: padding, causality and sliding windows concern the text only.
 Nothing is shifted: the text keeps its positions, prefix keys are not rotated, and T5's bias of
 relative positions is 0 for them. Reparametrised, one MLP per kind of attention yields all layers'
 

@@ -183,8 +183,8 @@ def cut_out(values: Tensor, start: int | Tensor, extra: int) -> Tensor:
 def single(columns: Tensor) -> int | Tensor:
     """Return the one column of all rows [B, 1]: slices have a cheaper gradient than an index.
 
-    The columns themselves if rows differ, on a GPU (it would have to be waited for), and for fake
-    tensors (a plan that counts operations), which hold no numbers.
+    The columns themselves if rows differ, and on a GPU, which would have to be waited for. Also for
+    fake tensors (a plan that counts operations), which hold no numbers.
     """
     if type(columns) is not Tensor or columns.device.type != "cpu":
         return columns

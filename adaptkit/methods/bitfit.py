@@ -32,7 +32,7 @@ class BitFit:
             )
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Freeze everything but the chosen biases and the head.
+        """Freeze everything but the named biases and the head.
 
         Raises:
             AdaptError: the model has no such biases.

@@ -4,7 +4,7 @@
 
 A_i [n, n] is one set for all adapters, s_i [in / n], t_i [out / n] belong to each map, which is
 d -> m or m -> d, m = size (Karimi Mahabadi et al. 2021). The adapters stand in Houlsby's places:
-after attention and feed-forward part, before the residual sum, in both stacks where there are two,
+after attention and feed-forward part, before the residual sum, in both stacks if there are two,
 not after cross-attention. Compacter++ (`plus_plus`) has only those after the feed-forward part, as
 in the paper (an option of the authors' code called "pfeiffer" keeps those after attention instead).
 All norms of the body are trained.

@@ -60,8 +60,8 @@ def check_replaceable(model: nn.Module) -> None:
     """
     if not family(model).attention_function:
         raise AdaptError(
-            f"{family(model).name} models compute attention in a way of their own, where no keys "
-            "and values can be put in front. Choose a method that changes maps or biases, such as "
+            f"{family(model).name} models compute attention in their own way, so no keys and "
+            "values can be put in front. Choose a method that changes maps or biases, such as "
             "lora."
         )
 
@@ -94,11 +94,11 @@ NEVER_SKIP = {"allow_is_causal_skip": False}
 
 @torch.no_grad()
 def keys_and_values(model: nn.Module, ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Run the body on ids [T]; return what each attention attends to: keys and values [T, width].
+    """Run the body on ids [T]; return the keys and values [T, width] of each attention.
 
     By the attention's name, as they enter it (positions rotated in), fp32. A decoder of two stacks
-    reads the same ids after its start token, which is left out of what is returned. An attention
-    that serves several layers (ALBERT) keeps those of the last.
+    reads the same ids after its start token, whose key and value are left out. An attention that
+    serves several layers (ALBERT) keeps those of the last.
     """
     heard: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 

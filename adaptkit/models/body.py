@@ -1,7 +1,6 @@
 """The parts that every Hugging Face model has, with their types: config, base model, word table.
 
-A module's attributes are not typed in torch; this is the one place that says what they are. No
-torch at import time.
+In torch a module's attributes have no types; they are cast here. No torch at import time.
 """
 
 from __future__ import annotations
