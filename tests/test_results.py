@@ -1,0 +1,113 @@
+"""docs/results.md and the table of README.md say what the records say."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULT = {
+    "task": "sst2", "model": "mini-bert", "method": "lora", "variant": "default", "seed": 0,
+    "settings": {"optimizer.lr": 2e-3}, "status": "done", "metric": "accuracy", "score": 0.75,
+    "output_dir": "/somewhere/outputs", "data": {"source": "local", "path": "/somewhere/sst2"},
+    "params": {"body_trainable": 28_672, "head_trainable": 450}, "delta_bytes": 320_520,
+    "time": {"train_seconds": 12.34}, "memory": {"peak_rss_bytes": 681_324_544},
+}  # fmt: skip
+
+
+def write_results(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "scripts" / "write_results.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A repository with the records, the page and a commit."""
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", tmp_path]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "x"], check=True)
+    return tmp_path
+
+
+def run_dir(folder: Path, **changed: Any) -> Path:
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps(RESULT | changed))
+    return folder
+
+
+def line(text: str, start: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def test_the_pages_are_up_to_date() -> None:
+    done = write_results("--check")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_check_finds_a_stale_page_and_leaves_it(copy: Path) -> None:
+    page = copy / "docs" / "results.md"
+    page.write_text("old")
+    assert write_results("--root", copy, "--check").returncode == 1
+    assert page.read_text() == "old"
+    assert write_results("--root", copy).returncode == 0
+    assert write_results("--root", copy, "--check").returncode == 0
+
+
+def test_seeds_are_averaged_and_listed(copy: Path, tmp_path: Path) -> None:
+    runs = [run_dir(tmp_path / f"{k}", seed=k, score=0.75 + k / 100) for k in range(3)]
+    done = write_results("--root", copy, "--add", "minis", *runs, "--note", "adaptkit train ...")
+    assert done.returncode == 0, done.stderr
+    page = (copy / "docs" / "results.md").read_text().partition("## minis")[2]
+    assert "    adaptkit train ...\n" in page
+    costs = "28,672 | 450 | 12.3 | 681.3 | 320.5"
+    assert line(page, "| `lora`") == f"| `lora` | 2e-3 | 0.760 (0.750, 0.760, 0.770) | {costs} |"
+
+
+def test_a_measured_record_replaces_the_transcribed_one(copy: Path, tmp_path: Path) -> None:
+    run = run_dir(tmp_path / "run", score=0.9)
+    options = ["--column", "accuracy, mean", "--row", "lora"]
+    assert write_results("--root", copy, "--add", "minilm_sst2_8000", run, *options).returncode == 0
+    assert line((copy / "README.md").read_text(), "| `lora` | 0.").startswith("| `lora` | 0.900 |")
+
+
+def test_the_same_run_again_takes_its_old_place(copy: Path, tmp_path: Path) -> None:
+    for k in range(2):
+        run = run_dir(tmp_path / f"{k}", score=0.5 + k / 4)
+        assert write_results("--root", copy, "--add", "minis", run).returncode == 0
+    records = json.loads((copy / "docs" / "records" / "minis.json").read_text())
+    assert [record["score"] for record in records] == [0.75]
+
+
+def test_two_variants_in_one_row_are_rejected(copy: Path, tmp_path: Path) -> None:
+    runs = [run_dir(tmp_path / name, variant=name) for name in "ab"]
+    done = write_results("--root", copy, "--add", "minis", *runs)
+    assert done.returncode == 1 and "--row or --column" in done.stderr
+
+
+def test_no_record_holds_a_path_of_a_computer(copy: Path, tmp_path: Path) -> None:
+    run = run_dir(tmp_path / "run")
+    assert write_results("--root", copy, "--add", "minis", run).returncode == 0
+    (record,) = json.loads((copy / "docs" / "records" / "minis.json").read_text())
+    assert record["data"]["path"] == "sst2" and "output_dir" not in record
+    done = write_results(
+        "--root", copy, "--add", "minis", run, "--note", "train data.root=/home/me"
+    )
+    assert done.returncode == 1 and "absolute path" in done.stderr
+
+
+def test_a_sample_is_marked(copy: Path, tmp_path: Path) -> None:
+    run = run_dir(tmp_path / "run", data={"source": "sample"})
+    assert write_results("--root", copy, "--add", "minis", run).returncode == 0
+    assert "0.750 (sample)" in (copy / "docs" / "results.md").read_text()
+
+
+def test_a_run_that_failed_is_rejected(copy: Path, tmp_path: Path) -> None:
+    run = run_dir(tmp_path / "run", status="failed", error="out of memory")
+    done = write_results("--root", copy, "--add", "minis", run)
+    assert done.returncode == 1 and "not done: out of memory" in done.stderr
