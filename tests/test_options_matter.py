@@ -11,7 +11,6 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,7 +197,7 @@ def observe(*methods: Any, settings: Any = None, updates: int = UPDATES) -> dict
 def rates(optimizer: Any) -> list[float]:
     """The learning rates of a run, as the Trainer computes them from its arguments."""
     settings = dataclasses.replace(config.settings(compose.compose([])), optimizer=optimizer)
-    arguments = training_arguments(settings, "fp32", torch.device("cpu"), Path("run"))
+    arguments = training_arguments(settings.recipe, "fp32", torch.device("cpu"))
     torch_optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=optimizer.lr)
     warmup = arguments.get_warmup_steps(UPDATES)
     scheduler = get_scheduler(arguments.lr_scheduler_type, torch_optimizer, warmup, UPDATES)

@@ -13,12 +13,14 @@ from runs import carry_out, configure, sentiment
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
+from transformers.modeling_outputs import SequenceClassifierOutput
 
-from adaptkit.adaptation import Adaptation, Context
+from adaptkit.adaptation import Adaptation, Batch, Context
 from adaptkit.config import compose
 from adaptkit.config import settings as config
 from adaptkit.errors import AdaptError, ConfigError
-from adaptkit.layers.prompt import PromptEncoder, cut_out, single, splice, vote
+from adaptkit.layers.ensemble import vote
+from adaptkit.layers.prompt import PromptEncoder, cut_out, single, splice
 from adaptkit.methods.chain import Chain
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.prompt import PromptTuning
@@ -30,7 +32,8 @@ from adaptkit.models.loading import head_names
 from adaptkit.models.padding import align
 from adaptkit.runs import plan
 from adaptkit.runs.delta import load_run
-from adaptkit.runs.prepare import encode, restored
+from adaptkit.runs.prepare import feed_of, restored
+from adaptkit.tasks.forms.head import HeadForm
 
 SEQUENCE = MODEL_HEADS["sequence"]
 
@@ -461,8 +464,9 @@ def test_an_ensemble_answers_with_every_prompt() -> None:
             module.p = 0.0
     answers = model(**batch).logits
     torch.testing.assert_close(answers, each.flatten(0, 1), **CLOSE)
-    assert adaptation.copies == 3
-    together = cross_entropy(answers, labels.repeat_interleave(3))
+    form = adaptation.form(HeadForm(("text",), ("a", "b"), 16))
+    batch = Batch({}, {"target": labels}, list(range(len(labels))), len(labels))
+    together = form.loss(SequenceClassifierOutput(logits=answers), batch) / batch.count
     mean = sum(cross_entropy(logits, labels) for logits in single) / 3
     torch.testing.assert_close(together, mean, **CLOSE)
     majority = each.argmax(-1).mode(1).values
@@ -485,11 +489,11 @@ def test_an_ensemble_runs_and_reloads(checkpoints: Any, tmp_path: Path) -> None:
     record, _ = carry_out(settings)
     assert record["params"]["body_trainable"] == 3 * 4 * 32
     # The same from the saved file: one prompt after the other, without the ensemble's code.
-    prepared = restored(load_run(tmp_path / "run"), ("negative", "positive"))
+    prepared = restored(load_run(tmp_path / "run"))
     model = prepared.adaptation.model.eval()
     splits = settings.task.load(settings.data, settings.seed, train=False)
-    rows = encode(settings, prepared, splits.validation[""])
-    labels = torch.tensor(rows["labels"][:])
+    rows = feed_of(settings, prepared, splits.validation[""]).examples
+    labels = torch.tensor(rows["target"][:])
     single = classifier_with_body_of(model)
     texts = [torch.tensor([row["input_ids"]]) for row in rows]
     prompts = model.prompt.vectors.detach()

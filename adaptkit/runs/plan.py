@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -87,7 +87,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         needed = memory_of(run, adaptation, counts, precision, config) if memory else None
         for last in adaptation.finish:
             last()
-        counts = count(adaptation)
+        counts = replace(counts, stored=count(adaptation).stored)
         return Plan(
             run.task.name, run.model.name, run.method_name, counts, learns,
             4 * counts.stored, needed, precision,
