@@ -423,7 +423,7 @@ def test_a_copied_model_has_adapters_of_its_own(method: Any) -> None:
 @cache
 def planned(*overrides: str) -> plan.Plan:
     run = config.settings(compose.compose(["task=sst2", *overrides]))
-    return plan.plan(run, 2, "fp32", memory=False)
+    return plan.plan(run, "fp32", memory=False)
 
 
 BIG = ("bert-large", "t5-base", "bart-large", "gpt2-medium")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from families import tiny_tokenizer
 
-from adaptkit.training.batching import BucketSampler, Collator, Features, LongestFirst, lengths
+from adaptkit.tasks.forms.head import HeadForm
+from adaptkit.tasks.task import Reader
+from adaptkit.training.batching import BucketSampler, CachedFeed, Feed, Shards, longest_first
 
 SIZES = [(1, 4), (3, 4), (4, 4), (5, 4), (203, 4), (200, 4), (1000, 16), (801, 16), (7, 1)]
 
@@ -109,87 +110,158 @@ def test_batch_mates_change_between_epochs():
 
 
 @pytest.mark.parametrize("count", [1, 2, 17])
-@pytest.mark.parametrize("shape", [(), (3,)])
-def test_longest_first(count, shape):
+@pytest.mark.parametrize("size", [1, 4])
+def test_longest_first(count, size):
     rows = texts(count)
-    sampler = LongestFirst(rows)
-    order = list(sampler)
+    cut = longest_first(rows, size)
+    order = [row for batch in cut for row in batch]
     assert sorted(order) == list(range(count))
     assert [int(n) for n in rows[order]] == sorted(map(int, rows), reverse=True)
-    values = np.random.default_rng(0).random((count, *shape))
-    assert np.array_equal(sampler.restore(values[order]), values)
+    assert [len(batch) for batch in cut[:-1]] == [size] * (len(cut) - 1)
 
 
-@pytest.mark.parametrize("values", [np.array([3, 1, 2]), np.array([0.5, -1.0, 2.0], np.float32)])
-def test_restore_keeps_the_type(values):
-    restored = LongestFirst([1, 5, 3]).restore(values)
-    assert restored.dtype == values.dtype
-    assert restored.tolist() == [values[2], values[0], values[1]]
+# ---- the batches of one process ----
 
 
-def row(*ids: int, label: float = 0, types: bool = False) -> dict:
-    made = {"input_ids": list(ids), "labels": label, "length": len(ids)}
+def shards(count: int, size: int, steps: int, world: int, epoch: int = 0) -> list[list[list[int]]]:
+    """The batches of every process."""
+    made = []
+    for rank in range(world):
+        sampler = Shards(
+            BucketSampler(texts(count), size * steps * world, 3), size, steps, rank, world
+        )
+        sampler.set_epoch(epoch)
+        made.append(list(sampler))
+        assert len(sampler) == len(made[-1])
+    return made
+
+
+@pytest.mark.parametrize("count", [1, 5, 13, 16, 44])
+@pytest.mark.parametrize(("size", "steps", "world"), [(4, 2, 1), (2, 4, 1), (1, 8, 1), (4, 1, 2),
+                                                     (2, 2, 2), (1, 2, 4), (2, 1, 4)])  # fmt: skip
+def test_an_update_has_the_same_rows_however_it_is_cut(count, size, steps, world):
+    whole = shards(count, 8, 1, 1, epoch=2)[0]
+    cut = shards(count, size, steps, world, epoch=2)
+    assert len({len(batches) for batches in cut}) == 1  # no process waits for another
+    for update, rows in enumerate(whole):
+        mine = [batches[update * steps : (update + 1) * steps] for batches in cut]
+        found = [row for step in zip(*mine, strict=True) for batch in step for row in batch]
+        assert sorted(found) == sorted(rows)
+        sizes = [len(batch) for step in zip(*mine, strict=True) for batch in step]
+        assert max(sizes) <= size
+    for step in zip(*cut, strict=True):
+        sizes = [len(batch) for batch in step]
+        assert sizes == sorted(sizes, reverse=True) and sizes[0] > 0
+
+
+# ---- batches of a form ----
+
+FORM = HeadForm(("text",), ("bad", "good"), 64)
+SCORES = HeadForm(("text",), (), 64)
+
+
+def example(*ids: int, target: float = 0, types: bool = False, row: int = 0) -> dict:
+    made = {"input_ids": list(ids), "target": target, "length": len(ids), "row": row}
     return made | ({"token_type_ids": [0] * (len(ids) - 1) + [1]} if types else {})
 
 
-def test_collator_pads_on_the_right_to_the_longest():
-    batch = Collator(pad_id=9)([row(1, 2), row(3, label=1), row(4, 5, 6)])
-    assert batch["input_ids"].tolist() == [[1, 2, 9], [3, 9, 9], [4, 5, 6]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]
-    assert batch["labels"].tolist() == [0, 1, 0]
-    assert set(batch) == {"input_ids", "attention_mask", "labels"}
-    assert {t.dtype for t in batch.values()} == {torch.int64}
+class Pad:
+    """A tokenizer as far as padding needs one."""
+
+    def __init__(self, pad_id: int, pad_type: int = 0) -> None:
+        self.pad_token_id, self.pad_token_type_id = pad_id, pad_type
+
+
+def reader(pad_id: int, pad_type: int = 0) -> Reader:
+    return Reader(Pad(pad_id, pad_type))  # type: ignore[arg-type]
+
+
+def test_padding_on_the_right_to_the_longest():
+    examples = [example(1, 2), example(3, target=1, row=4), example(4, 5, 6, row=2)]
+    batch = FORM.collate(examples, reader(9))
+    assert batch.inputs["input_ids"].tolist() == [[1, 2, 9], [3, 9, 9], [4, 5, 6]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]
+    assert batch.targets["target"].tolist() == [0, 1, 0]
+    assert set(batch.inputs) == {"input_ids", "attention_mask"}
+    assert {t.dtype for t in (*batch.inputs.values(), batch.targets["target"])} == {torch.int64}
+    assert batch.rows == [0, 4, 2] and batch.count == 3
 
 
 def test_mask_marks_length_not_identity():
     """Where the padding token also ends a text (GPT-2), the real one is seen."""
-    batch = Collator(pad_id=7)([row(1, 7), row(1, 2, 7)])
-    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    batch = FORM.collate([example(1, 7), example(1, 2, 7)], reader(7))
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
-def test_collator_one_row():
-    batch = Collator(pad_id=9)([row(1, 2, 3)])
-    assert {name: tuple(t.shape) for name, t in batch.items()} == {
-        "input_ids": (1, 3), "attention_mask": (1, 3), "labels": (1,),
+def test_one_example():
+    batch = FORM.collate([example(1, 2, 3)], reader(9))
+    assert {name: tuple(t.shape) for name, t in batch.inputs.items()} == {
+        "input_ids": (1, 3), "attention_mask": (1, 3),
     }  # fmt: skip
-    assert batch["attention_mask"].all()
+    assert batch.inputs["attention_mask"].all() and batch.targets["target"].shape == (1,)
 
 
 @pytest.mark.parametrize("pad_type", [0, 3])
-def test_collator_token_types(pad_type):
-    batch = Collator(pad_id=9, pad_type_id=pad_type)([row(1, 2, types=True), row(3, types=True)])
-    assert batch["token_type_ids"].tolist() == [[0, 1], [1, pad_type]]
+def test_token_types(pad_type):
+    batch = FORM.collate([example(1, 2, types=True), example(3, types=True)], reader(9, pad_type))
+    assert batch.inputs["token_type_ids"].tolist() == [[0, 1], [1, pad_type]]
 
 
-def test_collator_scores_stay_numbers():
-    batch = Collator(pad_id=0)([row(1, label=2.5), row(2, label=4.0)])
-    assert batch["labels"].dtype.is_floating_point
-    assert batch["labels"].tolist() == [2.5, 4.0]
+def test_scores_stay_numbers():
+    batch = SCORES.collate([example(1, target=2.5), example(2, target=4.0)], reader(0))
+    assert batch.targets["target"].dtype.is_floating_point
+    assert batch.targets["target"].tolist() == [2.5, 4.0]
+
+
+def test_without_labels_there_is_no_target():
+    bare = {"input_ids": [1, 2], "length": 2, "row": 0}
+    batch = FORM.collate([bare], reader(0))
+    assert batch.targets == {} and batch.count == 0
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "t5", "xlnet"])
-def test_collator_equals_the_tokenizer_padding(name):
+def test_padding_equals_the_tokenizers(name):
     tokenizer = tiny_tokenizer(name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     sentences = ["good", "the film was not bad", "an hour too long"]
     expected = tokenizer(sentences, padding=True, return_tensors="pt")
-    one_by_one = [{**tokenizer(s), "labels": 0} for s in sentences]
-    found = Collator(tokenizer.pad_token_id, tokenizer.pad_token_type_id)(one_by_one)
-    assert set(found) - {"labels"} == set(expected)
+    rows = Dataset.from_dict({"text": sentences})
+    feed = Feed(FORM.encode(rows, Reader(tokenizer)), FORM, Reader(tokenizer))
+    found = feed.batch([0, 1, 2]).inputs
+    assert set(found) == set(expected)
     for key, tensor in expected.items():
         assert torch.equal(found[key], tensor), key
+    assert feed.rows == [0, 1, 2] and feed.lengths == expected["attention_mask"].sum(1).tolist()
 
 
-def test_features_are_finished_batches():
+def feed() -> Feed:
+    columns = [example(*range(1, n + 1), target=n % 2, row=i) for i, n in enumerate([5, 2, 9, 1])]
+    return Feed(Dataset.from_list(columns), FORM, reader(0))
+
+
+def test_an_empty_batch_is_a_filler_without_weight():
+    batch = feed().batch([])
+    assert batch.count == 0 and batch.inputs["input_ids"].shape == (1, 5)
+
+
+def test_cached_features_are_finished_batches():
     features = torch.arange(12.0).reshape(4, 3)
-    rows = Features(features, [0, 1, 1, 0], [5, 2, 9, 1])
-    loader = torch.utils.data.DataLoader(rows, 2, sampler=[2, 0, 3], collate_fn=Collator(0))
-    found = list(loader)
-    assert [b["features"].tolist() for b in found] == [features[[2, 0]].tolist(), [[9, 10, 11]]]
-    assert [b["labels"].tolist() for b in found] == [[1, 0], [0]]
-    assert lengths(rows) == [5, 2, 9, 1]
-    assert len(rows) == 4
-    assert rows[1]["features"].shape == (1, 3)
-    assert math.isclose(rows[1]["features"].sum(), 12)
+    rows = CachedFeed(feed(), list(features))
+    loader = torch.utils.data.DataLoader(
+        rows, batch_sampler=[[2, 0], [3], []], collate_fn=lambda batch: batch
+    )
+    first, second, filler = list(loader)
+    assert first.inputs["features"].tolist() == features[[2, 0]].tolist()
+    assert first.targets["target"].tolist() == [1, 1] and first.rows == [2, 0]
+    assert second.inputs["features"].tolist() == [[9, 10, 11]]
+    assert filler.count == 0 and (first.count, second.count) == (2, 1)
+    assert rows.lengths == [5, 2, 9, 1] and len(rows) == 4
+
+
+def test_cached_features_of_tokens_are_padded():
+    states = [torch.full((n, 2), float(n)) for n in (5, 2, 9, 1)]
+    batch = CachedFeed(feed(), states).batch([1, 0])
+    assert batch.inputs["features"].shape == (2, 5, 2)
+    assert batch.inputs["features"][0, 2:].abs().sum() == 0

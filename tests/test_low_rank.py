@@ -663,7 +663,7 @@ def test_what_does_not_go_together_is_refused(parts: tuple, family: str) -> None
 @cache
 def planned(*overrides: str) -> plan.Plan:
     settings = config.settings(compose.compose(["task=sst2", *overrides]))
-    return plan.plan(settings, 2, "fp32", memory=False)
+    return plan.plan(settings, "fp32", memory=False)
 
 
 COUNTS = [

@@ -1,4 +1,4 @@
-"""GLUE's metrics against scikit-learn, scipy and their definitions."""
+"""The metrics against scikit-learn, scipy, published rules and their definitions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from sklearn import metrics
 
 import adaptkit.metrics.glue as glue
 from adaptkit.metrics.glue import Glue
-from adaptkit.runs.evaluate import verify
-from adaptkit.tasks.regress import Regress
+from adaptkit.metrics.tagging import Tagging
+from adaptkit.runs.verify import verify
+from adaptkit.tasks.forms.head import HeadForm
 
 CONFIGS = {
     "accuracy": ("sst2", "mnli", "qnli", "rte", "wnli", "accuracy"),
@@ -136,7 +137,9 @@ def test_unknown_name():
 @pytest.mark.filterwarnings("ignore:An input array is constant")
 def test_run_without_correlation(checkpoints, tmp_path, monkeypatch):
     """Predictions that are all alike have no correlation: the run goes on and says so."""
-    monkeypatch.setattr(Regress, "reduce", lambda self, logits: logits[:, 0].float() * 0 + 1)
+    monkeypatch.setattr(
+        HeadForm, "predict", lambda self, model, outputs, *_: [1.0] * len(outputs.logits)
+    )
     (tmp_path / "data").mkdir()
     for split in ("train", "validation"):
         lines = [
@@ -157,3 +160,56 @@ def test_run_without_correlation(checkpoints, tmp_path, monkeypatch):
     assert "done before" in said[0]
     assert again["score"] is None
     assert verify(tmp_path / "run") == ""
+
+
+# ---- tags ----
+
+# conlleval's rules: gold, prediction, F1 of the entities, accuracy of the words.
+ENTITIES = [
+    ("B-PER I-PER O B-LOC", "I-PER I-PER O B-LOC", 1.0, 0.75),
+    ("B-PER B-PER", "B-PER I-PER", 0.0, 0.5),
+    ("B-PER I-PER O", "B-PER I-LOC O", 0.0, 2 / 3),
+    ("B-PER I-PER O", "B-PER O O", 0.0, 2 / 3),
+    ("O O", "O O", 0.0, 1.0),
+    ("O O B-MISC I-MISC I-MISC I-MISC O|B-PER I-PER O",
+     "O O O B-MISC I-MISC I-MISC O|B-PER I-PER O", 0.5, 0.8),
+    ("I-PER I-PER O I-LOC B-LOC", "B-PER I-PER O B-LOC B-LOC", 1.0, 0.6),
+]  # fmt: skip
+
+
+def tags(text: str) -> list[list[str]]:
+    return [row.split() for row in text.split("|")]
+
+
+@pytest.mark.parametrize(("gold", "made", "f1", "accuracy"), ENTITIES)
+def test_entities(gold, made, f1, accuracy):
+    metric = Tagging(config_name="entities")
+    found = metric.compute(predictions=tags(made), references=tags(gold))
+    assert found["f1"] == pytest.approx(f1) and found["accuracy"] == pytest.approx(accuracy)
+
+
+def test_precision_and_recall_of_entities():
+    gold, made = tags("B-A O B-B O|O B-A"), tags("B-A O O O|B-A B-A")
+    found = Tagging(config_name="entities").compute(predictions=made, references=gold)
+    assert (found["precision"], found["recall"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+
+
+def test_tags_are_not_entities():
+    """seqeval would read NOUN as an entity of type OUN and give 0.571."""
+    gold, made = tags("NOUN VERB ADJ NOUN"), tags("NOUN NOUN ADJ NOUN")
+    found = Tagging(config_name="accuracy").compute(predictions=made, references=gold)
+    assert found == {"accuracy": 0.75}
+
+
+@pytest.mark.parametrize("name", ["accuracy", "entities"])
+def test_a_word_without_a_prediction_is_wrong(name):
+    found = Tagging(config_name=name).compute(predictions=[["B-A", ""]], references=[["B-A", "O"]])
+    assert found["accuracy"] == 0.5
+    assert found.get("f1", 1.0) == 1.0  # it stands outside of every entity
+
+
+def test_rows_of_unequal_length():
+    with pytest.raises(ValueError, match="row 2: 1 predictions for 2 words"):
+        Tagging(config_name="accuracy").compute(
+            predictions=[["A"], ["A"]], references=[["A"], ["A", "B"]]
+        )

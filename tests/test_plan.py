@@ -43,7 +43,8 @@ def composed(*overrides: str) -> Settings:
 
 @cache
 def planned(*overrides: str, outputs: int = 2) -> Plan:
-    return plan.plan(composed("task=sst2", *overrides), outputs, "fp32")
+    task = {1: "stsb", 2: "sst2", 3: "mnli"}[outputs]
+    return plan.plan(composed(f"task={task}", *overrides), "fp32")
 
 
 def of_model(table: dict[str, Any]) -> list[Any]:
@@ -230,7 +231,7 @@ def test_memory_of_what_learns() -> None:
     assert lora.memory.weights == 4 * (total + 294_912)
     assert (lora.memory.gradients, lora.memory.optimizer) == (4 * learnt, 8 * learnt)
     assert 0 < lora.memory.activations < full.memory.activations
-    half = plan.plan(composed("task=sst2", "model=bert-base", "method=lora"), 2, "bf16")
+    half = plan.plan(composed("task=sst2", "model=bert-base", "method=lora"), "bf16")
     assert half.memory.weights < 0.6 * lora.memory.weights
     assert half.memory.activations < lora.memory.activations
 
@@ -279,7 +280,7 @@ def test_activations_are_what_torch_keeps(family: str, method: str, checkpoints:
                         "task.max_length=96")  # fmt: skip
     model = Model(family, str(checkpoints[family]))
     settings = dataclasses.replace(settings, model=model)
-    found = plan.plan(settings, 2, "fp32").memory
+    found = plan.plan(settings, "fp32").memory
     assert (found.batch_size, found.tokens) == (8, 96)
     assert found.activations == pytest.approx(real_activations(settings, 96), rel=0.10)
 
@@ -289,4 +290,4 @@ def test_tokens_are_limited_by_the_body(checkpoints: Any) -> None:
     model = Model("roberta", str(checkpoints["roberta"]))
     settings = dataclasses.replace(settings, model=model)
     # 130 positions, of which the first two are never used.
-    assert plan.plan(settings, 2, "fp32").memory.tokens == 128
+    assert plan.plan(settings, "fp32").memory.tokens == 128

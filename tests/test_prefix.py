@@ -584,7 +584,7 @@ def test_loss_falls(family: str, method: Any, lr: float) -> None:
 @cache
 def planned(*overrides: str) -> plan.Plan:
     settings = config.settings(compose.compose(["task=sst2", *overrides]))
-    return plan.plan(settings, 2, "fp32", memory=False)
+    return plan.plan(settings, "fp32", memory=False)
 
 
 def mlp(length: int, width: int, inner: int, out: int) -> int:

@@ -597,7 +597,7 @@ def test_ptuning_resumes_and_reloads(checkpoints: Any, tmp_path: Path) -> None:
 @cache
 def counted(*overrides: str) -> Any:
     run = config.settings(compose.compose(["task=sst2", *overrides]))
-    return plan.plan(run, 2, "fp32", memory=False).params
+    return plan.plan(run, "fp32", memory=False).params
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,9 @@ def check(
             assert not (partial / COMPLETE).exists()
     final = Final()
     _, said = carry_out(settings, final)
-    place = [line for line in said if line.startswith("going on")]
+    place = [line for line in said if line.startswith("resuming")]
     wanted = moments[-1].resumes
-    assert place == ([] if wanted is None else [f"going on from update {wanted}"])
+    assert place == ([] if wanted is None else [f"resuming from update {wanted}"])
     found = outcome(directory)
     for part in expected:
         assert found[part] == expected[part], part
@@ -316,7 +316,7 @@ def test_failed_run_goes_on(bench, tmp_path):
     assert record["status"] == "failed"
     assert "out of luck" in record["error"]
     _, said = carry_out(settings)
-    assert "going on from update 6" in said
+    assert "resuming from update 6" in said
     assert outcome(tmp_path / "run") == expected
 
 
@@ -336,7 +336,7 @@ def test_resume_never_starts_anew(bench, tmp_path, monkeypatch):
     die(Moment("on_step_end", 7, None), settings, monkeypatch)
     anew = bench.settings(tmp_path / "run", (), {**STEPS, "trainer.resume": "never"})
     _, said = carry_out(anew)
-    assert not any(line.startswith("going on") for line in said)
+    assert not any(line.startswith("resuming") for line in said)
     assert outcome(tmp_path / "run") == expected
 
 
@@ -365,7 +365,7 @@ def test_sigkill(bench, tmp_path):
     assert not (tmp_path / "killed" / "result.json").exists()
     assert not (tmp_path / "killed" / "delta.safetensors").exists()
     said = finished(command(*words(tmp_path / "killed"), hash_seed=3))
-    assert "going on from update" in said
+    assert "resuming from update" in said
     finished(whole)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
     left = {p.name for p in (tmp_path / "killed").iterdir()}

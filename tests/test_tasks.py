@@ -1,4 +1,4 @@
-"""Tasks: where rows come from, which of them, how labels are numbered and texts are encoded."""
+"""Tasks: where rows come from, which of them, how labels are named and texts are encoded."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 import torch
 from families import tiny_config, tiny_tokenizer
+from transformers.modeling_outputs import SequenceClassifierOutput
 
+from adaptkit.adaptation import Batch
 from adaptkit.config.compose import compose, options
 from adaptkit.config.settings import settings
-from adaptkit.errors import ConfigError
+from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.storage import hub
 from adaptkit.tasks import source
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.regress import Regress
+from adaptkit.tasks.task import Reader
 
 ROWS = [{"text": f"row {i}", "label": i % 2} for i in range(6)]
 
@@ -50,6 +53,11 @@ def write(file: Path, rows: list[dict[str, Any]], features: Any = None) -> Path:
     return file
 
 
+def numbers(splits: Any, rows: Any) -> list[int]:
+    """The class numbers of rows whose labels are names."""
+    return [splits.task.classes.index(name) for name in rows["label"][:]]
+
+
 def classify(path: Path | None = None, **options: Any) -> Classify:
     return Classify(**{"name": "mine", "path": path and str(path), "text": ("text",), **options})
 
@@ -65,10 +73,10 @@ def test_folder(extension, where, tmp_path):
     task = classify(tmp_path / "mine" if where == "path" else None)
     splits = task.load(Given(root=str(tmp_path) if where == "root" else None), seed=0)
     assert splits.train["text"][:] == [row["text"] for row in ROWS]
-    assert splits.train["labels"][:] == [0, 1, 0, 1, 0, 1]
-    assert splits.validation[""]["labels"][:] == [0, 1, 0]
-    assert splits.origin == source.Origin("local", str(tmp_path / "mine"))
-    assert splits.labels == ("0", "1")
+    assert numbers(splits, splits.train) == [0, 1, 0, 1, 0, 1]
+    assert numbers(splits, splits.validation[""]) == [0, 1, 0]
+    assert splits.source == source.DataSource("local", str(tmp_path / "mine"))
+    assert splits.task.classes == ("0", "1")
 
 
 @pytest.mark.parametrize("extension", ["parquet", "jsonl", "csv"])
@@ -96,8 +104,8 @@ def test_local_root_comes_before_the_hub(tmp_path, monkeypatch):
     for split in ("train", "validation"):
         write(tmp_path / "mine" / f"{split}.jsonl", ROWS)
     task = Classify(name="mine", path="someone/something", text=("text",))
-    assert task.origin(Given(root=str(tmp_path))).source == "local"
-    assert task.origin(Given(root=str(tmp_path), source="hub")).source == "hub"
+    assert task.origin(Given(root=str(tmp_path))).kind == "local"
+    assert task.origin(Given(root=str(tmp_path), source="hub")).kind == "hub"
 
 
 def test_without_train(tmp_path):
@@ -107,12 +115,34 @@ def test_without_train(tmp_path):
     assert len(splits.validation[""]) == 6
 
 
-def test_order_and_other_columns_stay(tmp_path):
+def test_order_and_ids_stay(tmp_path):
     rows = [{"text": f"{i}", "label": i % 2, "idx": 100 - i} for i in range(9)]
     for split in ("train", "validation"):
         write(tmp_path / f"{split}.jsonl", rows)
-    splits = classify(tmp_path).load(Given(), seed=3)
-    assert splits.validation[""]["idx"][:] == [100 - i for i in range(9)]
+    splits = classify(tmp_path, id="idx").load(Given(), seed=3)
+    assert splits.validation[""]["id"][:] == [str(100 - i) for i in range(9)]
+    some = classify(tmp_path).load(Given(eval_rows=4), seed=3).validation[""]
+    assert [rows[int(n)]["text"] for n in some["id"][:]] == some["text"][:]  # numbers of the file
+
+
+def test_two_rows_with_one_id(tmp_path):
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", [{"text": "a", "label": i, "key": 7} for i in (0, 1)])
+    with pytest.raises(AdaptError, match="2 rows have the id '7'"):
+        classify(tmp_path, id="key").load(Given(), 0)
+    assert classify(tmp_path).load(Given(), 0).train["id"][:] == ["0", "1"]
+
+
+def test_the_fingerprint_sees_every_value(tmp_path):
+    seen = set()
+    for number, (text, label) in enumerate((("a", 0), ("b", 0), ("a", 1))):
+        folder = tmp_path / str(number)
+        for split in ("train", "validation"):
+            write(folder / f"{split}.jsonl", [{"text": text, "label": label}, *ROWS])
+        first, again = (classify(folder).load(Given(), 0).fingerprint() for _ in range(2))
+        assert first == again
+        seen.add(first)
+    assert len(seen) == 3
 
 
 # ---- which rows ----
@@ -189,7 +219,7 @@ NAMES = datasets.Features(
 
 
 @pytest.mark.parametrize(
-    ("values", "given", "numbers", "names"),
+    ("values", "given", "expected", "names"),
     [
         ([0, 1, 1, 0], (), [0, 1, 1, 0], ("0", "1")),
         ([0, 2, 1, 2], (), [0, 2, 1, 2], ("0", "1", "2")),
@@ -212,15 +242,15 @@ NAMES = datasets.Features(
     ],
     ids=str,
 )
-def test_numbering(values, given, numbers, names, tmp_path):
+def test_numbering(values, given, expected, names, tmp_path):
     rows = [{"text": "x", "label": value} for value in values]
     for split in ("train", "validation"):
         write(tmp_path / f"{split}.jsonl", rows)
     splits = classify(tmp_path, labels=given).load(Given(), 0)
-    assert splits.labels == names
-    assert splits.train["labels"][:] == numbers
-    assert splits.validation[""]["labels"][:] == numbers
-    assert all(type(number) is int for number in splits.train["labels"][:])
+    assert splits.task.classes == names
+    assert numbers(splits, splits.train) == expected
+    assert numbers(splits, splits.validation[""]) == expected
+    assert all(type(number) is int for number in numbers(splits, splits.train))
 
 
 def test_class_names_stored_in_parquet(tmp_path):
@@ -228,8 +258,31 @@ def test_class_names_stored_in_parquet(tmp_path):
     for split in ("train", "validation"):
         write(tmp_path / f"{split}.parquet", rows, NAMES)
     splits = classify(tmp_path).load(Given(), 0)
-    assert splits.labels == ("neg", "pos", "odd")
-    assert splits.train["labels"][:] == [1, 0, 1]
+    assert splits.task.classes == ("neg", "pos", "odd")
+    assert numbers(splits, splits.train) == [1, 0, 1]
+
+
+def test_names_stored_in_a_file_count(tmp_path):
+    """Two files that number the classes differently hold the same labels."""
+    for split, names in (("train", ["neg", "pos"]), ("validation", ["pos", "neg"])):
+        features = datasets.Features(
+            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+        )
+        rows = [{"text": "x", "label": names.index(name)} for name in ("neg", "pos", "pos")]
+        write(tmp_path / f"{split}.parquet", rows, features)
+    splits = classify(tmp_path).load(Given(), 0)
+    assert splits.train["label"][:] == splits.validation[""]["label"][:] == ["neg", "pos", "pos"]
+    given = classify(tmp_path, labels=("pos", "neg")).load(Given(), 0)
+    assert numbers(given, given.validation[""]) == [1, 0, 0]
+
+
+def test_names_that_overlap_in_part_are_an_error(tmp_path):
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.parquet", [{"text": "x", "label": i} for i in (0, 1)], NAMES)
+    with pytest.raises(AdaptError, match="names its classes neg, pos, odd, the task neg, pos"):
+        classify(tmp_path, labels=("neg", "pos")).load(Given(), 0)
+    foreign = classify(tmp_path, labels=("bad", "good", "none")).load(Given(), 0)
+    assert foreign.train["label"][:] == ["bad", "good"]  # no name is known: numbers are places
 
 
 def test_stored_names_that_are_numerals(tmp_path):
@@ -240,8 +293,8 @@ def test_stored_names_that_are_numerals(tmp_path):
     for split in ("train", "validation"):
         write(tmp_path / f"{split}.parquet", rows, features)
     splits = classify(tmp_path).load(Given(), 0)
-    assert splits.labels == ("2", "1", "0")
-    assert splits.train["labels"][:] == [0, 1, 2, 2]
+    assert splits.task.classes == ("2", "1", "0")
+    assert numbers(splits, splits.train) == [0, 1, 2, 2]
 
 
 def test_splits_in_different_formats_agree(tmp_path):
@@ -250,14 +303,15 @@ def test_splits_in_different_formats_agree(tmp_path):
     write(tmp_path / "train.csv", rows)
     write(tmp_path / "validation.jsonl", rows)
     splits = classify(tmp_path).load(Given(), 0)
-    assert splits.train["labels"][:] == splits.validation[""]["labels"][:] == list(range(12))
+    found = [numbers(splits, rows) for rows in (splits.train, splits.validation[""])]
+    assert found == [list(range(12))] * 2
 
 
 def test_own_column_named_labels(tmp_path):
     rows = [{"text": "x", "label": i % 2, "labels": "something else"} for i in range(4)]
     for split in ("train", "validation"):
         write(tmp_path / f"{split}.jsonl", rows)
-    assert classify(tmp_path).load(Given(), 0).train["labels"][:] == [0, 1, 0, 1]
+    assert classify(tmp_path).load(Given(), 0).train["label"][:] == ["0", "1", "0", "1"]
 
 
 @pytest.mark.parametrize("values", [[0.0, 5.0, 2.5], [1, 2, 3], ["0.5", "1", "4e0"]], ids=str)
@@ -265,8 +319,8 @@ def test_scores(values, tmp_path):
     for split in ("train", "validation"):
         write(tmp_path / f"{split}.jsonl", [{"text": "x", "label": v} for v in values])
     splits = Regress(name="mine", path=str(tmp_path), text=("text",)).load(Given(), 0)
-    assert splits.train["labels"][:] == [float(v) for v in values]
-    assert splits.labels == ("",)
+    assert splits.train["label"][:] == [float(v) for v in values]
+    assert splits.task.classes == ()
 
 
 # ---- how texts are encoded ----
@@ -284,8 +338,9 @@ SPECIAL = {
 
 
 def encoded(rows: list[dict], tokenizer: Any, limit: int | None = 128, **options: Any) -> Any:
-    table = datasets.Dataset.from_list([{**row, "labels": 0} for row in rows])
-    return classify(**options).encode(table, tokenizer, limit)
+    table = datasets.Dataset.from_list([{**row, "label": "a"} for row in rows])
+    task = classify(labels=("a", "b"), **options)
+    return task.form.encode(table, Reader(tokenizer, limit))
 
 
 @pytest.mark.parametrize("name", SPECIAL)
@@ -318,7 +373,7 @@ def test_ordinary_texts_are_encoded_as_the_tokenizer_does(name, pair):
     assert ("token_type_ids" in found.column_names) == (
         "token_type_ids" in tokenizer.model_input_names
     )
-    assert set(found.column_names) - {"token_type_ids"} == {"input_ids", "labels", "length"}
+    assert set(found.column_names) - {"token_type_ids"} == {"input_ids", "target", "length", "row"}
 
 
 def test_pairs_carry_types():
@@ -355,13 +410,13 @@ def test_longest_input_fits_the_model(name):
     assert family_of(config.model_type).positions(config) == 128
 
 
-def test_only_scores_of_which_more_is_better_choose_the_best():
-    assert classify().best == "accuracy"
-    assert classify(metric="accuracy_and_f1").best == "f1"
-    assert classify(metric="accuracy_and_f1", best="accuracy").best == "accuracy"
-    for name in ("loss", "acuracy"):
-        with pytest.raises(ConfigError, match=r"task\.best"):
-            classify(best=name)
+def test_the_headline_and_its_direction():
+    assert classify().headline == "accuracy"
+    assert classify(metric="accuracy_and_f1").headline == "f1"
+    assert classify(metric="accuracy_and_f1", best="accuracy").headline == "accuracy"
+    assert classify().larger_is_better and not classify(best="loss").larger_is_better
+    with pytest.raises(ConfigError, match=r"task\.best"):
+        classify(best="acuracy")
 
 
 # ---- losses and predictions ----
@@ -369,23 +424,38 @@ def test_only_scores_of_which_more_is_better_choose_the_best():
 
 def test_classify_loss_and_predictions():
     logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]], dtype=torch.bfloat16)
-    labels = torch.tensor([0, 1])
+    form = classify(labels=("a", "b", "c")).form
+    outputs = SequenceClassifierOutput(logits=logits)
+    batch = Batch({}, {"target": torch.tensor([0, 1])}, [0, 1], 2)
     chances = torch.exp(logits.double()) / torch.exp(logits.double()).sum(1, keepdim=True)
-    expected = -(chances[0, 0].log() + chances[1, 1].log()) / 2
-    loss = classify().loss(logits, labels)
+    expected = -(chances[0, 0].log() + chances[1, 1].log())
+    loss = form.loss(outputs, batch)
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(float(expected), abs=1e-6)
-    assert classify().reduce(logits).tolist() == [0, 2]
-    assert classify().outputs(("a", "b", "c")) == 3
+    assert form.predict(None, outputs, batch, None) == ["a", "c"]
+    assert form.outputs == 3
 
 
 def test_regress_loss_and_predictions():
-    task = Regress(name="mine", text=("text",))
-    logits, labels = torch.tensor([[1.0], [4.0]], dtype=torch.bfloat16), torch.tensor([2.0, 2.5])
-    assert float(task.loss(logits, labels)) == pytest.approx((1.0 + 2.25) / 2)
-    assert task.reduce(logits).tolist() == [1.0, 4.0]
-    assert task.reduce(torch.zeros(1, 1)).shape == (1,)
-    assert task.outputs(("",)) == 1
+    form = Regress(name="mine", text=("text",)).form
+    outputs = SequenceClassifierOutput(logits=torch.tensor([[1.0], [4.0]], dtype=torch.bfloat16))
+    batch = Batch({}, {"target": torch.tensor([2.0, 2.5])}, [0, 1], 2)
+    assert float(form.loss(outputs, batch)) == pytest.approx(1.0 + 2.25)
+    assert form.predict(None, outputs, batch, None) == [1.0, 4.0]
+    assert form.outputs == 1
+
+
+def test_baselines(tmp_path):
+    train, validation = [0, 0, 0, 1], [1, 1, 0, 1]
+    for split, labels in (("train", train), ("validation", validation)):
+        write(tmp_path / f"{split}.jsonl", [{"text": "x", "label": n} for n in labels])
+    splits = classify(tmp_path).load(Given(), 0)
+    assert splits.task.baseline(splits) == (
+        "majority class",
+        0.25,
+    )  # the class of the training rows
+    name, value = Regress(name="mine", path=str(tmp_path), text=("text",)).baseline(splits)
+    assert name == "mean" and np.isnan(value)
 
 
 # ---- the GLUE tasks, as published ----
@@ -429,10 +499,13 @@ def test_glue(name):
     assert (task.name, task.path, task.subset) == (name, "nyu-mll/glue", name)
     assert task.text == fact.text
     assert task.label == "label"
-    assert getattr(task, "labels", ()) == fact.labels
+    assert task.classes == fact.labels
+    assert task.id == "idx"
     assert task.train == "train"
-    assert task.best == fact.best
-    scores = task.score(np.array([1, 0, 0, 0]), np.array([1, 1, 0, 0]))
+    assert task.headline == fact.best
+    names = fact.labels or (0.0, 1.0)
+    rows = datasets.Dataset.from_dict({"label": [names[n] for n in (1, 1, 0, 0)]})
+    scores = task.score([names[n] for n in (1, 0, 0, 0)], rows)
     assert scores == pytest.approx(fact.metric)
     assert isinstance(task, Regress if name == "stsb" else Classify)
     matched = {"": "validation_matched", "mismatched": "validation_mismatched"}
