@@ -18,7 +18,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from samples import acceptability, answers, facts, inference, pairs, passages, sentiment
+from samples import (
+    acceptability,
+    answers,
+    causes,
+    facts,
+    inference,
+    pairs,
+    passages,
+    sentiment,
+)
 from samples.grammar import Splits
 
 ROOT = Path(__file__).resolve().parent.parent / "adaptkit" / "samples"
@@ -35,6 +44,7 @@ TASKS: dict[str, Callable[[random.Random], Splits]] = {
     "qnli": facts.qnli,
     "rte": inference.rte,
     "wnli": inference.wnli,
+    "copa": causes.copa,
     "squad": facts.squad,
     "xsum": passages.xsum,
     "ud_ewt": passages.ud_ewt,

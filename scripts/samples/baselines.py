@@ -9,7 +9,7 @@ from typing import Any
 from .grammar import Row, Splits
 
 TEXTS = ("sentence", "text", "sentence1", "sentence2", "question1", "question2", "premise",
-         "hypothesis", "question")  # fmt: skip
+         "hypothesis", "question", "choice1", "choice2")  # fmt: skip
 Scorer = Callable[[Sequence[Row], Sequence[Row]], tuple[float, float]]
 HEAD = "| task | rows | majority | bag of words |\n| --- | --- | --- | --- |"
 
