@@ -47,7 +47,7 @@ class Batch(NamedTuple):
     inputs: dict[str, Tensor]  # to the model
     targets: dict[str, Any]  # to the loss and to the answers; the model never sees them
     rows: list[int]  # [E] the row of the split from which each example was made
-    count: int  # of what the loss is a mean: rows, words or tokens; 0: a filler without weight
+    weight: int  # number of rows, words or tokens of which the loss is a mean; 0: a filler
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on `device`."""
@@ -109,7 +109,7 @@ class Adaptation:
     # prompts) by a buffer `delta_*`. Works on shapes alone as well: `plan` calls it.
     finish: tuple[Callable[[], None], ...] = ()
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # name pattern -> factor
-    features: Callable[[Batch], Tensor] | None = None  # see below
+    features: Callable[[Mapping[str, Tensor]], Tensor] | None = None  # see below
     # Folds what was learnt into the body's own weights; `no_op` if it is there already. None: it
     # cannot be folded in.
     merge: Callable[[], None] | None = None
@@ -118,7 +118,7 @@ class Adaptation:
     narrowed: bool = False  # a method has selected what trains: the next one of a chain adds to it
 
     # features: for a method whose trainable part sees the text only through a frozen function of
-    # it. The trainer then computes `features(batch)` [B, ...] once per example, and calls
+    # it. The trainer then computes `features(inputs)` [B, ...] once per example, and calls
     # `model(features=...)` in every epoch.
 
     @classmethod
@@ -189,7 +189,7 @@ class Adaptation:
 
     def stateful(self) -> dict[str, Stateful]:
         """Return the penalties and hooks that carry state, by a stable name."""
-        hooks = {f"before.{i}": hook for i, hook in enumerate(self.before_update)}
+        hooks: dict[str, Any] = {f"before.{i}": hook for i, hook in enumerate(self.before_update)}
         hooks |= {f"after.{i}": hook for i, hook in enumerate(self.after_update)}
         hooks |= {f"penalty.{name}": term for name, term in self.penalty.items()}
         return {name: hook for name, hook in hooks.items() if isinstance(hook, Stateful)}
@@ -266,6 +266,7 @@ class Context:
     stage: Stage = "train"
     labels: tuple[str, ...] = ()  # the classes' names; none for a number or a text
     head: str = "sequence"  # key of models.heads.HEADS
+    pooling: str | None = None  # how the head sums up the tokens; None: it reads one of them
     # Training batches in their order, encoded when asked for, and the task's mean loss on one.
     batches: Callable[[], Iterator[Batch]] = _no_data
     loss: Callable[[nn.Module, Batch], Tensor] = _no_data

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.config.compose import CONF, explained, plain_data, register_resolvers
-from adaptkit.config.settings import settings
+from adaptkit.config.compose import compose_job, plain_data
+from adaptkit.config.groups import CONF
+from adaptkit.config.overrides import register_resolvers, translate_hydra_errors
+from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.storage import hub
 from adaptkit.terminal import console
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say what is wrong
     before, sys.argv = sys.argv, ["adaptkit train", *arguments]
     try:
-        with explained([a for a in arguments if not a.startswith("-")]):
+        with translate_hydra_errors([a for a in arguments if not a.startswith("-")]):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     finally:
         sys.argv = before
@@ -53,6 +55,31 @@ def main(arguments: list[str]) -> int:
     if outcomes:
         console.table(outcomes)
     return int(any(outcome.status for outcome in outcomes))
+
+
+def run(overrides: list[str]) -> RunResult:
+    """Carry out one run in this process and return its record.
+
+    Raises:
+        AdaptError: a problem that the user can fix.
+    """
+    job = checked(compose_job(overrides))
+    with console.working() as interface:
+        from adaptkit.runs.run import run as carry_out_run
+
+        return carry_out_run(job, interface)
+
+
+def checked(plain: dict[str, Any]) -> Settings:
+    """Return settings after all checks that need no torch: is everything within reach?
+
+    Raises:
+        AdaptError: a setting is wrong, or data or model cannot be reached.
+    """
+    job = settings(plain)
+    job.task.origin(job.data)
+    hub.check_model(job.model.path, job.model.revision)
+    return job
 
 
 def run_job(cfg: Any) -> Outcome:
@@ -80,9 +107,7 @@ def carry_out(plain: dict[str, Any]) -> Outcome:
     name = short(plain["output_dir"])
     directory = Path(plain["output_dir"])
     try:
-        job = settings(plain)
-        job.task.origin(job.data)  # before torch is loaded: is everything within reach?
-        hub.check_model(job.model.path, job.model.revision)
+        job = checked(plain)
         with console.working() as interface:
             from adaptkit.runs.run import run
 
@@ -93,7 +118,7 @@ def carry_out(plain: dict[str, Any]) -> Outcome:
         console.error(str(error))
         return Outcome(name, error.status, None, str(error))
     except KeyboardInterrupt:
-        console.error(f"interrupted; the same command goes on from the last checkpoint ({name})")
+        console.error(f"interrupted; the same command resumes from the last checkpoint ({name})")
         return Outcome(name, 130, None, "interrupted")
     except Exception as error:
         message = console.unexpected(error, directory)
@@ -105,7 +130,7 @@ def in_child(plain: dict[str, Any]) -> Outcome:
     import multiprocessing
 
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(kind)
+    context: Any = multiprocessing.get_context(kind)
     if kind == "forkserver":
         context.set_forkserver_preload(["adaptkit.runs.run"])  # import torch once for all jobs
     receiver, sender = context.Pipe(duplex=False)
@@ -136,3 +161,7 @@ def short(directory: str) -> str:
         return str(Path(directory).relative_to(Path.cwd()))
     except ValueError:
         return directory
+
+
+if __name__ == "__main__":  # python -m adaptkit.train method=lora task=sst2
+    sys.exit(console.guarded(main, sys.argv[1:]))

@@ -19,7 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adaptkit.config.compose import compose, options
+from adaptkit.config.compose import compose
+from adaptkit.config.groups import options
 
 ENTRY = re.compile(r"(?P<method>\w+)(@(?P<rate>[\d.e-]+))?(:(?P<seeds>[1-9]\d*))?")
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from adaptkit.config.compose import compose, options
+from adaptkit.config.compose import compose
+from adaptkit.config.groups import options
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.prepare import encode, prepare, total_updates, trainer_of

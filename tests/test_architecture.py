@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import adaptkit
-from adaptkit.config import compose
+from adaptkit.config import compose, groups
 from adaptkit.config import settings as config
 from adaptkit.errors import ConfigError
 from adaptkit.methods import METHODS
@@ -168,7 +168,7 @@ NEEDED = {  # what has no default
     ("task", "regress"): ["task.path=rows.csv", "task.text=[sentence]"],
     ("model", "auto"): ["model.path=some/model"],
 }
-ALL = [(part, name) for part in compose.GROUPS for name in compose.options(part)]
+ALL = [(part, name) for part in groups.GROUPS for name in groups.options(part)]
 
 
 def fields_of(cls: type) -> set[str]:
@@ -176,10 +176,10 @@ def fields_of(cls: type) -> set[str]:
 
 
 def test_options_are_the_registries() -> None:
-    assert set(compose.options("method")) == set(METHODS)
-    assert set(compose.options("optimizer")) == set(OPTIMIZERS)
-    assert set(compose.options("regularizer")) == set(REGULARIZERS)
-    assert set(TASKS) <= set(compose.options("task"))
+    assert set(groups.options("method")) == set(METHODS)
+    assert set(groups.options("optimizer")) == set(OPTIMIZERS)
+    assert set(groups.options("regularizer")) == set(REGULARIZERS)
+    assert set(TASKS) <= set(groups.options("task"))
 
 
 @pytest.mark.parametrize(("part", "name"), ALL)
@@ -210,7 +210,7 @@ def test_every_yaml_composes_and_builds(part: str, name: str) -> None:
         assert set(plain["trainer"]) == fields_of(TrainerSettings)
 
 
-@pytest.mark.parametrize("name", [n for n in compose.options("model") if n != "auto"])
+@pytest.mark.parametrize("name", [n for n in groups.options("model") if n != "auto"])
 def test_every_models_architecture_is_known(name: str) -> None:
     from adaptkit.models import anatomy, loading
 

@@ -184,7 +184,7 @@ def test_padding_on_the_right_to_the_longest():
     assert batch.targets["target"].tolist() == [0, 1, 0]
     assert set(batch.inputs) == {"input_ids", "attention_mask"}
     assert {t.dtype for t in (*batch.inputs.values(), batch.targets["target"])} == {torch.int64}
-    assert batch.rows == [0, 4, 2] and batch.count == 3
+    assert batch.rows == [0, 4, 2] and batch.weight == 3
 
 
 def test_mask_marks_length_not_identity():
@@ -216,7 +216,7 @@ def test_scores_stay_numbers():
 def test_without_labels_there_is_no_target():
     bare = {"input_ids": [1, 2], "length": 2, "row": 0}
     batch = FORM.collate([bare], reader(0))
-    assert batch.targets == {} and batch.count == 0
+    assert batch.targets == {} and batch.weight == 0
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "t5", "xlnet"])
@@ -243,7 +243,7 @@ def feed() -> Feed:
 
 def test_an_empty_batch_is_a_filler_without_weight():
     batch = feed().batch([])
-    assert batch.count == 0 and batch.inputs["input_ids"].shape == (1, 5)
+    assert batch.weight == 0 and batch.inputs["input_ids"].shape == (1, 5)
 
 
 def test_cached_features_are_finished_batches():
@@ -256,7 +256,7 @@ def test_cached_features_are_finished_batches():
     assert first.inputs["features"].tolist() == features[[2, 0]].tolist()
     assert first.targets["target"].tolist() == [1, 1] and first.rows == [2, 0]
     assert second.inputs["features"].tolist() == [[9, 10, 11]]
-    assert filler.count == 0 and (first.count, second.count) == (2, 1)
+    assert filler.weight == 0 and (first.weight, second.weight) == (2, 1)
     assert rows.lengths == [5, 2, 9, 1] and len(rows) == 4
 
 

@@ -18,10 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from adaptkit.adaptation import Adaptation
+from adaptkit.config.compose import load_plain
 from adaptkit.errors import AdaptError, MachineError
-from adaptkit.runs import directory as checkpoint
 from adaptkit.runs import run as pipeline
-from adaptkit.runs.evaluate import verify
+from adaptkit.runs.delta import load_run
+from adaptkit.runs.directory import claimed
+from adaptkit.runs.prepare import prepare
+from adaptkit.runs.verify import verify
 from adaptkit.storage import files
 
 FILES = {
@@ -94,7 +97,7 @@ def test_delta(finished):
     counts = finished[1]["params"]
     assert counts["stored"] == counts["trainable"] == 2 * 2 * 8 * 32 + 66
     assert (counts["body_trainable"], counts["head_trainable"]) == (1024, 66)
-    assert metadata["adaptkit_format"] == "1"
+    assert metadata["adaptkit_format"] == "2"
     assert metadata["method"] == "lora"
     assert metadata["body"].endswith("bert")
     assert metadata["revision"] == ""
@@ -102,13 +105,14 @@ def test_delta(finished):
 
 
 def test_predictions(finished, place):
-    """Identities, labels and score can be redone from the file and the data alone."""
+    """Identities, class names and score can be redone from the file and the data alone."""
     directory, record = finished
     lines = (directory / "predictions.jsonl").read_text().splitlines()
     table = [json.loads(line) for line in lines]
     rows = (place / "data" / "validation.jsonl").read_text().splitlines()
     assert [row["id"] for row in table] == [str(i) for i in range(20)]
-    assert [row["label"] for row in table] == [json.loads(row)["label"] for row in rows]
+    assert [row["label"] for row in table] == [LABELS[json.loads(row)["label"]] for row in rows]
+    assert {row["prediction"] for row in table} <= set(LABELS)
     right = sum(row["prediction"] == row["label"] for row in table)
     assert record["scores"]["accuracy"] == right / 20
 
@@ -129,10 +133,11 @@ def test_history(place, tmp_path):
 
 
 def test_config_is_enough_to_rebuild(finished):
-    saved = checkpoint.load_run(finished[0])
+    saved = load_run(finished[0])
     assert saved.settings.method.rank == 8
-    assert saved.settings.plain == checkpoint.load_plain(finished[0] / "config.yaml")
-    assert saved.result == json.loads((finished[0] / "result.json").read_text())
+    assert saved.settings.task.classes == LABELS  # read off the data
+    assert saved.settings.plain == load_plain(finished[0] / "config.yaml")
+    assert saved.result.as_dict() == json.loads((finished[0] / "result.json").read_text())
 
 
 # ---- the body's fingerprint ----
@@ -140,7 +145,8 @@ def test_config_is_enough_to_rebuild(finished):
 
 def fingerprint(place: Path, body: Path, *groups: str, labels: tuple = LABELS, **changes) -> str:
     made = configure(place / "unused", body, place / "data", *groups, **changes)
-    return pipeline.prepare(made, labels, 1, stage="train").fingerprint
+    bound = made.bind(made.task.with_classes(labels))
+    return prepare(bound, 1, stage="train").fingerprint
 
 
 def test_fingerprint(place, tmp_path):
@@ -171,7 +177,7 @@ def test_other_body_is_refused(copy, tmp_path):
     """A run whose model folder was replaced by another one of the same shape."""
     other = shallow(save_tiny("bert", tmp_path / "source", seed=1), tmp_path / "other")
     config = (copy / "config.yaml").read_text()
-    body = checkpoint.load_run(copy).settings.model.path
+    body = load_run(copy).settings.model.path
     (copy / "config.yaml").write_text(config.replace(body, str(other)))
     with pytest.raises(AdaptError) as refusal:
         verify(copy)
@@ -252,12 +258,12 @@ def test_second_process_is_refused(tmp_path):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(AdaptError, match="another process"), checkpoint.claimed(tmp_path):
+    with pytest.raises(AdaptError, match="another process"), claimed(tmp_path):
         pytest.fail("both hold it")
     other.send_signal(signal.SIGKILL)
     other.communicate()
-    with checkpoint.claimed(tmp_path):  # a dead process holds nothing
-        with pytest.raises(AdaptError, match=str(tmp_path)), checkpoint.claimed(tmp_path):
+    with claimed(tmp_path):  # a dead process holds nothing
+        with pytest.raises(AdaptError, match=str(tmp_path)), claimed(tmp_path):
             pytest.fail("held twice")
     assert not list(tmp_path.iterdir())
 
@@ -289,7 +295,8 @@ def test_shortened_delta(keep, copy):
 def test_edited_prediction(copy):
     lines = (copy / "predictions.jsonl").read_text().splitlines()
     entry = json.loads(lines[7])
-    lines[7] = json.dumps({**entry, "prediction": 1 - entry["prediction"]})
+    other = LABELS[1 - LABELS.index(entry["prediction"])]
+    lines[7] = json.dumps({**entry, "prediction": other})
     (copy / "predictions.jsonl").write_text("\n".join(lines))
     found = verify(copy)
     assert "1 of 20" in found

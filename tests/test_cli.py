@@ -16,7 +16,8 @@ from families import rows
 
 from adaptkit import __version__
 from adaptkit.cli.main import COMMANDS, in_order
-from adaptkit.config.compose import GROUPS, options, variant
+from adaptkit.config.groups import GROUPS, options
+from adaptkit.config.overrides import variant
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
 METHODS = tuple(options("method"))

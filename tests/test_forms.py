@@ -134,7 +134,7 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_rows(kind, family, prepared):
     alone = [feed.batch([i]) for i in range(len(feed))]
     losses = [made.form.loss(model(**batch.inputs), batch) for batch in alone]
     torch.testing.assert_close(together, torch.stack(losses).sum(), **CLOSE)
-    assert whole.count == sum(batch.count for batch in alone) > 0
+    assert whole.weight == sum(batch.weight for batch in alone) > 0
 
 
 @each
@@ -221,7 +221,7 @@ def test_a_dropped_word_has_no_answer(prepared):
     feed = feed_of(run_settings, made, rows)
     (answer,) = scorer_of(run_settings, made).answers(feed)
     assert [tag is None for tag in answer] == [False, True, True, False]
-    assert feed.batch([0]).count == 2
+    assert feed.batch([0]).weight == 2
     scores = run_settings.task.score([answer], rows)
     assert scores["accuracy"] <= 0.5  # two of four words at most
 

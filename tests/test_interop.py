@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from commandline import call, data_root, tiny
+from commandline import LABELS, call, data_root, tiny
 from families import SENTENCES, add_padding, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -580,19 +580,19 @@ def run_of(place: Path, checkpoints: Any) -> Callable[..., Path]:
     return make
 
 
-def predictions(directory: Path) -> list[int]:
+def predictions(directory: Path) -> list[str]:
     lines = (directory / "predictions.jsonl").read_text().splitlines()
     return [json.loads(line)["prediction"] for line in lines]
 
 
-def answers(model: nn.Module, family: str, place: Path) -> list[int]:
+def answers(model: nn.Module, family: str, place: Path) -> list[str]:
     tokenizer = tiny_tokenizer(family)
     add_padding(tokenizer, model.config)
     tokenizer.padding_side = "left" if family == "xlnet" else "right"
     lines = (place / "data" / "sst2" / "validation.jsonl").read_text().splitlines()
     texts = [json.loads(line)["sentence"] for line in lines]
     batch = tokenizer(texts, padding=True, return_tensors="pt")
-    return logits(model, batch).argmax(-1).tolist()
+    return [LABELS[number] for number in logits(model, batch).argmax(-1).tolist()]
 
 
 MERGED = (
@@ -688,10 +688,13 @@ def test_a_plain_model_with_other_logits_is_not_kept(
 ) -> None:
     from adaptkit.runs import export as export_run
 
-    honest = export_run.logits
-    monkeypatch.setattr(
-        export_run, "logits", lambda model, batch: honest(model, batch) * len(list(model.modules()))
-    )
+    honest = export_run.outputs_of
+
+    def scaled(model: nn.Module, batch: Any, names: Any) -> dict[str, Tensor]:
+        factor = len(list(model.modules()))
+        return {name: tensor * factor for name, tensor in honest(model, batch, names).items()}
+
+    monkeypatch.setattr(export_run, "outputs_of", scaled)
     done = call("export", run_of("gpt2", "lora"), "--format", "merged", "--out", tmp_path / "out")
     assert done.status == 1 and "gives other logits than the run" in done.err
     assert not list(tmp_path.iterdir())

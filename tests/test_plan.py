@@ -12,7 +12,7 @@ from shapes import NO_BIAS
 from torch import Tensor
 
 from adaptkit.adaptation import Adaptation, Context, apply
-from adaptkit.config import compose
+from adaptkit.config import compose, groups
 from adaptkit.config import settings as config
 from adaptkit.config.settings import Settings
 from adaptkit.models import loading
@@ -209,7 +209,7 @@ def test_probe_learns_its_own_map_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in compose.options("model") if name != "auto"])
+@pytest.mark.parametrize("name", [name for name in groups.options("model") if name != "auto"])
 def test_every_model_of_conf_can_be_planned(name: str) -> None:
     found = planned(f"model={name}", "method=lora")
     assert 0 < found.params.body_trainable < 0.1 * found.params.total

@@ -466,7 +466,7 @@ def test_an_ensemble_answers_with_every_prompt() -> None:
     torch.testing.assert_close(answers, each.flatten(0, 1), **CLOSE)
     form = adaptation.form(HeadForm(("text",), ("a", "b"), 16))
     batch = Batch({}, {"target": labels}, list(range(len(labels))), len(labels))
-    together = form.loss(SequenceClassifierOutput(logits=answers), batch) / batch.count
+    together = form.loss(SequenceClassifierOutput(logits=answers), batch) / batch.weight
     mean = sum(cross_entropy(logits, labels) for logits in single) / 3
     torch.testing.assert_close(together, mean, **CLOSE)
     majority = each.argmax(-1).mode(1).values

@@ -258,10 +258,42 @@ def test_methods(groups, changes, method, bench, tmp_path, monkeypatch):
         assert any("l2_sp" in line for line in found["history"])
 
 
+# 13 rows in batches of 2 are seven batches: updates of 6, 6 and 1 rows, three times over.
+PARTLY_FILLED = {
+    **EPOCHS, "data.train_rows": 13, "trainer.batch_size": 2, "trainer.gradient_accumulation": 3,
+    "trainer.checkpoint_every": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [None, Stateful()], ids=["plain", "hooks with state"])
+@pytest.mark.parametrize(
+    "moments",
+    [
+        (Moment("on_step_end", 3, 2),),  # only the partly filled update of the epoch is left
+        (Moment("on_substep_end", 4, 4),),
+        (Moment("on_step_begin", 5, 4),),
+        (Moment("on_prediction_step", 6, 4),),
+        (Moment("save", 6, 4),),
+        (Moment("on_save", 6, 6),),
+        (Moment("on_prediction_step", 9, 8),),
+        (Moment("proof", 9, 9),),
+        (Moment("on_substep_end", 1, None), Moment("on_step_end", 3, 2), Moment("save", 8, 6)),
+    ],
+    ids=lambda moments: "+".join(f"{m.event}{m.update}" for m in moments),
+)
+def test_partly_filled_last_update(moments, method, bench, tmp_path, monkeypatch):
+    found = check(
+        bench, tmp_path / "run", monkeypatch, moments, ("method=full",), PARTLY_FILLED, method
+    )
+    assert found["rows"]["train"] == 13
+    assert (found["record"]["updates"], found["record"]["epochs"]) == (9, 3.0)
+
+
 def test_dropout_is_on(bench):
     """The comparison above would prove little about random numbers if none were drawn."""
     settings = bench.settings(bench.folder / "unused", ("method=full",), {})
-    prepared = pipeline.prepare(settings, ("negative", "positive"), 1, stage="train")
+    bound = settings.bind(settings.task.with_classes(("negative", "positive")))
+    prepared = pipeline.prepare(bound, 1, stage="train")
     model = prepared.adaptation.model.train()
     batch = {"input_ids": torch.arange(5, 13)[None], "attention_mask": torch.ones(1, 8).long()}
     assert not torch.equal(model(**batch).logits, model(**batch).logits)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from commandline import call
 
-from adaptkit.config.compose import options
+from adaptkit.config.groups import options
 from adaptkit.errors import AdaptError
 from adaptkit.methods import METHODS
 from adaptkit.methods.full import Full

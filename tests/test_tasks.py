@@ -17,7 +17,8 @@ from families import tiny_config, tiny_tokenizer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaptkit.adaptation import Batch
-from adaptkit.config.compose import compose, options
+from adaptkit.config.compose import compose
+from adaptkit.config.groups import options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.storage import hub

@@ -201,7 +201,7 @@ def penalised(weight: float, constant: float) -> Any:
                 "constant": lambda model, batch, outputs, step: torch.tensor(constant),
                 "updates": lambda model, batch, outputs, step: torch.tensor(float(step.index)),
                 "rows": lambda model, batch, outputs, step: torch.tensor(
-                    float(batch.count + len(outputs.logits))
+                    float(batch.weight + len(outputs.logits))
                 ),
             }
             spy = Spy(seen)

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adaptkit.config.compose import CONF, GROUPS, compose, options
+from adaptkit.config.compose import compose, load_raw
+from adaptkit.config.groups import CONF, GROUPS, options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, one_of, unknown
 from adaptkit.storage.files import check_free
@@ -52,7 +53,7 @@ def show_plan(found: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console, p, m = Console(), found.params, found.memory
+    screen, p, m = Console(), found.params, found.memory
     print(f"{found.method} on {found.model} for {found.task}")
     counts = Table("parameters", "", box=None)
     rows = {
@@ -69,7 +70,7 @@ def show_plan(found: Any) -> None:
     for name in ("weights", "gradients", "optimizer", "activations", "total"):
         memory.add_row(name, console.size(getattr(m, name)))
     for grid in (counts, roles, memory):
-        console.print(grid)
+        screen.print(grid)
     print(
         f"activations: batch {m.batch_size} of {m.tokens} tokens each, the longest; shorter "
         f"batches take less. Saved: {console.size(found.delta_bytes)}."
@@ -248,10 +249,3 @@ def source(group: str, name: str) -> str:
     if isinstance(plain.get("path"), str) and plain["path"] != "???":
         return plain["path"] + (f" ({plain['subset']})" if plain.get("subset") else "")
     return first.lstrip("# ") if first.startswith("#") else ""
-
-
-def load_raw(path: Path) -> dict[str, Any]:
-    """Read a YAML file without resolving anything."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)

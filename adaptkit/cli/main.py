@@ -32,23 +32,9 @@ TAKE_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--confi
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user's mistake, 1 a failure."""
-    from adaptkit.errors import AdaptError
+    from adaptkit.terminal.console import guarded
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return dispatch(arguments)
-    except AdaptError as error:
-        print(f"adaptkit: {error}", file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        print("adaptkit: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except OSError as error:  # outside of any run: a folder that cannot be written, for example
-        print(f"adaptkit: {error}", file=sys.stderr)
-        return 1
+    return guarded(dispatch, list(sys.argv[1:] if argv is None else argv))
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -75,7 +61,7 @@ def dispatch(arguments: list[str]) -> int:
     from adaptkit.errors import ConfigError, did_you_mean
 
     raise ConfigError(
-        f"{command!r} is no command; {did_you_mean(command, COMMANDS)}"
+        f"unknown command {command!r}; {did_you_mean(command, COMMANDS)}"
         f"Commands: {', '.join(COMMANDS)}."
     )
 
@@ -120,7 +106,8 @@ def complete(arguments: list[str]) -> int:
         os.environ["_HYDRA_COMPLETION"] = "1"
     import hydra
 
-    from adaptkit.config.compose import CONF, register_resolvers
+    from adaptkit.config.groups import CONF
+    from adaptkit.config.overrides import register_resolvers
 
     register_resolvers()
     before, sys.argv = sys.argv, ["adaptkit", *[a for a in arguments if a not in COMMANDS]]

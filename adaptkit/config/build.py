@@ -90,7 +90,7 @@ def _method(node: Any, where: str) -> Any:
     if not isinstance(node, Mapping) or "name" not in node:
         raise invalid(where, node, "must be a method", f"For example {where}=[{{name: lora}}]")
     options, name = {key: value for key, value in node.items() if key != "name"}, str(node["name"])
-    single = {n: cls for n, cls in METHODS.items() if "parts" not in cls.__dataclass_fields__}
+    single = {n: cls for n, cls in METHODS.items() if "parts" not in {f.name for f in fields(cls)}}
     return build(registered(where, single, "methods", name), options, where)
 
 

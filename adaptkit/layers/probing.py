@@ -32,8 +32,10 @@ class LinearProbe(nn.Module):
         super().__init__()
         self.body, self.config, self.pooling, self.layer = body, config, pooling, layer
         self.left = left  # where the base model expects padding
-        width = config.hidden_size
-        self.head = nn.Linear(width, config.num_labels, device=next(body.parameters()).device)
+        width: int = config.hidden_size
+        self.head = nn.Linear(
+            width, int(config.num_labels or 0), device=next(body.parameters()).device
+        )
         with torch.no_grad():
             bound = 1 / math.sqrt(width)  # torch's default for nn.Linear, from our generator
             for tensor in (self.head.weight, self.head.bias):

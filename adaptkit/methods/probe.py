@@ -19,6 +19,7 @@ from typing import Literal
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import AdaptError, invalid
 from adaptkit.models.anatomy import encoder, family, layer_count
+from adaptkit.models.body import config_of
 from adaptkit.models.heads import HEADS
 
 
@@ -47,11 +48,10 @@ class Probe:
                 "method.pooling", self.pooling, "this task labels every token, nothing is pooled",
                 "Leave it out",
             )  # fmt: skip
-        other = getattr(start.model.base_model, "pooling", None)
-        if other:
+        if context.pooling:
             raise AdaptError(
-                f"model.pooling={other}: a probe replaces the head that would read it. Leave it "
-                "out; a probe has method.pooling."
+                f"model.pooling={context.pooling}: a probe replaces the head that would read it. "
+                "Leave it out; a probe has method.pooling."
             )
         kind, depth = family(start.model), layer_count(start.model)
         if not -depth - 1 <= self.layer <= depth:
@@ -66,7 +66,7 @@ class Probe:
             position = None
         model = LinearProbe(
             encoder(start.model),
-            start.model.config,
+            config_of(start.model),
             position,
             self.layer,
             kind.padding == "left",

@@ -17,6 +17,7 @@ from transformers.initialization import no_init_weights
 
 from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.models.anatomy import base_prefix, family_of
+from adaptkit.models.body import base_of
 from adaptkit.models.heads import HEADS, Head, check_head
 from adaptkit.models.padding import align
 from adaptkit.models.pooling import Pooled
@@ -170,7 +171,7 @@ def fingerprint(model: nn.Module, new: set[str]) -> str:
 def ready(loaded: nn.Module, model: Model, head: Head) -> nn.Module:
     """Make padding harmless, and let the head read what `model.pooling` says."""
     if model.pooling:
-        Pooled(model.pooling).attach(loaded.base_model)
+        Pooled(model.pooling).attach(base_of(loaded))
     return align(loaded, head)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,11 @@ class Pooled:
     """
 
     def __init__(self, how: str) -> None:
-        self.how, self.mask = how, None
+        self.how = how
+        self.mask: Tensor | None = None  # of the call that is under way
 
     def attach(self, body: nn.Module) -> None:
-        """Pool at every call of `body`, and note there that it is done."""
-        body.pooling = self.how
+        """Pool at every call of `body`."""
         body.register_forward_pre_hook(self._before, with_kwargs=True)
         body.register_forward_hook(self._after)
 
@@ -59,6 +59,7 @@ class Pooled:
 
 def summary(body: nn.Module, hidden: Tensor) -> Tensor:
     """Return what the body's own pooler makes of hidden states [B, T, H]: [B, H]."""
-    if isinstance(body.pooler, nn.Linear):  # ALBERT
-        return body.pooler_activation(body.pooler(hidden[:, 0]))
-    return body.pooler(hidden)
+    pooler = cast("nn.Module", body.pooler)
+    if isinstance(pooler, nn.Linear):  # ALBERT
+        return cast("nn.Module", body.pooler_activation)(pooler(hidden[:, 0]))
+    return pooler(hidden)

@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from adaptkit.config.compose import compose, options
+from adaptkit.config.compose import compose
+from adaptkit.config.groups import options
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
@@ -96,7 +97,7 @@ def task_option(plain: dict[str, Any]) -> str:
 
 def as_recorded(saved: SavedRun) -> SavedRun:
     """Return a run in the number format it was trained in, which `auto` chose by the machine."""
-    number_format = saved.result.precision if saved.result else "auto"
+    number_format: Any = saved.result.precision if saved.result else "auto"
     trainer = replace(saved.settings.trainer, precision=number_format)
     return replace(saved, settings=replace(saved.settings, trainer=trainer))
 

@@ -11,16 +11,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from adaptkit.errors import AdaptError, MachineError
 from adaptkit.interop.peft_write import PeftForm, peft_form
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family
+from adaptkit.models.body import config_of
 from adaptkit.models.heads import HEADS
 from adaptkit.runs.delta import SavedRun, load_run
 from adaptkit.runs.prepare import restored
@@ -71,7 +72,7 @@ def export(directory: Path, kind: str, out: Path) -> str:
         )
     prepared = restored(saved)
     model = prepared.adaptation.model.eval()
-    name_classes(model.config, saved.settings.task.classes)
+    name_classes(config_of(model), saved.settings.task.classes)
     # What the task's class reads correctly (XLNet: padding on the left).
     prepared.reader.tokenizer.padding_side = family(model).padding
     try:
@@ -95,11 +96,12 @@ def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
     body, revision = place(run.model.path), run.model.revision
     save_form(form, folder, body, revision)
     labels = run.task.classes
-    pad = model.config.pad_token_id
+    config = config_of(model)
+    pad = config.pad_token_id
     text = README.format(
         method=run.method_name, task=run.task.name, body=body,
         revision=f" at {revision}" if revision else "", cls=HEADS[run.task.form.head].auto,
-        outputs=model.config.num_labels, pad="" if pad is None else f", pad_token_id={pad}",
+        outputs=config.num_labels, pad="" if pad is None else f", pad_token_id={pad}",
         labels=", ".join(labels) or "none, one number",
         fingerprint=prepared.fingerprint, side=prepared.reader.tokenizer.padding_side,
     )  # fmt: skip
@@ -133,7 +135,7 @@ def write_merged(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
     batch, head = examples(folder), saved.settings.task.form.head
     expected = outputs_of(adaptation.model, batch, HEADS[head].proof)
     adaptation.merge()
-    adaptation.model.save_pretrained(folder)
+    cast("PreTrainedModel", adaptation.model).save_pretrained(folder)
     plain = loading.auto_class(head).from_pretrained(folder).eval()
     for name, tensor in outputs_of(plain, batch, HEADS[head].proof).items():
         difference = float((tensor - expected[name]).abs().max())

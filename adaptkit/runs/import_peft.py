@@ -78,7 +78,7 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
     return result
 
 
-def body_of(file: PeftFile, overrides: list[str]) -> list[str]:
+def body_of(file: PeftFile, overrides: Sequence[str]) -> list[str]:
     """Return the overrides that name the adapter's own body, where the user names none.
 
     Raises:

@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adaptkit.adaptation import Adaptation, Context, Params, apply, count
 from adaptkit.config.settings import Settings
-from adaptkit.models.anatomy import ROLES, family, family_of, roles_of
+from adaptkit.models.anatomy import ROLES, family, family_of, roles_of, width
+from adaptkit.models.body import base_of
 from adaptkit.models.loading import empty_model, load_config
 from adaptkit.training.precision import DTYPES, autocast, cast, halved
 
@@ -80,7 +81,15 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         empty = empty_model(run.model, config, form.head)
         roles = roles_of(empty.model)
         generator = torch.Generator().manual_seed(0)
-        context = Context(None, generator, updates, "plan", labels=run.task.classes, head=form.head)
+        context = Context(
+            None,
+            generator,
+            updates,
+            "plan",
+            labels=run.task.classes,
+            head=form.head,
+            pooling=run.model.pooling,
+        )
         adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
         counts = count(adaptation)
         learns = by_role(adaptation, roles)
@@ -127,7 +136,7 @@ def activations(adaptation: Adaptation, batch: int, tokens: int, precision: str)
     """
     model = adaptation.model
     if adaptation.features is not None:  # the body runs without gradients
-        return batch * model.config.hidden_size * 4
+        return batch * width(model) * 4
     cast(adaptation, precision)
     own = {id(parameter) for parameter in model.parameters()}
     seen: dict[int, int] = {}
@@ -146,5 +155,5 @@ def activations(adaptation: Adaptation, batch: int, tokens: int, precision: str)
     # The body alone: a classifier's pooling would look at values.
     saved = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with saved, autocast(precision, torch.device("cpu")):
-        model.base_model(**inputs)
+        base_of(model)(**inputs)
     return sum(seen.values())

@@ -83,6 +83,7 @@ def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = N
         stage,
         labels=run.task.classes,
         head=form.head,
+        pooling=run.model.pooling,
         loss=partial(mean_loss, form),
         load_run=load_run,
         **looks_at_data,
@@ -109,7 +110,7 @@ def training_batches(
 
 def mean_loss(form: Form, model: nn.Module, batch: Batch) -> Tensor:
     """Return the task's mean loss [] of one batch."""
-    return form.loss(model(**batch.inputs), batch) / batch.count
+    return form.loss(model(**batch.inputs), batch) / batch.weight
 
 
 def feed_of(run: Settings, prepared: Prepared, rows: Dataset) -> Feed:

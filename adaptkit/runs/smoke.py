@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptkit.config.compose import compose, options
+from adaptkit.config.compose import compose
+from adaptkit.config.groups import options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, first_line
 from adaptkit.runs.plan import plan
@@ -141,9 +142,12 @@ def no_network() -> Iterator[None]:
         original[0](self, address)
 
     original = (socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo)
-    socket.socket.connect, socket.socket.connect_ex = connect, refuse  # type: ignore[method-assign]
-    socket.getaddrinfo = refuse
+    blocked = (connect, refuse, refuse)
+    owners = ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo"))
+    for (owner, name), refusal in zip(owners, blocked, strict=True):
+        setattr(owner, name, refusal)
     try:
         yield
     finally:
-        socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo = original
+        for (owner, name), function in zip(owners, original, strict=True):
+            setattr(owner, name, function)

@@ -248,7 +248,8 @@ def _odd_one(rows: list[dict[str, Any]], columns: list[str]) -> str | None:
         first: type | None = None
         for number, row in enumerate(rows, 1):
             kind = type(row[column])
-            if row[column] is not None and kind is not (first := first or kind):
+            first = first or kind
+            if row[column] is not None and kind is not first:
                 return (
                     f"row {number}: {column} is {row[column]!r}, which is no {first.__name__} as "
                     "in the rows above; a column holds values of one type"

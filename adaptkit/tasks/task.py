@@ -104,7 +104,7 @@ class Form(Protocol):
         yield batch
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the sum of the losses [] of what `batch.count` counts."""
+        """Return the sum of the losses [] of what `batch.weight` counts."""
         ...
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
@@ -126,10 +126,20 @@ Variants = Mapping[str, Sequence[Sequence[Answer]]]
 class Task(Protocol):
     """What is asked. Frozen dataclasses; their fields are the keys of conf/task/*.yaml."""
 
-    name: str
-    version: int
-    metric: str
-    max_length: int
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Changes when scores stop being comparable."""
+        ...
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model reads at once, special ones included."""
+        ...
 
     @property
     def headline(self) -> str:

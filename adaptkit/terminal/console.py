@@ -8,15 +8,34 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptkit.errors import AdaptError
 from adaptkit.storage.files import is_main_process
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
     from adaptkit.runs.run import Interface
+
+
+def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run a command; return its exit status: 0 done, 2 a problem to fix, 1 a failure."""
+    try:
+        return command(arguments)
+    except AdaptError as problem:
+        error(str(problem))
+        return problem.status
+    except KeyboardInterrupt:
+        error("interrupted")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as problem:  # outside of any run: a folder that cannot be written, for example
+        error(str(problem))
+        return 1
 
 
 def error(message: str) -> None:

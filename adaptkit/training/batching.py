@@ -10,13 +10,14 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.task import Form, Reader
 
 
-class Feed:
+class Feed(TorchDataset[Batch]):
     """Examples of a split, and the batches a form makes of them."""
 
     def __init__(self, examples: Dataset, form: Form, reader: Reader) -> None:
@@ -34,7 +35,7 @@ class Feed:
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return the examples with these numbers; of none a filler without weight."""
         if not indices:
-            return self.batch([0])._replace(count=0)
+            return self.batch([0])._replace(weight=0)
         return self.form.collate(self.examples.__getitems__(list(indices)), self.reader)
 
     __getitems__ = batch  # a DataLoader asks in this way
@@ -54,7 +55,7 @@ class CachedFeed(Feed):
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return the features and targets of the examples with these numbers."""
         if not indices:
-            return self.batch([0])._replace(count=0)
+            return self.batch([0])._replace(weight=0)
         batch = self.form.collate([self.in_memory[i] for i in indices], self.reader)
         features = [self.features[i] for i in indices]
         flat = features[0].dim() == 1

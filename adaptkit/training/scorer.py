@@ -86,9 +86,9 @@ class Scorer:
             with autocast(self.prepared.precision, self.prepared.device):
                 outputs = model(**batch.inputs)
                 answers = form.predict(model, outputs, batch, feed.reader)
-                if batch.count:
+                if batch.weight:
                     total += float(form.loss(outputs, batch))
-            count += batch.count
+            count += batch.weight
             found |= dict(zip(indices, answers, strict=True))
             self.step()
         parts = gathered((found, total, count))

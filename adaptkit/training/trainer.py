@@ -48,6 +48,11 @@ class Scorable(NamedTuple):
     rows: Dataset
 
 
+def collated(batch: Any) -> Any:
+    """Return what a Feed has collated already."""
+    return batch
+
+
 class AdaptTrainer(Trainer):
     """Trains an Adaptation on a task, scoring it on the way."""
 
@@ -61,7 +66,7 @@ class AdaptTrainer(Trainer):
     ) -> None:
         self.prepared, self.task, self.recipe = scorer.prepared, scorer.task, recipe
         self.adaptation = scorer.prepared.adaptation
-        self.validation, self.progress = validation, state.TrainingState()
+        self.feed, self.validation, self.progress = train, validation, state.TrainingState()
         self.kept: tuple[int, dict[str, Scored]] = (-1, {})  # update, what was scored after it
         self._sums: dict[str, float] = defaultdict(float)  # loss and penalties since the last log
         self._summed: set[int] = set()  # the updates in these sums
@@ -71,7 +76,7 @@ class AdaptTrainer(Trainer):
         super().__init__(
             model=self.adaptation.model,
             args=training_arguments(recipe, scorer.prepared.precision, device),
-            data_collator=lambda batch: batch,  # a Feed has collated already
+            data_collator=collated,
             train_dataset=train,
             eval_dataset=dict(validation),  # asked for; `evaluate` reads self.validation
             callbacks=[self._hooks(), *callbacks],
@@ -108,7 +113,7 @@ class AdaptTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of this process; accelerate would fill the last one up."""
         return DataLoader(
-            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,
+            self.feed, batch_sampler=self.batches, collate_fn=collated,
             pin_memory=self.args.dataloader_pin_memory,
         )  # fmt: skip
 
@@ -119,19 +124,19 @@ class AdaptTrainer(Trainer):
         batches = [
             made
             for _, batch in zip(range(num_batches), epoch_iterator, strict=False)
-            for made in self.prepared.form.batches(self.model, batch.to(device))
+            for made in self.prepared.form.batches(self.adaptation.model, batch.to(device))
         ]
-        count = torch.tensor(sum(batch.count for batch in batches), device=device)
+        count = torch.tensor(sum(batch.weight for batch in batches), device=device)
         if distributed():
             dist.all_reduce(count)
         return batches, int(count)
 
-    def _prepare_inputs(self, inputs: Batch) -> Batch:
+    def _prepare_inputs(self, inputs: Batch) -> Batch:  # type: ignore[override]
         return inputs  # on the device already
 
     # ---- loss ----
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self,
         model: nn.Module,
         inputs: Batch,
@@ -149,9 +154,9 @@ class AdaptTrainer(Trainer):
         with autocast(self.prepared.precision, self.args.device):
             loss = self.prepared.form.loss(outputs, batch) / whole
             # A filler takes part in the communication of gradients, and changes none.
-            terms = {"loss": loss if batch.count else loss * 0}
+            terms = {"loss": loss if batch.weight else loss * 0}
             for name, penalty in self.adaptation.penalty.items():
-                share = batch.count / whole
+                share = batch.weight / whole
                 terms[name] = share * penalty(forward, batch, outputs, self.now())
         update = self.state.global_step + 1
         self._pending.append((update, {name: term.detach() for name, term in terms.items()}))
@@ -244,7 +249,7 @@ class AdaptTrainer(Trainer):
     def evaluated(self) -> set[int]:
         """Return the updates after which the validation splits were scored."""
         key = f"eval_{self.task.headline}"
-        return {entry["step"] for entry in self.state.log_history if key in entry}
+        return {int(entry["step"]) for entry in self.state.log_history if key in entry}
 
     def final_scores(self) -> dict[str, Scored]:
         """Return what the kept weights scored, computed again only after a restart."""
@@ -267,14 +272,19 @@ class AdaptTrainer(Trainer):
 
     # ---- checkpoints: what trains, the hooks' state and the Trainer's own ----
 
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the training state."""
+        return Path(self.args.output_dir or "")
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = self.checkpoints / f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
             write_text(folder / state.COMPLETE, "")
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.checkpoints)
         self.progress.write(folder, self.adaptation, self.control.should_training_stop)
 
     def run(self, checkpoint: Path | None) -> None:

@@ -1,0 +1,15 @@
+"""Where the configuration is: its folder, its groups, and their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+# In a wheel conf/ is inside the package, in a checkout next to it.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+GROUPS = ("model", "method", "task", "optimizer", "regularizer", "trainer", "tracker", "experiment")
+
+
+def options(group: str) -> list[str]:
+    """Return the choices of a config group: the stems of its files."""
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))

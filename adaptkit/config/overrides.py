@@ -1,0 +1,159 @@
+"""What users type: overrides named, checked and explained in our own words. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adaptkit.config.groups import CONF, GROUPS, options
+from adaptkit.errors import AdaptError, ConfigError, did_you_mean, unknown
+
+
+@contextmanager
+def translate_hydra_errors(overrides: list[str]) -> Iterator[None]:
+    """Turn Hydra's exceptions into ConfigErrors that name the closest names."""
+    try:
+        yield
+    except AdaptError:
+        raise
+    except Exception as error:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        flags = isinstance(error, ValueError) and "--" in str(error)
+        if flags or isinstance(error, HydraException | OmegaConfBaseException):
+            raise ConfigError(explain(error, overrides)) from error
+        raise
+
+
+def explain(error: BaseException, overrides: list[str]) -> str:
+    """Say what is wrong with the overrides, from Hydra's exception."""
+    text = str(error)
+    if found := re.search(r"Could not (?:find|load) '([\w.\-]+)/([^']*)'", text):
+        group, option = found.groups()
+        known = options(group)
+        if known:
+            return str(unknown(group, option, known))
+    if found := re.search(r"Could not (?:override|append|delete).*?'([^']+)'", text):
+        key = found.group(1).split("@")[0]
+        known = known_keys(overrides)
+        if entry := re.search(rf"full_key: {re.escape(key)}\.(\S+)", str(error.__cause__)):
+            new = f"{key}.{entry.group(1)}"
+            return f"{new}: there is no such entry yet; to add it, write +{new}=VALUE."
+        return (
+            f"{key}: no such option or group; {did_you_mean(key, known) or near_leaf(key, known)}"
+        )
+    if "Cannot merge" in str(error.__cause__):
+        word = text.partition("Error merging override ")[2]
+        wanted = "a list: KEY=[A,B]" if "with ListConfig" in str(error.__cause__) else "a mapping"
+        return f"{word}: must be {wanted}."
+    if isinstance(error, ValueError) and "--" in text:  # flags that exclude each other
+        return text
+    if unread := unreadable(text, overrides):
+        return (
+            f"{unread}: cannot be read. Write KEY=VALUE, and in the shell put quotes around a "
+            "value with spaces, brackets or braces: 'KEY=[A,B]'."
+        )
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return (
+            f"{found.group(1)}: several values make a sweep: adaptkit train -m {found.group(1)}. "
+            "A list is written in brackets: KEY=[A,B]."
+        )
+    if key := re.search(r"Interpolation key '([^']+)' not found", text):
+        named = [o for o in overrides if key.group(1) in o] or ["the configuration"]
+        return f"{named[0]}: there is no option {key.group(1)}."
+    return " ".join(text.split())
+
+
+def unreadable(text: str, overrides: list[str]) -> str | None:
+    """Return the word that is no override: the one Hydra names, or the first it cannot parse."""
+    if found := re.search(r"Error parsing override '([^']*)'", text):
+        return found.group(1)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for word in (o for o in overrides if "=" in o):  # others may be values of flags
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            return word
+    return None
+
+
+def near_leaf(key: str, known: list[str]) -> str:
+    """Suggest options whose last word resembles the last word of `key`, or list the groups."""
+    leaf = key.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == leaf]
+    if same:
+        return f"did you mean {' or '.join(same[:3])}?"
+    return f"groups: {', '.join(GROUPS)}; all options: adaptkit train --cfg job."
+
+
+def known_keys(overrides: list[str]) -> list[str]:
+    """Return every key that can be set, given the groups the user chose."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    choices = [
+        o
+        for o in overrides
+        if (g := o.partition("=")[0]) in GROUPS and o.partition("=")[2] in options(g)
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra_compose("config", choices)
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, Mapping):
+            return [prefix]
+        below = [k for name in node for k in walk(node[name], f"{prefix}.{name}".lstrip("."))]
+        return [prefix, *below] if prefix else below
+
+    return [*walk(OmegaConf.to_container(cfg), ""), *GROUPS]
+
+
+# Overrides that do not belong into the name of a run's folder: they stand in the path already, or
+# say only where and how a run is carried out.
+UNNAMED = (
+    "task",
+    "model",
+    "method",
+    "seed",
+    "output_dir",
+    "trainer.resume",
+    "data.root",
+    "tracker",
+)
+
+
+def variant(overrides: list[str]) -> str:
+    """Name what the remaining overrides change, so that two runs never share a folder.
+
+    Readable while short; where characters had to be replaced or cut, a hash keeps names apart.
+    """
+    kept = sorted(o for o in overrides if o.lstrip("+~").partition("=")[0] not in UNNAMED)
+    full = ",".join(kept)
+    name = re.sub(r"[^A-Za-z0-9=.,\-+]", "_", full)[:96]
+    digest = hashlib.sha256(full.encode()).hexdigest()[:8]
+    return (name if name == full else f"{name}-{digest}") or "default"
+
+
+def register_resolvers() -> None:
+    """Make `${adaptkit.variant:...}`, `.stem` and `.data_root` known to OmegaConf."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("adaptkit.variant", lambda o: variant(list(o)), replace=True)
+    OmegaConf.register_new_resolver(
+        "adaptkit.data_root", lambda: os.environ.get("ADAPTKIT_DATA") or None, replace=True
+    )
+    OmegaConf.register_new_resolver("adaptkit.cwd", os.getcwd, replace=True)
+    OmegaConf.register_new_resolver("adaptkit.stem", lambda path: Path(path).stem, replace=True)
