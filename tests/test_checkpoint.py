@@ -342,7 +342,7 @@ def test_other_settings_are_refused(copy, place):
 def failed(directory: Path) -> str:
     record = json.loads((directory / "result.json").read_text())
     assert record["status"] == "failed"
-    assert "score" not in record
+    assert (record["score"], record["scores"]) == (None, {})
     return record["error"]
 
 

@@ -12,6 +12,20 @@ Rank-stabilised: s = alpha / sqrt r (Kalajdzievski 2023, arXiv:2312.03732). LoRA
 
 Count: the sum of r (in + out) over the adapted maps; 4 H r L for query and value of an encoder;
 r (V + d) for the embeddings.
+
+    >>> import torch
+    >>> from transformers import GPT2Config, GPT2ForSequenceClassification
+    >>> from adaptkit.adaptation import count
+    >>> from adaptkit.models.loading import head_names
+    >>> size = dict(vocab_size=20, n_embd=8, n_layer=1, n_head=2)
+    >>> model = GPT2ForSequenceClassification(GPT2Config(**size))
+    >>> context = Context(None, torch.Generator().manual_seed(0), total_updates=10)
+    >>> adapted = LoRA(rank=2).adapt(Adaptation.of(model, head_names(model)), context)
+    >>> count(adapted).body_trainable  # query and value share a map, each has a pair of its own
+    64
+    >>> adapted.merge()  # folded into the weights: nothing is left of the pairs
+    >>> [name for name, _ in model.named_parameters() if "lora" in name]
+    []
 """
 
 from __future__ import annotations

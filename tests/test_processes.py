@@ -1,0 +1,93 @@
+"""Two processes: the same updates, losses, answers and record as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from families import save_tiny
+from safetensors.torch import load_file
+from test_forms import KINDS, overrides_of
+
+SCRIPT = '''
+import sys
+from dataclasses import replace
+from adaptkit.config.compose import compose
+from adaptkit.config.settings import settings
+from adaptkit.runs.run import Interface, run
+
+
+class TwoPasses:
+    """A penalty that calls the model a second time, with other segments."""
+
+    def adapt(self, start, context):
+        def penalty(forward, batch, outputs, step):
+            types = 1 - batch.inputs["token_type_ids"]
+            return (forward(token_type_ids=types).logits - outputs.logits).square().mean()
+
+        return start.plus(penalty={"passes": penalty})
+
+
+made = settings(compose(sys.argv[1:]))
+if "TWO_PASSES" in __import__("os").environ:
+    made = replace(made, method=TwoPasses(), method_name="test")
+run(made, Interface(lambda _: None, lambda _: ()))
+'''
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of one layer without dropout."""
+    folder = save_tiny("bert", tmp_path_factory.mktemp("quiet") / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config | off | {"num_hidden_layers": 1}))
+    return folder
+
+
+def carry_out(processes: int, script: Path, overrides: list[str], **variables: str) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables,
+                   "PYTHONPATH": str(Path(__file__).parent.parent)}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *(launch if processes > 1 else []), str(script), *overrides],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("kind", ["classify", "tag"])
+@pytest.mark.parametrize("variables", [{}, {"TWO_PASSES": "1"}], ids=["plain", "two passes"])
+def test_two_processes_make_the_run_of_one(kind, variables, quiet, tmp_path):
+    """13 rows in updates of 8, the last one uneven; tags count words, so weights differ."""
+    if kind == "tag" and variables:
+        pytest.skip("the penalty is a mean over rows of one length")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    more = ["trainer.keep=best", "trainer.log_every=1", "trainer.eval_batch_size=4"]
+    for processes, size in ((1, 8), (2, 4)):
+        directory = tmp_path / str(processes) / "run"
+        sizes = f"trainer.batch_size={size}"
+        carry_out(processes, script, overrides_of(directory, kind, quiet, *more, sizes),
+                  **variables)  # fmt: skip
+    one, two = tmp_path / "1" / "run", tmp_path / "2" / "run"
+    assert len(KINDS[kind].rows) == 9  # 13 rows are written of these
+    deltas = [load_file(run / "delta.safetensors") for run in (one, two)]
+    assert deltas[0].keys() == deltas[1].keys()
+    for name, tensor in deltas[0].items():
+        torch.testing.assert_close(tensor, deltas[1][name], rtol=1e-5, atol=2e-6)
+    logs = [[json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+            for run in (one, two)]  # fmt: skip
+    assert len(logs[0]) == len(logs[1]) > 4
+    for first, second in zip(*logs, strict=True):
+        first.pop("seconds"), second.pop("seconds")
+        assert first == pytest.approx(second, rel=1e-4, abs=1e-5)
+    records = [json.loads((run / "result.json").read_text()) for run in (one, two)]
+    assert [record["processes"] for record in records] == [1, 2]
+    assert records[0]["scores"] == pytest.approx(records[1]["scores"], rel=1e-4)
+    assert (one / "predictions.jsonl").read_text() == (two / "predictions.jsonl").read_text()
