@@ -166,6 +166,8 @@ def test_no_assert_no_print(path: Path) -> None:
 NEEDED = {  # what has no default
     ("task", "classify"): ["task.path=rows.csv", "task.text=[sentence]"],
     ("task", "regress"): ["task.path=rows.csv", "task.text=[sentence]"],
+    ("task", "tag"): ["task.path=rows.jsonl"],
+    ("task", "choice"): ["task.path=rows.csv", "task.text=premise", "task.choices=[a,b]"],
     ("model", "auto"): ["model.path=some/model"],
 }
 ALL = [(part, name) for part in groups.GROUPS for name in groups.options(part)]

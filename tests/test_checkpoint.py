@@ -135,7 +135,7 @@ def test_history(place, tmp_path):
 def test_config_is_enough_to_rebuild(finished):
     saved = load_run(finished[0])
     assert saved.settings.method.rank == 8
-    assert saved.settings.task.classes == LABELS  # read off the data
+    assert saved.settings.task.classes == LABELS
     assert saved.settings.plain == load_plain(finished[0] / "config.yaml")
     assert saved.result.as_dict() == json.loads((finished[0] / "result.json").read_text())
 
@@ -272,6 +272,14 @@ def test_second_process_is_refused(tmp_path):
 
 
 def test_whole_run_verifies(copy):
+    assert verify(copy) == ""
+
+
+def test_record_is_not_asked_for_the_classes(copy):
+    """config.yaml holds them."""
+    record = json.loads((copy / "result.json").read_text())
+    del record["labels"]
+    (copy / "result.json").write_text(json.dumps(record))
     assert verify(copy) == ""
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,9 @@ def test_prompts_are_not_among_what_is_pooled(family: str) -> None:
 
 def test_a_probe_has_its_own_pooling() -> None:
     model = classifier("bert")
-    Pooled("mean").attach(model.base_model)
+    pooled = replace(context("bert"), pooling="mean")
     with pytest.raises(AdaptError, match=r"model\.pooling=mean.*Leave it out.*method\.pooling"):
-        Probe().adapt(Adaptation.of(model, head_names(model)), context("bert"))
+        Probe().adapt(Adaptation.of(model, head_names(model)), pooled)
 
 
 def test_a_run_reloads_and_evaluates_as_it_was(checkpoints: Any, tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError, invalid, one_of
-from adaptkit.tasks import source
 from adaptkit.tasks.forms.choice import ChoiceForm, alternatives_of
-from adaptkit.tasks.table import TableTask, with_column
+from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ class Choice(TableTask):
     connect: str | None = None  # column that says how context and choice hang together
     connectives: dict[str, str] = field(default_factory=dict)  # its value -> words between them
     metric: str = "accuracy"
-
-    bound = True
-    classes = ()
 
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, ("accuracy",))
@@ -53,10 +49,6 @@ class Choice(TableTask):
         """A classifier with one output per choice's sequence."""
         return ChoiceForm(self.text, self.choices, self.max_length, self.connect, self.connectives)
 
-    def with_classes(self, classes: tuple[str, ...]) -> Choice:
-        """Return this task: choices have no names."""
-        return self
-
     def check(self, rows: Dataset, split: str) -> None:
         """Check the texts, that there are two choices or more, and the connecting words.
 
@@ -64,7 +56,7 @@ class Choice(TableTask):
             AdaptError: a row breaks a rule; the message names it.
         """
         several = len(self.choices) > 1
-        self.texts(rows, split, (self.text, *(self.choices if several else ())))
+        self.check_texts(rows, split, (self.text, *(self.choices if several else ())))
         for number, row in enumerate(rows, 1):
             where = f"task {self.name}, split {split}, row {number}"
             found = row[self.choices[0]] if not several else alternatives_of(row, self.choices)
@@ -77,28 +69,12 @@ class Choice(TableTask):
                     f"{', '.join(self.connectives)}."
                 )
 
-    def load(self, data: source.Data, seed: int, train: bool = True) -> Splits:
-        """Read, check and sample the splits; the column `label` holds numbers from 0.
+    def read_labels(self, rows: Dataset, split: str) -> list[int]:
+        """Return the number of the right choice of every row, counted from 0.
 
         Raises:
-            AdaptError: a missing column or split, or a label that is not the number of a choice.
+            AdaptError: a value is not the number of a choice.
         """
-        origin, columns = self.origin(data), (*self.columns, self.label)
-
-        def rows(split: str, count: int | None) -> Dataset:
-            raw = self.read(data, split, origin, columns)
-            self.check(raw, split)
-            numbers = self._numbers(raw, split)
-            kept = list(dict.fromkeys(["id", *self.columns, LABEL]))
-            labelled = with_column(raw, LABEL, numbers).select_columns(kept)
-            return source.subset(labelled, count, seed, [str(number) for number in numbers])
-
-        validation = {s: rows(name, data.eval_rows) for s, name in self.scored().items()}
-        return Splits(
-            self, rows(self.train, data.train_rows) if train else None, validation, origin
-        )
-
-    def _numbers(self, rows: Dataset, split: str) -> list[int]:
         numbers = []
         for number, row in enumerate(rows, 1):
             value, count = row[self.label], len(alternatives_of(row, self.choices))
@@ -112,6 +88,10 @@ class Choice(TableTask):
                 )
             numbers.append(int(value))
         return numbers
+
+    def strata(self, labels: Sequence[int]) -> list[str]:
+        """Return the numbers of the choices."""
+        return [str(number) for number in labels]
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
         """Return the share of right choices."""

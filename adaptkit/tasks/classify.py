@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError, one_of
-from adaptkit.tasks import source
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.labels import Namer, classes_in
-from adaptkit.tasks.table import TableTask, with_column
+from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
 
 if TYPE_CHECKING:
@@ -44,6 +43,11 @@ class Classify(TableTask):
         return METRICS[self.metric]
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns."""
+        return self.text
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes in the order of their numbers."""
         return tuple(str(label) for label in self.labels)
@@ -53,86 +57,52 @@ class Classify(TableTask):
         """True if the classes are known."""
         return bool(self.labels)
 
-    def with_classes(self, classes: tuple[str, ...]) -> Classify:
-        """Return the task with its classes in another order."""
-        return replace(self, labels=classes)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The text columns."""
-        return self.text
-
-    def check(self, rows: Dataset, split: str) -> None:
-        """Check that the texts are texts."""
-        self.texts(rows, split, self.text)
-
     @property
     def form(self) -> HeadForm:
         """A sequence classifier with one output per class."""
         return HeadForm(self.text, self.classes, self.max_length)
 
-    def load(self, data: source.Data, seed: int, train: bool = True) -> Splits:
-        """Read, check and sample the splits; the column `label` holds the classes' names.
+    def with_classes(self, classes: tuple[str, ...]) -> Classify:
+        """Return the task with its classes in another order."""
+        return replace(self, labels=classes)
+
+    def bind(self, rows: Dataset) -> Classify:
+        """Return the task with the classes that the label column holds, if it names none itself.
 
         Raises:
-            AdaptError: a missing column or split, labels that are no classes, or only one class.
+            AdaptError: the column holds no classes, or too many for the metric.
         """
-        origin, columns = self.origin(data), (*self.text, self.label)
-        raw = {
-            suffix: self.read(data, name, origin, columns) for suffix, name in self.scored().items()
-        }
-        raw_train = self.read(data, self.train, origin, columns) if train else None
-        seen = raw[""] if raw_train is None else raw_train
-        task = self if self.labels else replace(self, labels=self._classes(seen))
+        task = self
+        if not self.labels:
+            where = f"task {self.name}: column {self.label!r}"
+            stored = names_in(rows, self.label)
+            task = replace(self, labels=classes_in(rows[self.label][:], stored, where))
         if self.metric == "accuracy_and_f1" and len(task.labels) != 2:
             raise AdaptError(
                 f"task.metric={self.metric}: needs two classes, not {len(task.labels)}."
             )
-        validation = {
-            suffix: task.named(rows, self.scored()[suffix], data.eval_rows, seed)
-            for suffix, rows in raw.items()
-        }
-        rows = None
-        if raw_train is not None:
-            task.check_several(raw_train)
-            rows = task.named(raw_train, self.train, data.train_rows, seed)
-        return Splits(task, rows, validation, origin)
+        return task
 
-    def _classes(self, rows: Dataset) -> tuple[str, ...]:
-        where = f"task {self.name}: column {self.label!r}"
-        return classes_in(rows[self.label][:], names_in(rows, self.label), where)
-
-    def check_several(self, rows: Dataset) -> None:
-        """Reject a split in which all rows have one label.
-
-        Raises:
-            AdaptError: they have; there is nothing to learn.
-        """
-        names = set(self.class_names(rows, self.train))
-        if len(names) < 2:
-            raise AdaptError(
-                f"task {self.name}, split {self.train}: all {len(rows)} rows have the label "
-                f"{names.pop()!r}; there is nothing to tell apart."
-            )
-
-    def named(self, rows: Dataset, split: str, count: int | None, seed: int) -> Dataset:
-        """Return checked rows, at most `count`, with the classes' names as labels."""
-        self.check(rows, split)
-        names = self.class_names(rows, split)
-        labelled = with_column(rows, LABEL, names)
-        keep = ["id", *self.text, LABEL]
-        labelled = labelled.select_columns(list(dict.fromkeys(keep)))
-        return source.subset(labelled, count, seed, names)
-
-    def class_names(self, rows: Dataset, split: str) -> list[str]:
+    def read_labels(self, rows: Dataset, split: str) -> list[str]:
         """Return the class of every row.
 
         Raises:
-            AdaptError: a value is none of the classes, or the file names other classes.
+            AdaptError: a value is none of the classes, the file names other classes, or all rows of
+                the training split have one class.
         """
-        stored = names_in(rows, self.label)
-        namer = Namer(self.classes, stored, f"task {self.name}, split {split}")
-        return [namer.name(value, row) for row, value in enumerate(rows[self.label][:], 1)]
+        where = f"task {self.name}, split {split}"
+        namer = Namer(self.classes, names_in(rows, self.label), where)
+        names = [namer.name(value, row) for row, value in enumerate(rows[self.label][:], 1)]
+        if split == self.train and len(set(names)) < 2:
+            raise AdaptError(
+                f"{where}: all {len(rows)} rows have the label {names[0]!r}; there is nothing to "
+                "tell apart."
+            )
+        return names
+
+    def strata(self, labels: Sequence[str]) -> list[str]:
+        """Return the classes."""
+        return list(labels)
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
         """Return the task's metrics of the classes' names."""

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError, one_of
-from adaptkit.tasks import source
 from adaptkit.tasks.classify import check_texts
 from adaptkit.tasks.forms.head import HeadForm
-from adaptkit.tasks.table import TableTask, with_column
+from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
 
 if TYPE_CHECKING:
@@ -25,9 +24,6 @@ class Regress(TableTask):
     text: tuple[str, ...] = ()  # one column, or two for a pair
     metric: str = "correlations"
 
-    bound = True
-    classes = ()
-
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, ("correlations",))
         super().__post_init__()
@@ -37,45 +33,22 @@ class Regress(TableTask):
         """Return the names of the metric's scores."""
         return ("pearson", "spearmanr")
 
-    def with_classes(self, classes: tuple[str, ...]) -> Regress:
-        """Return this task: numbers have no names."""
-        return self
-
     @property
     def columns(self) -> tuple[str, ...]:
         """The text columns."""
         return self.text
-
-    def check(self, rows: Dataset, split: str) -> None:
-        """Check that the texts are texts."""
-        self.texts(rows, split, self.text)
 
     @property
     def form(self) -> HeadForm:
         """A sequence classifier with one output."""
         return HeadForm(self.text, (), self.max_length)
 
-    def load(self, data: source.Data, seed: int, train: bool = True) -> Splits:
-        """Read, check and sample the splits; the column `label` holds numbers.
+    def read_labels(self, rows: Dataset, split: str) -> list[float]:
+        """Return the number of every row.
 
         Raises:
-            AdaptError: a missing column or split, or labels that are no finite numbers.
+            AdaptError: a value is not a finite number.
         """
-        origin, columns = self.origin(data), (*self.text, self.label)
-
-        def rows(split: str, count: int | None) -> Dataset:
-            raw = self.read(data, split, origin, columns)
-            self.check(raw, split)
-            labelled = with_column(raw, LABEL, self._numbers(raw, split))
-            kept = labelled.select_columns(list(dict.fromkeys(["id", *self.text, LABEL])))
-            return source.subset(kept, count, seed)
-
-        validation = {s: rows(name, data.eval_rows) for s, name in self.scored().items()}
-        return Splits(
-            self, rows(self.train, data.train_rows) if train else None, validation, origin
-        )
-
-    def _numbers(self, rows: Dataset, split: str) -> list[float]:
         numbers = []
         for row, value in enumerate(rows[self.label][:], 1):
             try:

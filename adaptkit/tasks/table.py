@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
 from adaptkit.tasks import source
-from adaptkit.tasks.task import ID, LABEL
+from adaptkit.tasks.task import ID, LABEL, Answer, Form, Splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 @dataclass(frozen=True)
-class TableTask:
-    """Rows of a table, and which scores compare runs. Fields are keys of a task's YAML."""
+class TableTask(ABC):
+    """Rows of a table, and which scores compare runs. Fields are keys of a task's YAML.
+
+    A kind of task adds its columns, `scores`, `form`, `read_labels`, `score` and `baseline`; a kind
+    with classes also `bind`.
+    """
 
     name: str
     version: int = 1  # of what is asked and scored: changes when scores stop being comparable
@@ -41,9 +46,9 @@ class TableTask:
         if self.best:
             one_of("task.best", self.best, (*names, *further))
 
+    @abstractmethod
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores, the deciding one first."""
-        raise NotImplementedError
 
     @property
     def headline(self) -> str:
@@ -117,7 +122,96 @@ class TableTask:
             )
         return with_column(rows, ID, ids)
 
-    def texts(self, rows: Dataset, split: str, columns: Sequence[str]) -> None:
+    # ---- what a kind of task must say ----
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that a row to predict must have."""
+
+    @property
+    @abstractmethod
+    def form(self) -> Form:
+        """The form of a bound task."""
+
+    @abstractmethod
+    def read_labels(self, rows: Dataset, split: str) -> list[Any]:
+        """Return the label of every row, of the same form as an answer.
+
+        Raises:
+            AdaptError: a value is not a label; the message names the row.
+        """
+
+    @abstractmethod
+    def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
+        """Return the task's metrics of one answer per row."""
+
+    @abstractmethod
+    def baseline(self, splits: Splits) -> tuple[str, float]:
+        """Return the name of a trivial predictor, and its headline score on the validation rows."""
+
+    # ---- what it may change ----
+
+    @property
+    def bound(self) -> bool:
+        """True if nothing has to be read off the data any more."""
+        return True
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; none for numbers and texts."""
+        return ()
+
+    def bind(self, rows: Dataset) -> TableTask:
+        """Return the task with what must be read off the rows (its classes) filled in."""
+        return self
+
+    def with_classes(self, classes: tuple[str, ...]) -> TableTask:
+        """Return the task with its classes in another order."""
+        return self
+
+    def strata(self, labels: Sequence[Any]) -> list[str] | None:
+        """Return what a subset keeps the proportions of, one value per row; None: nothing."""
+        return None
+
+    def check(self, rows: Dataset, split: str) -> None:
+        """Check that the columns hold texts.
+
+        Raises:
+            AdaptError: a value is not a text; the message names row and column.
+        """
+        self.check_texts(rows, split, self.columns)
+
+    # ---- loading ----
+
+    def load(self, data: source.Data, seed: int, train: bool = True) -> Splits:
+        """Read, check and sample the splits.
+
+        Raises:
+            AdaptError: a split, column or value is missing or wrong; the message names it.
+        """
+        origin, columns = self.origin(data), (*self.columns, self.label)
+        raw = {s: self.read(data, name, origin, columns) for s, name in self.scored().items()}
+        raw_train = self.read(data, self.train, origin, columns) if train else None
+        task = self.bind(raw[""] if raw_train is None else raw_train)
+        validation = {
+            suffix: task.labelled(rows, self.scored()[suffix], data.eval_rows, seed)
+            for suffix, rows in raw.items()
+        }
+        rows = None
+        if raw_train is not None:
+            rows = task.labelled(raw_train, self.train, data.train_rows, seed)
+        return Splits(task, rows, validation, origin)
+
+    def labelled(self, rows: Dataset, split: str, count: int | None, seed: int) -> Dataset:
+        """Return checked rows, at most `count`, with `id`, the task's columns and `label`."""
+        self.check(rows, split)
+        labels = self.read_labels(rows, split)
+        kept = list(dict.fromkeys([ID, *self.columns, LABEL]))
+        named = with_column(rows, LABEL, labels).select_columns(kept)
+        return source.subset(named, count, seed, self.strata(labels))
+
+    def check_texts(self, rows: Dataset, split: str, columns: Sequence[str]) -> None:
         """Check that columns hold texts.
 
         Raises:

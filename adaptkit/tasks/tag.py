@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, one_of
-from adaptkit.tasks import source
 from adaptkit.tasks.forms.tag import TagForm
 from adaptkit.tasks.labels import Namer, classes_in
-from adaptkit.tasks.table import TableTask, with_column
+from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
 
 if TYPE_CHECKING:
@@ -70,44 +69,23 @@ class Tag(TableTask):
                     f"{str(words)[:60]}, not a list of words."
                 )
 
-    def load(self, data: source.Data, seed: int, train: bool = True) -> Splits:
-        """Read, check and sample the splits; the column `label` holds lists of the tags' names.
-
-        Raises:
-            AdaptError: a missing column or split, or a row with more or fewer tags than words.
-        """
-        origin, columns = self.origin(data), (self.words, self.label)
-        raw = {s: self.read(data, name, origin, columns) for s, name in self.scored().items()}
-        raw_train = self.read(data, self.train, origin, columns) if train else None
-        seen = raw[""] if raw_train is None else raw_train
-        task = self if self.labels else replace(self, labels=self._classes(seen))
-        validation = {
-            suffix: task.named(rows, self.scored()[suffix], data.eval_rows, seed)
-            for suffix, rows in raw.items()
-        }
-        rows = None
-        if raw_train is not None:
-            rows = task.named(raw_train, self.train, data.train_rows, seed)
-        return Splits(task, rows, validation, origin)
-
-    def _classes(self, rows: Dataset) -> tuple[str, ...]:
+    def bind(self, rows: Dataset) -> Tag:
+        """Return the task with the tags that the label column holds, if it names none itself."""
+        if self.labels:
+            return self
         values = (tag for tags in rows[self.label][:] for tag in tags)
         where = f"task {self.name}: column {self.label!r}"
-        return classes_in(values, self._stored(rows), where)
+        return replace(self, labels=classes_in(values, names_in_lists(rows, self.label), where))
 
-    def _stored(self, rows: Dataset) -> tuple[str, ...] | None:
-        names = getattr(getattr(rows.features[self.label], "feature", None), "names", None)
-        return tuple(names) if names else None
-
-    def named(self, rows: Dataset, split: str, count: int | None, seed: int) -> Dataset:
-        """Return checked rows, at most `count`, with the tags' names as labels.
+    def read_labels(self, rows: Dataset, split: str) -> list[list[str]]:
+        """Return the tags of every row.
 
         Raises:
             AdaptError: a row has more or fewer tags than words, or a tag that is none.
         """
-        self.check(rows, split)
         where = f"task {self.name}, split {split}"
-        namer, labels = Namer(self.classes, self._stored(rows), where), []
+        namer = Namer(self.classes, names_in_lists(rows, self.label), where)
+        labels = []
         columns = zip(rows[self.words][:], rows[self.label][:], strict=True)
         for number, (words, tags) in enumerate(columns, 1):
             if not isinstance(tags, list) or len(tags) != len(words):
@@ -116,8 +94,7 @@ class Tag(TableTask):
                     f"{str(tags)[:60]}. Every word needs one tag."
                 )
             labels.append([namer.name(tag, number) for tag in tags])
-        labelled = with_column(rows, LABEL, labels).select_columns(["id", self.words, LABEL])
-        return source.subset(labelled, count, seed)
+        return labels
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
         """Return the metric of lists of tags."""
@@ -136,3 +113,9 @@ class Tag(TableTask):
         (name, _), *_ = counts.most_common(1)
         scores = self.score([[name] * len(tags) for tags in rows[LABEL][:]], rows)
         return "majority tag", scores.get(self.headline, float("nan"))
+
+
+def names_in_lists(rows: Dataset, column: str) -> tuple[str, ...] | None:
+    """Return the tags' names that a file stores with a column of lists of numbers."""
+    names = getattr(getattr(rows.features[column], "feature", None), "names", None)
+    return tuple(names) if names else None

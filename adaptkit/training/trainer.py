@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +29,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from adaptkit.adaptation import Batch, Step
-from adaptkit.errors import AdaptError
 from adaptkit.storage.files import to_json, write_text
 from adaptkit.training import state
 from adaptkit.training.arguments import parameter_groups, training_arguments
 from adaptkit.training.batching import BucketSampler, Feed, Shards
 from adaptkit.training.hooks import Hooks
+from adaptkit.training.losses import Losses
 from adaptkit.training.precision import autocast
 from adaptkit.training.scorer import Scored, Scorer, distributed, flat_scores
 from adaptkit.training.settings import Recipe
@@ -68,9 +67,7 @@ class AdaptTrainer(Trainer):
         self.adaptation = scorer.prepared.adaptation
         self.feed, self.validation, self.progress = train, validation, state.TrainingState()
         self.kept: tuple[int, dict[str, Scored]] = (-1, {})  # update, what was scored after it
-        self._sums: dict[str, float] = defaultdict(float)  # loss and penalties since the last log
-        self._summed: set[int] = set()  # the updates in these sums
-        self._pending: list[tuple[int, dict[str, Tensor]]] = []  # update, terms of a batch
+        self.losses = Losses(recipe.optimizer.lr)
         self._written = 0  # lines of history.jsonl
         device = scorer.prepared.device
         super().__init__(
@@ -93,7 +90,7 @@ class AdaptTrainer(Trainer):
             self.adaptation,
             now=self.now,
             skipped=lambda: self.accelerator.optimizer_step_was_skipped,
-            check_losses=self.check_losses,
+            check_losses=self.losses.check,
             set_epoch=lambda epoch: self.batches.set_epoch(epoch),
         )
 
@@ -158,38 +155,8 @@ class AdaptTrainer(Trainer):
             for name, penalty in self.adaptation.penalty.items():
                 share = batch.weight / whole
                 terms[name] = share * penalty(forward, batch, outputs, self.now())
-        update = self.state.global_step + 1
-        self._pending.append((update, {name: term.detach() for name, term in terms.items()}))
+        self.losses.add(self.state.global_step + 1, terms)
         return sum(terms.values()) * self.args.world_size  # DDP takes the mean of the gradients
-
-    def check_losses(self) -> None:
-        """Add up the terms since the last check: one transfer from the device, not one a step.
-
-        Raises:
-            AdaptError: one of them is not a number; the message names the update.
-        """
-        if not self._pending:
-            return
-        names = list(self._pending[0][1])
-        table = torch.stack(
-            [torch.stack([terms[name].float() for name in names]) for _, terms in self._pending]
-        )
-        if distributed():
-            dist.all_reduce(table)  # the shares of all processes
-        for (update, _), row in zip(self._pending, table.tolist(), strict=True):
-            for name, value in zip(names, row, strict=True):
-                if not math.isfinite(value):
-                    raise AdaptError(self._diverged(name, value, update))
-                self._sums[name] += value
-            self._summed.add(update)
-        self._pending.clear()
-
-    def _diverged(self, name: str, value: float, update: int) -> str:
-        return (
-            f"{name} is {value} at update {update}: the run has diverged. Checkpoints before it "
-            f"are kept. Lower optimizer.lr (now {self.recipe.optimizer.lr:g}), raise "
-            "optimizer.warmup_ratio, or use trainer.precision=fp32."
-        )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Group what trains by weight decay (matrices only) and learning-rate factor."""
@@ -309,10 +276,7 @@ class AdaptTrainer(Trainer):
         if "train_runtime" in logs:
             return  # the Trainer's summary; the run's record has it
         if "loss" in logs:
-            logs |= {name: total / len(self._summed) for name, total in self._sums.items()}
-            logs["lr"] = logs.pop("learning_rate")
-            self._sums.clear()
-            self._summed.clear()
+            logs |= self.losses.averages() | {"lr": logs.pop("learning_rate")}
         logs["seconds"] = round(self.progress.elapsed(), 3)
         super().log(logs, start_time)
         self.write_history()

@@ -1,0 +1,64 @@
+"""The terms of the loss since the last log: summed over batches and processes, and averaged."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from adaptkit.errors import AdaptError
+from adaptkit.training.scorer import distributed
+
+
+class Losses:
+    """Terms by name. Those of one batch are its share of its update, so that they add up."""
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr  # for messages
+        self.pending: list[tuple[int, dict[str, Tensor]]] = []  # update, terms of a batch
+        self.sums: dict[str, float] = defaultdict(float)
+        self.updates: set[int] = set()  # in these sums
+
+    def add(self, update: int, terms: Mapping[str, Tensor]) -> None:
+        """Note the terms [] of one batch."""
+        self.pending.append((update, {name: term.detach() for name, term in terms.items()}))
+
+    def check(self) -> None:
+        """Add up what was noted: one transfer from the device, not one a step.
+
+        Raises:
+            AdaptError: a term is not a number; the message names the update.
+        """
+        if not self.pending:
+            return
+        names = list(self.pending[0][1])
+        table = torch.stack(
+            [torch.stack([terms[name].float() for name in names]) for _, terms in self.pending]
+        )
+        if distributed():
+            dist.all_reduce(table)  # the shares of all processes
+        for (update, _), row in zip(self.pending, table.tolist(), strict=True):
+            for name, value in zip(names, row, strict=True):
+                if not math.isfinite(value):
+                    raise AdaptError(self._diverged(name, value, update))
+                self.sums[name] += value
+            self.updates.add(update)
+        self.pending.clear()
+
+    def averages(self) -> dict[str, float]:
+        """Return the means over the updates since the last call."""
+        means = {name: total / len(self.updates) for name, total in self.sums.items()}
+        self.sums.clear()
+        self.updates.clear()
+        return means
+
+    def _diverged(self, name: str, value: float, update: int) -> str:
+        return (
+            f"{name} is {value} at update {update}: the run has diverged. Checkpoints before it "
+            f"are kept. Lower optimizer.lr (now {self.lr:g}), raise optimizer.warmup_ratio, or use "
+            "trainer.precision=fp32."
+        )
