@@ -110,7 +110,7 @@ class Adaptation:
     finish: tuple[Callable[[], None], ...] = ()
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # name pattern -> factor
     features: Callable[[Mapping[str, Tensor]], Tensor] | None = None  # see below
-    # Folds what was learnt into the body's own weights; `no_op` if it is there already. None: it
+    # Folds what was trained into the body's own weights; `no_op` if it is there already. None: it
     # cannot be folded in.
     merge: Callable[[], None] | None = None
     extra_tokens: int = 0  # by which the body's input is longer than the text (a prompt)
@@ -123,7 +123,7 @@ class Adaptation:
 
     @classmethod
     def of(cls, model: nn.Module, head: frozenset[str]) -> Adaptation:
-        """Return the full fine-tuning of `model`: everything learns, nothing is added."""
+        """Return the full fine-tuning of `model`: everything trains, nothing is added."""
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         named = dict(model.named_parameters())
@@ -177,7 +177,7 @@ class Adaptation:
         )
 
     def body_trainable(self) -> dict[str, nn.Parameter]:
-        """Return what learns outside the head."""
+        """Return what trains outside the head."""
         return {n: p for n, p in self.trainable.items() if n not in self.head}
 
     def factor(self, name: str) -> float:
@@ -205,8 +205,8 @@ class Adaptation:
             if name.rpartition(".")[2].startswith("delta_")
         }
         there = {name for name, _ in self.model.named_parameters()}
-        learnt = {n: p.detach() for n, p in self.trainable.items() if n in there}
-        return {**learnt, **buffers}
+        trained = {n: p.detach() for n, p in self.trainable.items() if n in there}
+        return {**trained, **buffers}
 
     def load_delta(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy saved tensors in place.

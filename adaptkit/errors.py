@@ -1,6 +1,6 @@
 """The two kinds of failure a user sees, and the checks that raise them.
 
-    AdaptError          something the user can mend: exit status 2, no traceback
+    AdaptError          a problem that the user can fix: exit status 2, no traceback
     ├── ConfigError     a field of the configuration breaks a rule
     └── MachineError    disk, network, memory: exit status 1, no traceback
 
@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 
 
 class AdaptError(Exception):
-    """A mistake of the user's: the message says what to do; exit status 2."""
+    """A problem that the user can fix: the message says how; exit status 2."""
 
     status = 2
 
@@ -61,7 +61,8 @@ def unknown(field: str, value: object, known: Iterable[str]) -> ConfigError:
 def at_least(field: str, value: float, low: float) -> None:
     """Raise ConfigError unless `value` >= `low` (and finite)."""
     if not low <= value < float("inf"):
-        raise invalid(field, value, f"must be {low} or more" + ", and finite" * (value > low))
+        finite = ", and finite" if value > low else ""
+        raise invalid(field, value, f"must be {low} or more{finite}")
 
 
 def above(field: str, value: float, low: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from adaptkit.config.compose import compose, load_raw
 from adaptkit.config.groups import CONF, GROUPS, options
@@ -13,6 +13,9 @@ from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, one_of, unknown
 from adaptkit.storage.files import check_free
 from adaptkit.terminal import console
+
+if TYPE_CHECKING:
+    from adaptkit.runs.plan import Plan
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
 
@@ -48,33 +51,36 @@ def plan_(arguments: list[str]) -> int:
     return 0
 
 
-def show_plan(found: Any) -> None:
+def show_plan(costs: Plan) -> None:
     """Print a plan as tables."""
     from rich.console import Console
     from rich.table import Table
 
-    screen, p, m = Console(), found.params, found.memory
-    print(f"{found.method} on {found.model} for {found.task}")
+    screen, p = Console(), costs.params
+    print(f"{costs.method} on {costs.model} for {costs.task}")
     counts = Table("parameters", "", box=None)
     rows = {
-        "total": p.total, "trainable": p.trainable, "  of the body": p.body_trainable,
+        "total": p.total, "trainable": p.trainable, "  of the base model": p.body_trainable,
         "  of the head": p.head_trainable, "stored": p.stored,
     }  # fmt: skip
     for name, value in rows.items():
         counts.add_row(name, f"{value:,}", style=None)
     counts.add_row("trainable %", f"{p.trainable_percent:.4f}")
-    roles = Table("learns", "", box=None)
-    for role, value in sorted(found.roles.items(), key=lambda item: -item[1]):
+    screen.print(counts)
+    roles = Table("trains", "", box=None)
+    for role, value in sorted(costs.roles.items(), key=lambda item: -item[1]):
         roles.add_row(role, f"{value:,}")
-    memory = Table(f"memory ({found.precision})", "", box=None)
-    for name in ("weights", "gradients", "optimizer", "activations", "total"):
-        memory.add_row(name, console.size(getattr(m, name)))
-    for grid in (counts, roles, memory):
-        screen.print(grid)
-    print(
-        f"activations: batch {m.batch_size} of {m.tokens} tokens each, the longest; shorter "
-        f"batches take less. Saved: {console.size(found.delta_bytes)}."
-    )
+    screen.print(roles)
+    if m := costs.memory:
+        memory = Table(f"memory ({costs.precision})", "", box=None)
+        for name in ("weights", "gradients", "optimizer", "activations", "total"):
+            memory.add_row(name, console.size(getattr(m, name)))
+        screen.print(memory)
+        print(
+            f"activations: batch {m.batch_size} of {m.tokens} tokens each, the longest; shorter "
+            "batches take less."
+        )
+    print(f"saved: {console.size(costs.delta_bytes)}")
 
 
 def eval_(arguments: list[str]) -> int:
@@ -185,10 +191,10 @@ def smoke_(arguments: list[str]) -> int:
 
 
 def check_run(directory: Path) -> None:
-    """Refuse what is no run directory before the libraries are loaded."""
+    """Reject what is not a run directory before the libraries are loaded."""
     if not (directory / "config.yaml").is_file():
         raise AdaptError(
-            f"{directory} is no run directory: a finished run holds config.yaml, "
+            f"{directory} is not a run directory: a finished run holds config.yaml, "
             "delta.safetensors and result.json."
         )
 
@@ -201,11 +207,11 @@ def list_(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     if args.kind:
         one_of("list", args.kind, KINDS)
-    found = {kind: describe(kind) for kind in ([args.kind] if args.kind else KINDS)}
+    listing = {kind: describe(kind) for kind in ([args.kind] if args.kind else KINDS)}
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(listing, indent=2))
         return 0
-    for kind, entries in found.items():
+    for kind, entries in listing.items():
         print(kind)
         width = max((len(name) for name in entries), default=0)
         for name, text in entries.items():

@@ -6,7 +6,7 @@ import os
 import sys
 
 COMMANDS = {
-    "train": "adapt a model to a task, score it, save what was learnt",
+    "train": "adapt a model to a task, score it, save what was trained",
     "plan": "parameters, bytes and memory of a run, before it starts",
     "eval": "score a finished run on another task or split",
     "verify": "rebuild a finished run from disk and compare its predictions",

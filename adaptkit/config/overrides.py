@@ -34,13 +34,13 @@ def translate_hydra_errors(overrides: list[str]) -> Iterator[None]:
 def explain(error: BaseException, overrides: list[str]) -> str:
     """Say what is wrong with the overrides, from Hydra's exception."""
     text = str(error)
-    if found := re.search(r"Could not (?:find|load) '([\w.\-]+)/([^']*)'", text):
-        group, option = found.groups()
+    if match := re.search(r"Could not (?:find|load) '([\w.\-]+)/([^']*)'", text):
+        group, option = match.groups()
         known = options(group)
         if known:
             return str(unknown(group, option, known))
-    if found := re.search(r"Could not (?:override|append|delete).*?'([^']+)'", text):
-        key = found.group(1).split("@")[0]
+    if match := re.search(r"Could not (?:override|append|delete).*?'([^']+)'", text):
+        key = match.group(1).split("@")[0]
         known = known_keys(overrides)
         if entry := re.search(rf"full_key: {re.escape(key)}\.(\S+)", str(error.__cause__)):
             new = f"{key}.{entry.group(1)}"
@@ -59,21 +59,21 @@ def explain(error: BaseException, overrides: list[str]) -> str:
             f"{unread}: cannot be read. Write KEY=VALUE, and in the shell put quotes around a "
             "value with spaces, brackets or braces: 'KEY=[A,B]'."
         )
-    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return (
-            f"{found.group(1)}: several values make a sweep: adaptkit train -m {found.group(1)}. "
+            f"{match.group(1)}: several values make a sweep: adaptkit train -m {match.group(1)}. "
             "A list is written in brackets: KEY=[A,B]."
         )
-    if key := re.search(r"Interpolation key '([^']+)' not found", text):
+    if key := re.search(r"Interpolation key '([^']+)' not match", text):
         named = [o for o in overrides if key.group(1) in o] or ["the configuration"]
         return f"{named[0]}: there is no option {key.group(1)}."
     return " ".join(text.split())
 
 
 def unreadable(text: str, overrides: list[str]) -> str | None:
-    """Return the word that is no override: the one Hydra names, or the first it cannot parse."""
-    if found := re.search(r"Error parsing override '([^']*)'", text):
-        return found.group(1)
+    """Return the word that is not an override: the one Hydra names, or the first unparsable."""
+    if match := re.search(r"Error parsing override '([^']*)'", text):
+        return match.group(1)
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -72,7 +72,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigError: a key, type, range or combination is wrong.
     """
-    chosen = {
+    kinds = {
         "method": ("method", METHODS, "methods", "name"),
         "optimizer": ("optimizer", OPTIMIZERS, "optimizers", "name"),
         "task": ("task.kind", TASKS, "tasks", "kind"),
@@ -80,7 +80,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     if absent := [name for name in KEYS if name not in plain]:
         raise ConfigError(f"{', '.join(absent)}: must be set.")
     parts: dict[str, Any] = {}
-    for group, (shown, registry, points, key) in chosen.items():
+    for group, (shown, registry, points, key) in kinds.items():
         node = dict(plain[group])
         cls = registered(shown, registry, points, str(node.pop(key, None)))
         parts[group] = build(cls, node, group)

@@ -12,9 +12,9 @@ encoder is prompted. `init`:
     labels      embeddings of the class names, averaged over a name's tokens; the rest as above
     any other   embeddings of this text's tokens, cut or repeated
 
-`prompts` > 1 trains so many prompts on one body (the paper's ensemble): every example is answered
-once per prompt in one forward pass, the loss is the mean, and the prediction a majority vote. The
-scores of the mean of the logits and of a single prompt (their mean) are recorded beside it.
+`prompts` > 1 trains an ensemble of prompts on one base model (as in the paper): every example is
+answered once per prompt in one forward pass, the loss is the mean, and the prediction a majority
+vote. The scores of the mean logits and of a single prompt (their mean) are recorded next to it.
 
 The paper reads a T5's answer as text; here a head is trained with the prompt.
 

@@ -128,7 +128,7 @@ def write_merged(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
     adaptation = prepared.adaptation
     if adaptation.merge is None:
         raise AdaptError(
-            "it computes something beside the body's own maps that cannot be folded into them, so "
+            "it adds something to the base model that cannot be folded into its weights, so "
             "there is no plain model. Keep the run."
         )
     prepared.reader.tokenizer.save_pretrained(folder)

@@ -82,12 +82,12 @@ def body_of(file: PeftFile, overrides: Sequence[str]) -> list[str]:
     """Return the overrides that name the adapter's own body, where the user names none.
 
     Raises:
-        AdaptError: neither of them does, or an override would change what was learnt.
+        AdaptError: neither of them does, or an override would change what was trained.
     """
     touched = [word.partition("=")[0].lstrip("+~") for word in overrides]
     if fixed := [key for key in touched if key.partition(".")[0] not in FREE]:
         raise AdaptError(
-            f"{fixed[0]}: the adapter says what was learnt; only {', '.join(FREE)} can be set."
+            f"{fixed[0]}: the adapter says what was trained; only {', '.join(FREE)} can be set."
         )
     if any(word.partition("=")[0] in ("model", "model.path") for word in overrides):
         return []

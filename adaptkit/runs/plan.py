@@ -56,7 +56,7 @@ class Plan:
 
 
 def by_role(adaptation: Adaptation, roles: dict[str, str]) -> dict[str, int]:
-    """Count what learns by role: that of the map it stands in, the head, or 'other'."""
+    """Count what trains by role: that of the map it belongs to, the head, or 'other'."""
     counts: Counter[str] = Counter()
     for name, parameter in adaptation.trainable.items():
         # What a method adds stands under the name of the role it belongs to.
@@ -92,13 +92,13 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         )
         adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
         counts = count(adaptation)
-        learns = by_role(adaptation, roles)
+        trains = by_role(adaptation, roles)
         needed = memory_of(run, adaptation, counts, precision, config) if memory else None
         for last in adaptation.finish:
             last()
         counts = replace(counts, stored=count(adaptation).stored)
         return Plan(
-            run.task.name, run.model.name, run.method_name, counts, learns,
+            run.task.name, run.model.name, run.method_name, counts, trains,
             4 * counts.stored, needed, precision,
         )  # fmt: skip
 
@@ -106,7 +106,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
 def memory_of(
     run: Settings, adaptation: Adaptation, counts: Params, precision: str, config: Any
 ) -> Memory:
-    """Estimate the memory of training: what learns is fp32, frozen matrices are in `precision`."""
+    """Estimate the memory of training: what trains is fp32, frozen matrices are in `precision`."""
     size = DTYPES[precision].itemsize
     frozen = sum(
         parameter.numel() * (size if halved(name, parameter) else 4)

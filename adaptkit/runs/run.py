@@ -70,7 +70,7 @@ class Interface:
     """How a run speaks to the user."""
 
     say: Callable[[str], None]
-    callbacks: Callable[[str], tuple[TrainerCallback, ...]]  # what is going on -> progress bar
+    callbacks: Callable[[str], tuple[TrainerCallback, ...]]  # what runs -> its progress bar
 
 
 def run(settings: Settings, interface: Interface) -> RunResult:
@@ -272,8 +272,8 @@ def prove(settings: Settings, splits: Splits, expected: Mapping[str, Tensor]) ->
             )
 
 
-def same(found: Tensor, expected: Tensor, device: torch.device) -> bool:
+def same(outputs: Tensor, expected: Tensor, device: torch.device) -> bool:
     """Compare outputs: to the bit on the CPU, where kernels are deterministic."""
     if device.type == "cpu":
-        return torch.equal(found, expected)
-    return torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
+        return torch.equal(outputs, expected)
+    return torch.allclose(outputs, expected, rtol=1e-3, atol=1e-3)

@@ -50,13 +50,13 @@ def pairs() -> list[tuple[str, str, list[str]]]:
         ("regularizer", name, ["method=full", f"regularizer=[{name}]"])
         for name in options("regularizer")
     ]
-    found = [
+    methods = [
         (f"{group}={name}", mini, [*overrides, "task=sst2", f"model={mini}"])
         for group, name, overrides in tried
         for mini in minis
     ]
     tasks = [name for name in options("task") if name in bundled.sampled_tasks()]
-    return found + [
+    return methods + [
         (f"task={name}", mini, ["method=lora", f"task={name}", f"model={mini}"])
         for name in tasks
         if name != "sst2"
@@ -79,7 +79,7 @@ def smoke(only: list[str], directory: Path | None, tell: Callable[[Result], None
     for word in words:
         if not any(word in row for row, _, _ in everything):
             raise AdaptError(f"smoke {word}: nothing of that name. Try: adaptkit smoke lora.")
-    chosen = [
+    wanted = [
         pair
         for pair in everything
         if (not words or any(word in pair[0] for word in words))
@@ -87,7 +87,7 @@ def smoke(only: list[str], directory: Path | None, tell: Callable[[Result], None
     ]
     results = []
     with no_network(), place(directory) as root:
-        for row, column, overrides in chosen:
+        for row, column, overrides in wanted:
             results.append(one(row, column, overrides, root / column / row.replace("=", "-")))
             tell(results[-1])
     return results

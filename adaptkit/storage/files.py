@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` once it is complete.
+    """Give a temporary path next to `path`; rename it to `path` once it is complete.
 
     Raises:
         MachineError: the disk is full or cannot be written; `path` is as it was before.
@@ -52,7 +52,7 @@ def check_free(folder: Path, option: str) -> None:
 
 @contextlib.contextmanager
 def making_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `folder`; rename it to `folder` once it is complete.
+    """Give a temporary folder next to `folder`; rename it to `folder` once it is complete.
 
     Raises:
         MachineError: the disk is full or cannot be written; nothing is left.
@@ -93,12 +93,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Return JSON that every parser reads: a number that is none (NaN, infinity) becomes null."""
+    """Return JSON that every parser reads: NaN and infinity become null."""
     return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def finite(value: Any) -> Any:
-    """Return plain data in which numbers that are none are None."""
+    """Return plain data in which NaN and infinity are None."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -59,10 +59,10 @@ class Choice(TableTask):
         self.check_texts(rows, split, (self.text, *(self.choices if several else ())))
         for number, row in enumerate(rows, 1):
             where = f"task {self.name}, split {split}, row {number}"
-            found = row[self.choices[0]] if not several else alternatives_of(row, self.choices)
-            texts = isinstance(found, list) and all(isinstance(text, str) for text in found)
-            if not texts or len(found) < 2:
-                raise AdaptError(f"{where}: {str(found)[:60]} are not two texts or more to choose.")
+            texts = alternatives_of(row, self.choices) if several else row[self.choices[0]]
+            are_texts = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+            if not are_texts or len(texts) < 2:
+                raise AdaptError(f"{where}: {str(texts)[:60]} are not two texts or more to choose.")
             if self.connect and str(row[self.connect]) not in self.connectives:
                 raise AdaptError(
                     f"{where}: {self.connect} is {row[self.connect]!r}, and task.connectives knows "

@@ -186,7 +186,7 @@ def _parquet(file: Path) -> Dataset:
         features = Features.from_arrow_schema(table.schema)  # keeps class names, where stored
         return Dataset(table.cast(features.arrow_schema)).cast(features)
     except (pyarrow.ArrowException, OSError) as error:
-        raise AdaptError(f"{file}: is no readable Parquet file: {first_line(error)}.") from error
+        raise AdaptError(f"{file}: is not a readable Parquet file: {first_line(error)}.") from error
 
 
 def _jsonl(file: Path) -> Dataset:
@@ -247,12 +247,14 @@ def _odd_one(rows: list[dict[str, Any]], columns: list[str]) -> str | None:
     for column in columns:
         first: type | None = None
         for number, row in enumerate(rows, 1):
+            if row[column] is None:
+                continue
             kind = type(row[column])
             first = first or kind
-            if row[column] is not None and kind is not first:
+            if kind is not first:
                 return (
-                    f"row {number}: {column} is {row[column]!r}, which is no {first.__name__} as "
-                    "in the rows above; a column holds values of one type"
+                    f"row {number}: {column} is {row[column]!r}, but earlier rows "
+                    f"hold {first.__name__}; a column holds values of one type"
                 )
     return None
 

@@ -1,6 +1,6 @@
 """Number formats: which the hardware computes well, and where each is used.
 
-bf16 and fp16: matrices that stay frozen are kept in the half format, everything that learns has an
+bf16 and fp16: matrices that stay frozen are kept in the half format, everything that trains has an
 fp32 master copy, and the forward pass runs under autocast.
 """
 
@@ -60,7 +60,7 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
 
 
 def cast(adaptation: Adaptation, precision: str) -> None:
-    """Keep what learns in fp32, frozen matrices in `precision`, all other numbers in fp32.
+    """Keep what trains in fp32, frozen matrices in `precision`, all other numbers in fp32.
 
     The linear maps of the head compute in fp32 as well: bf16 has eight bits, so that scores between
     4 and 5 would take 33 values only.

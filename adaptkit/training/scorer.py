@@ -63,10 +63,10 @@ class Scorer:
         scores = self.task.score(answers, rows)
         variants = self.prepared.form.variants(predicted, feed.rows)
         for suffix, lists in variants.items():
-            found = [self.task.score(one, rows) for one in lists]
+            single = [self.task.score(one, rows) for one in lists]
             scores |= {
-                f"{name}_{suffix}": sum(one[name] for one in found) / len(found)
-                for name in found[0]
+                f"{name}_{suffix}": sum(one[name] for one in single) / len(single)
+                for name in single[0]
             }
         return Scored(rows, answers, scores | {"loss": loss})
 
@@ -79,7 +79,7 @@ class Scorer:
         """Return one prediction per example, in order, and the mean loss (nan without labels)."""
         model, form = self.prepared.adaptation.model, self.prepared.form
         model.eval()
-        found: dict[int, Answer] = {}
+        predicted: dict[int, Answer] = {}
         total, count = 0.0, 0
         for indices in self._mine(longest_first(feed.lengths, self.batch_size)):
             batch = feed.batch(indices).to(self.prepared.device)
@@ -89,9 +89,9 @@ class Scorer:
                 if batch.weight:
                     total += float(form.loss(outputs, batch))
             count += batch.weight
-            found |= dict(zip(indices, answers, strict=True))
+            predicted |= dict(zip(indices, answers, strict=True))
             self.step()
-        parts = gathered((found, total, count))
+        parts = gathered((predicted, total, count))
         every = {index: answer for part, _, _ in parts for index, answer in part.items()}
         counted = sum(part[2] for part in parts)
         mean = sum(part[1] for part in parts) / counted if counted else float("nan")
@@ -116,16 +116,16 @@ class Scorer:
         model, features = adaptation.model.eval(), adaptation.features
         if features is None:
             raise ValueError("nothing is frozen in front of what trains")
-        found: dict[int, Tensor] = {}
+        states: dict[int, Tensor] = {}
         for indices in self._mine(longest_first(feed.lengths, self.batch_size)):
             batch = feed.batch(indices).to(self.prepared.device)
             with autocast(self.prepared.precision, self.prepared.device):
-                states = features(batch.inputs).float().cpu()
-            for index, state in zip(indices, states, strict=True):
-                found[index] = (state[: feed.lengths[index]] if state.dim() > 1 else state).clone()
+                computed = features(batch.inputs).float().cpu()
+            for index, state in zip(indices, computed, strict=True):
+                states[index] = (state[: feed.lengths[index]] if state.dim() > 1 else state).clone()
             self.step()
         model.train()
-        every = {i: state for part in gathered(found) for i, state in part.items()}
+        every = {i: state for part in gathered(states) for i, state in part.items()}
         return CachedFeed(feed, [every[index] for index in range(len(feed))])
 
     def _mine(self, batches: list[list[int]]) -> list[list[int]]:

@@ -135,15 +135,15 @@ class TagForm(Form):
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window one tag, or null, for each of its words."""
         best, t = outputs.logits.argmax(-1).tolist(), batch.targets
-        found = []
+        answers: list[Answer] = []
         for line, start, stop, words, places in zip(
             best, t["start"], t["stop"], t["words"], t["places"], strict=True
         ):
             tags = {
                 word: self.classes[line[place]] for word, place in zip(words, places, strict=True)
             }
-            found.append([tags.get(word) for word in range(start, stop)])
-        return found
+            answers.append([tags.get(word) for word in range(start, stop)])
+        return answers
 
     def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
         """Join the windows of each row."""
