@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,21 @@ def call(*words: str | Path) -> Answer:
     return Answer(status, out.getvalue(), err.getvalue())
 
 
-def write(file: Path, table: Sequence[dict[str, Any]]) -> Path:
-    """Write rows as Parquet, JSONL or CSV, as the file's name says."""
+def write(
+    file: Path, table: Sequence[dict[str, Any]], classes: Mapping[str, Sequence[str]] | None = None
+) -> Path:
+    """Write rows as Parquet, JSONL or CSV, as the file's name says.
+
+    `classes`: names that a Parquet file stores with a column of numbers.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".parquet":
-        from datasets import Dataset
+        from datasets import ClassLabel, Dataset
 
-        Dataset.from_list(list(table)).to_parquet(file)
+        stored = Dataset.from_list(list(table))
+        for column, names in (classes or {}).items():
+            stored = stored.cast_column(column, ClassLabel(names=list(names)))
+        stored.to_parquet(file)
     elif file.suffix == ".jsonl":
         file.write_text("".join(f"{json.dumps(row)}\n" for row in table), encoding="utf-8")
     else:
@@ -53,6 +61,11 @@ def write(file: Path, table: Sequence[dict[str, Any]]) -> Path:
             writer.writeheader()
             writer.writerows(table)
     return file
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSONL file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def data_root(folder: Path, task: str = "sst2", train: int = 32, validation: int = 12) -> Path:

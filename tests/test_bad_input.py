@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import pytest
-from commandline import Answer, call, data_root, tiny, write
+from commandline import LABELS, Answer, call, data_root, read, tiny, write
 from families import rows, save_tiny
 
 from adaptkit.storage import files, hub
-from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.forms.head import HeadForm
 
 FAILED_RUN = {"config.yaml", "train.log", "result.json", "history.jsonl", "checkpoints"}
 
@@ -102,8 +102,11 @@ CONFIG = [
     ("seed=-1", ["seed=-1", "at least 0"]),
     ("seed=one", ["seed='one'", "a whole number"]),
     ("trainer.batch_size=0", ["trainer.batch_size=0", "1 or more"]),
-    ("trainer.epochs=0", ["trainer.epochs=0", "above 0"]),
-    ("trainer.max_steps=0", ["trainer.max_steps=0", "1 or more"]),
+    ("trainer.epochs=-1", ["trainer.epochs=-1", "0 or more"]),
+    ("trainer.epochs=nan", ["trainer.epochs=nan", "0 or more"]),
+    ("trainer.epochs=inf", ["trainer.epochs=inf", "finite"]),
+    ("trainer.max_steps=-1", ["trainer.max_steps=-1", "0 or more"]),
+    ("trainer.eval_every=0", ["trainer.eval_every=0", "1 or more"]),
     ("trainer.max_grad_norm=nan", ["trainer.max_grad_norm=nan", "0 or more"]),
     ("trainer.precision=fp8", ["trainer.precision=fp8", "bf16", "fp32"]),
     ("model.pooling=none", ["model.pooling=none: not known. There is: max, mean, null."]),
@@ -242,6 +245,8 @@ DATA = {
     "corrupt Parquet": (text_file("train.parquet", b"PAR1 nothing of the kind PAR1"),
                         ["train.parquet", "Parquet"]),
     "cut Parquet": (text_file("train.parquet", b""), ["train.parquet", "Parquet"]),
+    "two rows of one id": (table_file("train.jsonl", [{**r, "idx": 5} for r in sentences()]),
+                           ["train", "8 rows", "'5'", "task.id=null"]),
     "missing split": (lambda folder: (folder / "validation.jsonl").unlink(),
                       ["'validation'", "train.jsonl", "validation.parquet"]),
 }  # fmt: skip
@@ -270,7 +275,7 @@ def test_data(place: Path, checkpoints, damage, words: list[str]) -> None:
         (["task=classify", "task.path=../one.csv", "task.text=a"], ["one.csv", "1 rows"]),
         (["data.root=../data", "+task.also.more=extra"], ["'extra'", "validation.jsonl"]),
         (["data.root=../data", "task.metric=accuracy_and_f1", "task.labels=[a,b,c]"], ["two"]),
-        (["data.root=../scores", "task=stsb"], ["stsb", "row 2", "'high'", "no number"]),
+        (["data.root=../scores", "task=stsb"], ["stsb", "row 2", "'high'", "not a number"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -282,6 +287,147 @@ def test_places_of_data(place: Path, checkpoints, overrides: list, words: list[s
         write(place.parent / "scores" / "stsb" / f"{split}.csv",
               [{**pair, "label": "1"}, {**pair, "label": "high"}])  # fmt: skip
     refused(call("train", *tiny(checkpoints["bert"]), *overrides), *words)
+    nothing_left(place)
+
+
+WORDS = [{"tokens": ["a", "good", "film", "."], "upos": [8, 6, 0, 1]} for _ in range(4)]
+QUESTIONS = [
+    {"premise": "the film was good .", "choice1": "i liked it", "choice2": "i left",
+     "question": "effect", "label": i % 2} for i in range(4)
+]  # fmt: skip
+LISTS = [{"premise": "the film", "ends": ["was good", "was bad"], "label": i % 2} for i in range(4)]
+TAGS = ["task=ud_ewt"]
+COPA = ["task=copa"]
+SOME = ["task=choice", "task.name=some", "task.path=unused", "task.text=premise",
+        "task.choices=[ends]"]  # fmt: skip
+
+
+def third(table: list[dict], **changes: object) -> list[dict]:
+    """Return rows of which the third has other values."""
+    return [{**row, **changes} if i == 2 else row for i, row in enumerate(table)]
+
+
+TASKS = {  # what is wrong -> task, its good rows, the bad ones, what the message names
+    "too few tags": (TAGS, WORDS, third(WORDS, upos=[8, 6, 0]),
+                     ["4 words", "upos", "[8, 6, 0]", "one tag"]),
+    "too many tags": (TAGS, WORDS, third(WORDS, upos=[8, 6, 0, 1, 1]),
+                      ["4 words", "upos", "[8, 6, 0, 1, 1]", "one tag"]),
+    "no tags": (TAGS, WORDS, third(WORDS, upos=None), ["4 words", "upos", "None", "one tag"]),
+    "no words": (TAGS, WORDS, third(WORDS, tokens=None), ["tokens", "None", "list of words"]),
+    "a word missing": (TAGS, WORDS, third(WORDS, tokens=["a", None, "film", "."]),
+                       ["tokens", "None", "list of words"]),
+    "unknown tag": (TAGS, WORDS, third(WORDS, upos=[8, 6, 18, 1]), ["18", "18 classes", "NOUN"]),
+    "hidden tags": (TAGS, WORDS, third(WORDS, upos=[-1, -1, -1, -1]), ["-1", "withheld"]),
+    "label above": (COPA, QUESTIONS, third(QUESTIONS, label=2), ["label 2", "2 choices", "from 0"]),
+    "label below": (COPA, QUESTIONS, third(QUESTIONS, label=-2), ["label -2", "2 choices"]),
+    "hidden label": (COPA, QUESTIONS, third(QUESTIONS, label=-1), ["label -1", "withheld"]),
+    "label missing": (COPA, QUESTIONS, third(QUESTIONS, label=None), ["label None", "2 choices"]),
+    "unknown connective": (COPA, QUESTIONS, third(QUESTIONS, question="reason"),
+                           ["question", "'reason'", "task.connectives", "cause, effect"]),
+    "choice missing": (COPA, QUESTIONS, third(QUESTIONS, choice2=None), ["choice2", "None", "text"]),
+    "context missing": (COPA, QUESTIONS, third(QUESTIONS, premise=None),
+                        ["premise", "None", "text"]),
+    "one choice": (SOME, LISTS, third(LISTS, ends=["was good"], label=0), ["was good", "two"]),
+    "no choice": (SOME, LISTS, third(LISTS, ends=[], label=0), ["[]", "two"]),
+    "no list of choices": (SOME, LISTS, third(LISTS, ends=None), ["None", "two"]),
+    "label of a shorter list": (SOME, third(LISTS, ends=["a", "b", "c"], label=2),
+                                third(LISTS, label=2), ["label 2", "2 choices"]),
+}  # fmt: skip
+
+
+def write_task(place: Path, task: list[str], train: list[dict], validation: list[dict]) -> None:
+    name = task[1].partition("=")[2] if len(task) > 1 else task[0].partition("=")[2]
+    write(place.parent / "data" / name / "train.jsonl", train)
+    write(place.parent / "data" / name / "validation.jsonl", validation)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(("task", "good", "bad", "words"), TASKS.values(), ids=TASKS)
+def test_rows_of_tags_and_choices(
+    place: Path, checkpoints, task: list[str], good: list, bad: list, words: list[str], split: str
+) -> None:
+    write_task(place, task, *((bad, good) if split == "train" else (good, bad)))
+    answer = call("train", *tiny(checkpoints["bert"]), *task, "data.root=../data")
+    refused(answer, f"split {split}, row 3", *words)
+    nothing_left(place)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("tokens", "a good film ."), ("tokens", [1, 2, 3, 4]), ("upos", 1)]
+)
+@pytest.mark.parametrize("labels", ["", "task.labels=[]"], ids=["named", "from the data"])
+def test_columns_that_are_no_lists_of_words_and_tags(
+    place: Path, checkpoints, column: str, value: object, labels: str
+) -> None:
+    table = [{**row, column: value} for row in WORDS]
+    write_task(place, TAGS, table, table)
+    words = [*TAGS, "data.root=../data", *([labels] if labels else [])]
+    answer = call("train", *tiny(checkpoints["bert"]), *words)
+    refused(answer, "row 1", column, str(value))
+    nothing_left(place)
+
+
+def test_word_longer_than_the_limit(place: Path, checkpoints) -> None:
+    long = third(WORDS, tokens=["a", "x" * 200, "film", "."])
+    write_task(place, TAGS, long, WORDS)
+    words = [*TAGS, "data.root=../data", "task.max_length=12"]
+    answer = call("train", *tiny(checkpoints["gpt2"]), *words)
+    refused(answer, "row 3", "xxxx", "12", "task.max_length")
+    nothing_left(place)
+
+
+def test_choice_longer_than_the_limit(place: Path, checkpoints) -> None:
+    """A context is cut, a choice never."""
+    words = [*tiny(checkpoints["bert"]), *COPA, "data.root=../data", "task.max_length=12"]
+    write_task(place, COPA, third(QUESTIONS, choice2="good film " * 20), QUESTIONS)
+    refused(call("train", *words), "row 3", "choice", "40 tokens", "12", "task.max_length")
+    nothing_left(place)
+    write_task(place, COPA, third(QUESTIONS, premise="good film " * 20), QUESTIONS)
+    answer = call("train", *words, "output_dir=run")
+    assert answer.status == 0, answer.err
+
+
+@pytest.mark.parametrize(
+    ("limit", "task", "long"),
+    [
+        ("train", TAGS, {"tokens": ["a", "x" * 200, "film", "."]}),
+        ("train", COPA, {"choice2": "good film " * 20}),
+    ],
+    ids=["tags", "choices"],
+)
+def test_row_too_long_is_named_as_in_the_file(
+    place: Path, checkpoints, limit: str, task: list[str], long: dict
+) -> None:
+    """Of the whole file, not of the sample of it that is used; with the split."""
+    good = WORDS if task == TAGS else QUESTIONS
+    table = [dict(row) for row in good * 4]
+    for row in table[10:]:
+        row |= long
+    write_task(place, task, table, good)
+    words = [*task, "data.root=../data", "task.max_length=12", "data.train_rows=8"]
+    answer = call("train", *tiny(checkpoints["gpt2"]), *words)
+    refused(answer)
+    named = re.search(r"row (\d+)", answer.err)
+    assert named and int(named.group(1)) > 10, answer.err
+    assert "train" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["task=choice", "task.path=x", "task.text=a", "task.choices=[]"], ["task.choices=[]"]),
+        (["task=copa", "task.connectives=null"], ["task.connectives"]),
+        (["task=copa", "task.metric=f1"], ["task.metric=f1", "accuracy"]),
+        (["task=ud_ewt", "task.metric=f1"], ["task.metric=f1", "accuracy", "entities"]),
+        (["task=ud_ewt", "task.best=f2"], ["task.best=f2", "accuracy"]),
+        (["task=ud_ewt", "task.max_length=3"], ["task.max_length=3", "4 or more"]),
+        (["task=tag"], ["task.path", "must be set"]),
+        (["task=choice", "task.path=x"], ["task.text", "must be set"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_settings_of_tags_and_choices(place: Path, overrides: list, words: list[str]) -> None:
+    refused(call("train", *overrides), *words)
     nothing_left(place)
 
 
@@ -431,14 +577,19 @@ def other_method(folder: Path) -> None:
 
 
 def failed(folder: Path) -> None:
-    (folder / "result.json").write_text('{"status": "failed", "error": "the reason"}')
+    record = json.loads((folder / "result.json").read_text())
+    left = {**record, "status": "failed", "error": "the reason"}
+    (folder / "result.json").write_text(json.dumps(left))
 
 
 RUNS = {
-    "no run": (lambda folder: shutil.rmtree(folder), ["no run directory", "config.yaml"]),
+    "no run": (lambda folder: shutil.rmtree(folder), ["is not a run directory", "config.yaml"]),
     "not finished": (without("result.json"), ["is not finished"]),
     "failed": (failed, ["failed", "the reason"]),
     "broken record": (text_file("result.json", '{"status"'), ["result.json", "damaged"]),
+    "list as record": (text_file("result.json", "[1]"), ["result.json", "damaged"]),
+    "record of nothing": (text_file("result.json", '{"status": "done"}'),
+                          ["result.json", "damaged"]),
     "no delta": (without("delta.safetensors"), ["delta.safetensors", "missing or damaged"]),
     "truncated delta": (lambda folder: text_file(
         "delta.safetensors", (folder / "delta.safetensors").read_bytes()[:-100])(folder),
@@ -473,8 +624,8 @@ def test_changed_body(finished: Path, body: Path) -> None:
 
 def test_verify_tells_changed_predictions(finished: Path) -> None:
     file = finished / "predictions.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    lines[4]["prediction"] = 1 - lines[4]["prediction"]
+    lines = read(file)
+    lines[4]["prediction"] = LABELS[1 - LABELS.index(lines[4]["prediction"])]
     write(file, lines)
     answer = call("verify", finished)
     assert answer.status == 1
@@ -639,18 +790,19 @@ def test_diverging_run(place: Path, checkpoints) -> None:
 def test_diverging_run_keeps_the_checkpoint_before(
     place: Path, checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calm, calls = Classify.loss, []
+    calm, calls = HeadForm.loss, []
 
-    def loss(self, logits, labels):
-        if logits.requires_grad:  # in training
+    def loss(self, outputs, batch):
+        training = outputs.logits.requires_grad
+        if training:
             calls.append(1)
-        broken = logits.requires_grad and len(calls) == 3
-        return calm(self, logits, labels) * (float("nan") if broken else 1)
+        broken = training and len(calls) == 3
+        return calm(self, outputs, batch) * (float("nan") if broken else 1)
 
     run = ["train", *tiny(checkpoints["bert"]), "data.root=../data", "output_dir=run"]
-    monkeypatch.setattr(Classify, "loss", loss)
+    monkeypatch.setattr(HeadForm, "loss", loss)
     refused(call(*run), "loss is nan at update 3", "diverged", "optimizer.lr")
     assert (place / "run" / "checkpoints" / "checkpoint-2" / "complete").is_file()
     again = call(*run)  # the third call of the loss is over: it goes on and finishes
     assert again.status == 0, again.err
-    assert "from update 2" in again.err
+    assert "resuming from update 2" in again.err

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from commandline import call, data_root, tiny, write
+from commandline import LABELS, call, data_root, read, tiny, write
 from families import rows
 
 from adaptkit import __version__
@@ -24,12 +28,14 @@ METHODS = tuple(options("method"))
 FILES = {"config.yaml", "delta.safetensors", "result.json", "history.jsonl", "predictions.jsonl",
          "train.log"}  # fmt: skip
 KEYS = {  # of result.json
-    "task", "model", "method", "regularizers", "variant", "seed", "status", "error", "metric",
-    "score", "scores", "split", "data", "params", "delta_bytes", "updates", "best_update",
-    "epochs", "time", "memory", "precision", "device", "versions", "started_at", "finished_at",
+    "task", "task_version", "model", "method", "regularizers", "variant", "seed", "settings",
+    "status", "error", "metric", "score", "scores", "baseline", "labels", "split", "data", "params",
+    "delta_bytes", "delta_sha256", "updates", "best_update", "epochs", "time", "memory",
+    "precision", "device", "processes", "versions", "started_at", "finished_at",
 }  # fmt: skip
 BELOW = {
-    "data": {"source", "path", "rows"},
+    "baseline": {"name", "value"},
+    "data": {"source", "path", "rows", "fingerprint"},
     "params": {"total", "trainable", "body_trainable", "head_trainable", "stored",
                "trainable_percent"},
     "time": {"total_seconds", "train_seconds", "eval_seconds", "train_samples_per_second"},
@@ -75,7 +81,7 @@ def test_version() -> None:
 def test_unknown_command() -> None:
     answer = call("trian", "method=lora")
     assert answer.status == 2
-    assert "'trian' is no command" in answer.err
+    assert "unknown command 'trian'" in answer.err
     assert "did you mean train?" in answer.err
 
 
@@ -288,6 +294,11 @@ def check_record(found: dict) -> None:
     for key, below in BELOW.items():
         assert found[key].keys() == below
     assert found["data"]["rows"].keys() == {"train", "validation"}
+    assert re.fullmatch("[0-9a-f]{64}", found["data"]["fingerprint"])
+    assert (found["split"], found["task_version"], found["processes"]) == ("validation", 1, 1)
+    assert found["settings"]["trainer.max_steps"] == found["updates"]
+    assert not {"output_dir", "tracker.name"} & found["settings"].keys()
+    assert not any(isinstance(value, dict) and value for value in found["settings"].values())
     params = found["params"]
     assert params["trainable"] == params["body_trainable"] + params["head_trainable"]
     assert 0 < params["trainable"] <= params["total"]
@@ -312,7 +323,13 @@ def test_run_from_start_to_verification(place: Path, checkpoints, method: str) -
     assert found["data"]["source"] == "local"
     assert found["data"]["rows"] == {"train": 32, "validation": 12}
     assert found["delta_bytes"] == (run / "delta.safetensors").stat().st_size
-    predictions = [json.loads(line) for line in (run / "predictions.jsonl").open()]
+    assert found["labels"] == list(LABELS)
+    half = {"name": "majority class", "value": 0.5}  # there are as many of each class
+    assert found["baseline"] == half
+    predictions = read(run / "predictions.jsonl")
+    names = [LABELS[row["label"]] for row in read(place.parent / "data/sst2/validation.jsonl")]
+    assert [row["label"] for row in predictions] == names
+    assert {row["prediction"] for row in predictions} <= set(LABELS)
     right = sum(row["prediction"] == row["label"] for row in predictions) / len(predictions)
     assert [row["id"] for row in predictions] == [str(i) for i in range(12)]
     assert right == pytest.approx(found["score"])
@@ -333,6 +350,8 @@ def test_run_of_a_regression(place: Path, checkpoints) -> None:
     found = record(only_run(place))
     check_record(found)
     assert found["metric"] == "pearson"
+    assert found["baseline"] == {"name": "mean", "value": None}  # it has no correlation
+    assert found["labels"] == []
     assert set(found["scores"]) == {"pearson", "spearmanr", "loss"}
     assert call("verify", only_run(place)).status == 0
 
@@ -347,11 +366,12 @@ def test_file_of_any_format_is_a_data_set(place: Path, checkpoints) -> None:
         assert answer.status == 0, answer.err
         assert record(place / f"of_{file}")["task"] == "films"
         assert record(place / f"of_{file}")["data"]["rows"] == {"train": 36, "validation": 4}
+        assert record(place / f"of_{file}")["labels"] == ["bad", "good"]
     assert len({record(place / f"of_films.{e}")["score"] for e in ("csv", "jsonl", "parquet")}) == 1
 
 
 def test_the_three_formats_are_the_same_data(place: Path, checkpoints) -> None:
-    found = {}
+    found, fingerprints = {}, set()
     for extension in ("jsonl", "csv", "parquet"):
         for split, seed in (("train", 1), ("validation", 2)):
             write(place / extension / "sst2" / f"{split}.{extension}", rows(16, seed=seed))
@@ -359,7 +379,180 @@ def test_the_three_formats_are_the_same_data(place: Path, checkpoints) -> None:
                       f"output_dir=run_{extension}")  # fmt: skip
         assert answer.status == 0, answer.err
         found[extension] = (place / f"run_{extension}" / "predictions.jsonl").read_text()
+        fingerprints.add(record(place / f"run_{extension}")["data"]["fingerprint"])
     assert len(set(found.values())) == 1
+    assert len(fingerprints) == 1
+
+
+def test_fingerprint_tells_changed_rows(place: Path, checkpoints) -> None:
+    found = {}
+    for change in ("none", "a text", "a label"):
+        root = data_root(place / change)
+        table = read(root / "sst2" / "train.jsonl")
+        if change == "a text":
+            table[3]["sentence"] += " ."
+        if change == "a label":
+            table[3]["label"] = 1 - table[3]["label"]
+        write(root / "sst2" / "train.jsonl", table)
+        words = [*tiny(checkpoints["bert"]), f"data.root={root}", f"output_dir=run {change}"]
+        answer = call("train", "trainer.max_steps=0", *words[:-2], f"data.root='{root}'",
+                      f"output_dir='run {change}'")  # fmt: skip
+        assert answer.status == 0, answer.err
+        found[change] = record(place / f"run {change}")["data"]["fingerprint"]
+    assert len(set(found.values())) == 3
+
+
+def test_rows_keep_their_own_ids(place: Path, checkpoints) -> None:
+    for split in ("train", "validation"):
+        table = [{**row, "idx": 700 - 3 * i} for i, row in enumerate(rows(8))]
+        write(place / "data" / "sst2" / f"{split}.jsonl", table)
+    words = ["train", *tiny(checkpoints["bert"]), "data.root=data"]
+    assert call(*words, "output_dir=own").status == 0
+    own = read(place / "own" / "predictions.jsonl")
+    assert [row["id"] for row in own] == [str(700 - 3 * i) for i in range(8)]
+    assert call(*words, "task.id=null", "output_dir=numbered").status == 0
+    numbered = read(place / "numbered" / "predictions.jsonl")
+    assert [row["id"] for row in numbered] == [str(i) for i in range(8)]
+    assert call("verify", "own", "numbered").status == 0
+
+
+@pytest.mark.parametrize("none", ["trainer.max_steps=0", "trainer.epochs=0"])
+def test_run_without_updates_is_scored(place: Path, checkpoints, none: str) -> None:
+    words = [*tiny(checkpoints["bert"]), "data.root=../data", "output_dir=run", none]
+    if "epochs" in none:
+        words.append("trainer.max_steps=null")
+    answer = call("train", *words)
+    assert answer.status == 0, answer.err
+    found = record(place / "run")
+    assert (found["status"], found["updates"], found["epochs"]) == ("done", 0, 0)
+    assert found["best_update"] == 0
+    predictions = read(place / "run" / "predictions.jsonl")
+    right = sum(row["prediction"] == row["label"] for row in predictions) / 12
+    assert found["score"] == pytest.approx(right)
+    assert math.isfinite(found["scores"]["loss"])
+    assert f"accuracy {right:.4f}" in answer.out
+    assert call("verify", "run").status == 0
+
+
+# ---- tags and choices ----
+
+
+def sample_run(place: Path, checkpoint: Path, task: str) -> tuple[Path, dict]:
+    """Train on a task's bundled sample, check and verify the run; return it and its record."""
+    words = [f"task={task}", "data.source=sample", "data.train_rows=32", "data.eval_rows=24"]
+    answer = call("train", *tiny(checkpoint), *words, "output_dir=run")
+    assert answer.status == 0, answer.err
+    run = place / "run"
+    found = record(run)
+    check_record(found)
+    assert (found["status"], found["task"], found["metric"]) == ("done", task, "accuracy")
+    assert found["data"]["source"] == "sample"
+    assert found["data"]["rows"] == {"train": 32, "validation": 24}
+    assert "ON SAMPLE DATA" in answer.out
+    verified = call("verify", run)
+    assert (verified.status, verified.err) == (0, "")
+    return run, found
+
+
+def sample_rows(task: str, split: str) -> dict[str, dict]:
+    """Return the rows of a bundled sample by their ids."""
+    return {str(row["idx"]): row for row in read(bundled.SAMPLES / task / f"{split}.jsonl")}
+
+
+def check_eval(run: Path, found: dict) -> None:
+    """Check that `eval` gives the run's own score, and another split its own number of rows."""
+    same = evaluated(run)
+    assert same["score"] == found["score"]
+    assert same["data"]["rows"] == {"train": 0, "validation": 24}
+    train = evaluated(run, "task.validation=train")
+    assert (train["split"], train["data"]["rows"]["validation"]) == ("train", 24)
+    assert 0 <= train["score"] <= 1
+    assert record(run) == found
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_run_of_tags(place: Path, checkpoints, family: str) -> None:
+    run, found = sample_run(place, checkpoints[family], "ud_ewt")
+    tags, there = found["labels"], sample_rows("ud_ewt", "validation")
+    right = total = 0
+    for row in read(run / "predictions.jsonl"):
+        raw = there[row["id"]]
+        assert row["label"] == [tags[number] for number in raw["upos"]]
+        assert len(row["prediction"]) == len(raw["tokens"])
+        assert set(row["prediction"]) <= {*tags, None}  # none where a word has no token
+        right += sum(a == b for a, b in zip(row["prediction"], row["label"], strict=True))
+        total += len(row["label"])
+    assert found["score"] == pytest.approx(right / total)
+    check_eval(run, found)
+
+
+def test_baseline_of_tags(place: Path, checkpoints) -> None:
+    """The commonest tag of all training rows, for every word of all validation rows."""
+    words = ["task=ud_ewt", "data.source=sample", "trainer.max_steps=0", "output_dir=run"]
+    answer = call("train", *tiny(checkpoints["bert"]), *words)
+    assert answer.status == 0, answer.err
+    found = record(place / "run")
+    seen, asked = (
+        [number for row in sample_rows("ud_ewt", split).values() for number in row["upos"]]
+        for split in ("train", "validation")
+    )
+    commonest, _ = Counter(seen).most_common(1)[0]
+    assert found["baseline"]["name"] == "majority tag"
+    assert found["baseline"]["value"] == pytest.approx(asked.count(commonest) / len(asked))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_run_of_choices(place: Path, checkpoints, family: str) -> None:
+    run, found = sample_run(place, checkpoints[family], "copa")
+    assert found["labels"] == []
+    there, right = sample_rows("copa", "validation"), 0
+    for row in read(run / "predictions.jsonl"):
+        assert row["label"] == there[row["id"]]["label"]
+        assert row["prediction"] in (0, 1)
+        right += row["prediction"] == row["label"]
+    assert found["score"] == pytest.approx(right / 24)
+    check_eval(run, found)
+
+
+def test_choices_in_one_column_of_lists(place: Path, checkpoints) -> None:
+    """Rows may have different numbers of choices; equal lists are the same task as columns."""
+    for split in ("train", "validation"):
+        pairs = [
+            {"context": r["sentence"], "a": "a good film", "b": "a bad film", "label": r["label"]}
+            for r in rows(12)
+        ]
+        write(place / "columns" / "films" / f"{split}.jsonl", pairs)
+        lists = [{"context": r["context"], "ends": [r["a"], r["b"]], "label": r["label"]}
+                 for r in pairs]  # fmt: skip
+        write(place / "lists" / "films" / f"{split}.jsonl", lists)
+        more = [{**r, "ends": [*r["ends"], *["the plot", "great music"][: i % 3]]}
+                for i, r in enumerate(lists)]  # fmt: skip
+        more[2]["label"] = 3
+        write(place / "more" / "films" / f"{split}.jsonl", more)
+    found = {}
+    for kind, choices in {"columns": "[a,b]", "lists": "[ends]", "more": "[ends]"}.items():
+        task = ["task=choice", f"task.path={kind}/films", "task.text=context",
+                f"task.choices={choices}"]  # fmt: skip
+        answer = call("train", *task, *tiny(checkpoints["bert"]), f"output_dir=of_{kind}")
+        assert answer.status == 0, answer.err
+        assert call("verify", f"of_{kind}").status == 0
+        found[kind] = read(place / f"of_{kind}" / "predictions.jsonl")
+    assert found["columns"] == found["lists"]
+    assert found["more"][2]["label"] == 3
+    assert all(r["prediction"] < 2 + i % 3 for i, r in enumerate(found["more"]))
+
+
+@pytest.mark.parametrize(("trained", "other"), [("sst2", "ud_ewt"), ("ud_ewt", "sst2")])
+def test_eval_rejects_another_kind_of_head(
+    place: Path, checkpoints, trained: str, other: str
+) -> None:
+    words = [f"task={trained}", "data.source=sample", "trainer.max_steps=0", "output_dir=run"]
+    assert call("train", *tiny(checkpoints["bert"]), *words, "data.eval_rows=8").status == 0
+    answer = call("eval", "run", f"task={other}")
+    assert answer.status == 2
+    for word in (trained, other, "token head", "sequence head"):
+        assert word in answer.err
+    assert not (place / "run" / "eval").exists()
 
 
 def test_checkpoint_with_a_head_for_other_classes(place: Path, checkpoints) -> None:
@@ -474,9 +667,11 @@ def test_eval_on_the_same_and_another_split(finished: Path) -> None:
     own = record(finished)
     same = evaluated(finished)
     assert same["score"] == own["score"]
-    assert same["data"]["rows"] == 40
+    assert same["data"]["rows"] == {"train": 0, "validation": 40}  # none was read for training
+    assert same["evaluated_run"] == str(finished)
     again = evaluated(finished, "task.validation=train")
-    assert (again["split"], again["data"]["rows"]) == ("train", 200)
+    assert (again["split"], again["data"]["rows"]["validation"]) == ("train", 200)
+    assert again["data"]["fingerprint"] != same["data"]["fingerprint"]
     assert Path(again["directory"]) == finished / "eval" / "sst2-train"
     assert len((finished / "eval" / "sst2-train" / "predictions.jsonl").open().readlines()) == 200
     assert record(finished) == own
@@ -499,7 +694,17 @@ def test_eval_maps_labels_by_name(finished: Path) -> None:
     assert wrong["score"] == pytest.approx(1 - found["score"])
 
 
-def test_eval_refuses_other_classes(finished: Path) -> None:
+def test_eval_matches_classes_that_a_file_names(finished: Path) -> None:
+    """A file's own names count, whatever the order of its numbers."""
+    flipped = [{"text": r["sentence"], "label": 1 - r["label"]} for r in rows(40, seed=2)]
+    names = {"label": ["positive", "negative"]}
+    write(finished.parent / "other" / "imdb" / "test.parquet", flipped, names)
+    named = evaluated(finished, "task=imdb", "data.root=other")
+    assert named["score"] == evaluated(finished)["score"]
+    assert named["labels"] == list(LABELS)
+
+
+def test_eval_rejects_other_classes(finished: Path) -> None:
     pairs = [{"sentence1": "a", "sentence2": "b", "label": i % 2} for i in range(4)]
     write(finished.parent / "other" / "rte" / "validation.jsonl", pairs)
     answer = call("eval", finished, "task=rte", "data.root=other")

@@ -679,7 +679,7 @@ def test_refusals_of_export(run_of: Any, tmp_path: Path) -> None:
     assert "is a folder that is not empty" in refused(directory, "peft", tmp_path / "full")
     assert "is a file" in refused(directory, "peft", tmp_path / "full" / "mine.txt")
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
-    assert "is no run directory" in refused(tmp_path, "peft", tmp_path / "a")
+    assert "is not a run directory" in refused(tmp_path, "peft", tmp_path / "a")
     assert call("export", directory, "--format", "onnx", "--out", tmp_path / "a").status == 2
 
 

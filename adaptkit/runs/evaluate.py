@@ -106,12 +106,13 @@ def with_classes_of(own: Task, other: Task) -> Task:
     """Return the other task with the run's classes in the run's order.
 
     Raises:
-        AdaptError: it has another kind of head, or its classes have other names.
+        AdaptError: it is put to a model in another way, or its classes have other names.
     """
-    if type(own) is not type(other) and own.form.head != other.form.head:
+    kinds = [(type(task.form), bool(task.classes)) for task in (own, other)]
+    if kinds[0] != kinds[1]:
         raise AdaptError(
-            f"task {other.name} needs a {other.form.head} head, the run was trained with a "
-            f"{own.form.head} head for {own.name}."
+            f"task {other.name} asks for {other.answer}, the run was trained on {own.name} to "
+            f"answer with {own.answer}. Name a task of the same kind."
         )
     if own.classes == other.classes:
         return other

@@ -26,6 +26,8 @@ class Choice(TableTask):
     connectives: dict[str, str] = field(default_factory=dict)  # its value -> words between them
     metric: str = "accuracy"
 
+    answer = "one of several choices"
+
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, ("accuracy",))
         super().__post_init__()

@@ -31,6 +31,8 @@ class Classify(TableTask):
     labels: tuple[str | int, ...] = ()  # empty: taken from the data
     metric: str = "accuracy"  # accuracy | accuracy_and_f1 | matthews
 
+    answer = "a class"
+
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, METRICS)
         super().__post_init__()

@@ -24,6 +24,8 @@ class Regress(TableTask):
     text: tuple[str, ...] = ()  # one column, or two for a pair
     metric: str = "correlations"
 
+    answer = "a number"
+
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, ("correlations",))
         super().__post_init__()

@@ -126,6 +126,11 @@ class TableTask(ABC):
 
     @property
     @abstractmethod
+    def answer(self) -> str:
+        """What an answer is, in words."""
+
+    @property
+    @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that a row to predict must have."""
 

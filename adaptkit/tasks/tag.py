@@ -28,6 +28,8 @@ class Tag(TableTask):
     labels: tuple[str | int, ...] = ()  # empty: taken from the data
     metric: str = "accuracy"  # accuracy | entities
 
+    answer = "a tag per word"
+
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, METRICS)
         super().__post_init__()

@@ -142,6 +142,11 @@ class Task(Protocol):
         ...
 
     @property
+    def answer(self) -> str:
+        """What an answer is, in words."""
+        ...
+
+    @property
     def headline(self) -> str:
         """Name of the score by which runs and checkpoints are compared."""
         ...
