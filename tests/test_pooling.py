@@ -19,7 +19,7 @@ from adaptkit.methods.probe import Probe
 from adaptkit.methods.prompt import PromptTuning
 from adaptkit.models.heads import HEADS as MODEL_HEADS
 from adaptkit.models.loading import head_names
-from adaptkit.models.padding import align
+from adaptkit.models.padding import with_padding_moved
 from adaptkit.models.pooling import Pooled
 from adaptkit.runs.delta import load_run
 from adaptkit.runs.export import export
@@ -83,7 +83,7 @@ def test_equals_the_head_of_one_vector(family: str, how: str) -> None:
     plain = classifier(family)
     model = copy.deepcopy(plain)
     Pooled(how).attach(model.base_model)
-    align(model, SEQUENCE)
+    with_padding_moved(model, SEQUENCE)
     head = HEADS.get(family, lambda m, x: m.score(x))
     with torch.no_grad():
         expect = []
@@ -103,7 +103,7 @@ def test_prompts_are_not_among_what_is_pooled(family: str) -> None:
     """A prompt is read by the text's tokens, and taken out before they are summed up."""
     plain, model = classifier(family), classifier(family)
     Pooled("mean").attach(model.base_model)
-    align(model, SEQUENCE)
+    with_padding_moved(model, SEQUENCE)
     for adapted in (plain, model):
         start = Adaptation.of(adapted, head_names(adapted))
         PromptTuning(4).adapt(start, context(family))

@@ -23,7 +23,7 @@ from adaptkit.methods.ptuning_v2 import PTuningV2
 from adaptkit.models.attention import attentions
 from adaptkit.models.heads import HEADS as MODEL_HEADS
 from adaptkit.models.loading import head_names
-from adaptkit.models.padding import align
+from adaptkit.models.padding import with_padding_moved
 from adaptkit.runs import plan
 
 SEQUENCE = MODEL_HEADS["sequence"]
@@ -82,7 +82,7 @@ def batch_of(family: str, texts: list[str] = SENTENCES, side: str = "right") -> 
 def classifier(family: str) -> nn.Module:
     model = tiny_model(family)
     model.config.pad_token_id = model.config.pad_token_id or 0
-    return align(model, SEQUENCE)
+    return with_padding_moved(model, SEQUENCE)
 
 
 # ---- the formula, written out ----

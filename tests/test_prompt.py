@@ -29,7 +29,7 @@ from adaptkit.models.anatomy import reader
 from adaptkit.models.calls import cache_in
 from adaptkit.models.heads import HEADS as MODEL_HEADS
 from adaptkit.models.loading import head_names
-from adaptkit.models.padding import align
+from adaptkit.models.padding import with_padding_moved
 from adaptkit.runs import plan
 from adaptkit.runs.delta import load_run
 from adaptkit.runs.prepare import feed_of, restored
@@ -128,7 +128,7 @@ def class_logits(family: str, plain: nn.Module, batch: dict[str, Tensor], prompt
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_a_forward_built_by_hand(family: str) -> None:
     plain = classifier(family)
-    model = align(copy.deepcopy(plain), SEQUENCE)
+    model = with_padding_moved(copy.deepcopy(plain), SEQUENCE)
     adapt(family, model, PromptTuning(P))
     prompt = shake(model)[0]
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_equals_a_forward_built_by_hand(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "xlnet", "modernbert", "deberta-v2"])
 def test_the_head_sees_as_many_positions_as_the_text_has(family: str) -> None:
-    model = align(classifier(family), SEQUENCE)
+    model = with_padding_moved(classifier(family), SEQUENCE)
     adapt(family, model, PromptTuning(P))
     batch = encoded(family, SENTENCES)
     with torch.no_grad():
@@ -445,13 +445,13 @@ def test_texts_are_cut_to_what_the_prompt_leaves(checkpoints: Any, tmp_path: Pat
 
 
 def test_an_ensemble_answers_with_every_prompt() -> None:
-    model, family = align(classifier("roberta"), SEQUENCE), "roberta"
+    model, family = with_padding_moved(classifier("roberta"), SEQUENCE), "roberta"
     adaptation = adapt(family, model, PromptTuning(P, prompts=3))
     vectors = shake(model)
     batch = encoded(family, SENTENCES)
     single = []
     for prompt in vectors:
-        one = align(classifier(family), SEQUENCE)
+        one = with_padding_moved(classifier(family), SEQUENCE)
         adapt(family, one, PromptTuning(P))
         one.prompt.vectors.data.copy_(prompt[None])
         single.append(one(**batch).logits)

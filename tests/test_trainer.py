@@ -505,7 +505,7 @@ def test_the_body_runs_once_per_row(place, tmp_path, monkeypatch):
         return features(self, inputs)
 
     monkeypatch.setattr(LinearProbe, "features", counted)
-    monkeypatch.setattr(pipeline, "prove", lambda *_: None)
+    monkeypatch.setattr(pipeline, "verify_saved", lambda *_: None)
     monkeypatch.setattr(Scorer, "proof", lambda *_: {})
     carry_out(place.settings(tmp_path / "run", "method=probe", **{"trainer.epochs": 5}))
     assert sum(rows) == 44 + 20

@@ -19,7 +19,7 @@ from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.models.anatomy import base_prefix, family_of
 from adaptkit.models.body import base_of
 from adaptkit.models.heads import HEADS, Head, check_head
-from adaptkit.models.padding import align
+from adaptkit.models.padding import with_padding_moved
 from adaptkit.models.pooling import Pooled
 from adaptkit.storage import bundled, hub
 
@@ -114,7 +114,7 @@ def load_model(model: Model, config: Any, head: str) -> Loaded:
     # A part that the checkpoint lacks (a pooler) is new and trains as well.
     named = {n for n, _ in loaded.named_parameters()}
     new = (outside if HEADS[head].new else frozenset()) | (missing & named)
-    return Loaded(ready(loaded, model, HEADS[head]), new, fingerprint(loaded, missing))
+    return Loaded(with_hooks(loaded, model, HEADS[head]), new, fingerprint(loaded, missing))
 
 
 def empty_model(model: Model, config: Any, head: str) -> Loaded:
@@ -133,7 +133,7 @@ def empty_model(model: Model, config: Any, head: str) -> Loaded:
         if stored and name.removeprefix(base_prefix(empty)).split(".")[0] not in stored
     }  # fmt: skip
     new = outside | lacking if HEADS[head].new else lacking
-    return Loaded(ready(empty, model, HEADS[head]), frozenset(new), "")
+    return Loaded(with_hooks(empty, model, HEADS[head]), frozenset(new), "")
 
 
 def _names_in(model: Model) -> list[str]:
@@ -168,11 +168,11 @@ def fingerprint(model: nn.Module, new: set[str]) -> str:
     return digest.hexdigest()
 
 
-def ready(loaded: nn.Module, model: Model, head: Head) -> nn.Module:
+def with_hooks(loaded: nn.Module, model: Model, head: Head) -> nn.Module:
     """Make padding harmless, and let the head read what `model.pooling` says."""
     if model.pooling:
         Pooled(model.pooling).attach(base_of(loaded))
-    return align(loaded, head)
+    return with_padding_moved(loaded, head)
 
 
 def _load(cls: Any, model: Model, **options: Any) -> Any:

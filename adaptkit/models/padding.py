@@ -77,7 +77,7 @@ class Alignment:
         return output
 
 
-def align(model: nn.Module, head: Head) -> nn.Module:
+def with_padding_moved(model: nn.Module, head: Head) -> nn.Module:
     """Make padding harmless for a classifier or masked-word head; return the model.
 
     Not for heads that generate: they keep a cache whose columns may not move.

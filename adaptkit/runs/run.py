@@ -122,7 +122,7 @@ def complete(
     trained = train(settings, splits, interface)
     gc.collect()
     if is_main_process():
-        prove(settings, splits, trained.proof)
+        verify_saved(settings, splits, trained.proof)
     facts = trained.facts
     before = facts["time"].pop("before_seconds")
     facts["time"]["total_seconds"] = round(time.monotonic() - clock + before, 3)
@@ -253,7 +253,7 @@ def proof_names(settings: Settings) -> tuple[str, ...]:
     return HEADS[settings.task.form.head].proof
 
 
-def prove(settings: Settings, splits: Splits, expected: Mapping[str, Tensor]) -> None:
+def verify_saved(settings: Settings, splits: Splits, expected: Mapping[str, Tensor]) -> None:
     """Load what was saved into a fresh model: it must give the same outputs.
 
     Raises:

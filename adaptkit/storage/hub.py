@@ -23,7 +23,7 @@ ALTERNATIVES = (
 SECONDS = 4.0
 
 
-def settle() -> None:
+def go_offline_if_unreachable() -> None:
     """Before the hub is asked for anything: if it cannot be reached, use its cache alone."""
     if not reachable():
         _work_offline()
@@ -55,7 +55,7 @@ def check_model(path: str, revision: str | None) -> None:
         raise AdaptError(
             f"model.path={path}: no such folder. Give a folder or a hub id (owner/name)."
         )
-    settle()
+    go_offline_if_unreachable()
     if reachable():
         return
     from huggingface_hub import try_to_load_from_cache

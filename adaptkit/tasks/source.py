@@ -123,7 +123,7 @@ def _on_hub(spec: DatasetSpec) -> bool:
     """Tell whether the hub, or its cache, has the data set: asks for its description only."""
     from adaptkit.storage import hub
 
-    hub.settle()
+    hub.go_offline_if_unreachable()
     if hub.reachable():
         return True
     from datasets import load_dataset_builder
@@ -262,7 +262,7 @@ def _odd_one(rows: list[dict[str, Any]], columns: list[str]) -> str | None:
 def _from_hub(spec: DatasetSpec, split: str) -> Dataset:
     from adaptkit.storage import hub
 
-    hub.settle()
+    hub.go_offline_if_unreachable()
     from datasets import load_dataset
 
     try:
