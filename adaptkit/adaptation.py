@@ -18,8 +18,6 @@ V vocabulary, L layers, r rank.
     ... # doctest: +NORMALIZE_WHITESPACE
     {'bert.encoder.layer.0.attention.self.query.lora.query.A': (2, 8),
      'bert.encoder.layer.0.attention.self.query.lora.query.B': (8, 2)}
-    >>> count(adapted).head_trainable
-    18
 """
 
 from __future__ import annotations
@@ -35,6 +33,7 @@ from adaptkit.errors import AdaptError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
 
     from adaptkit.tasks.task import Form
 
@@ -109,17 +108,15 @@ class Adaptation:
     # prompts) by a buffer `delta_*`. Works on shapes alone as well: `plan` calls it.
     finish: tuple[Callable[[], None], ...] = ()
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # name pattern -> factor
-    features: Callable[[Mapping[str, Tensor]], Tensor] | None = None  # see below
+    # For a method whose trainable part sees the text only through a frozen function of it: the
+    # trainer computes `features(inputs)` [B, ...] once, and calls `model(features=...)` afterwards.
+    features: Callable[[Mapping[str, Tensor]], Tensor] | None = None
     # Folds what was trained into the body's own weights; `no_op` if it is there already. None: it
     # cannot be folded in.
     merge: Callable[[], None] | None = None
     extra_tokens: int = 0  # by which the body's input is longer than the text (a prompt)
     form: Callable[[Form], Form] | None = None  # wraps the task's form (an ensemble of prompts)
     narrowed: bool = False  # a method has selected what trains: the next one of a chain adds to it
-
-    # features: for a method whose trainable part sees the text only through a frozen function of
-    # it. The trainer then computes `features(inputs)` [B, ...] once per example, and calls
-    # `model(features=...)` in every epoch.
 
     @classmethod
     def of(cls, model: nn.Module, head: frozenset[str]) -> Adaptation:
@@ -251,14 +248,16 @@ def count(adaptation: Adaptation) -> Params:
 
 
 def _no_data(*_: Any) -> Any:
-    raise AdaptError("this method looks at training rows or other runs, and none are at hand here.")
+    raise AdaptError(
+        "this method looks at a tokenizer, training rows or other runs, and none are at hand here."
+    )
 
 
 @dataclass(frozen=True)
 class Context:
     """What `adapt` may look at besides the model."""
 
-    tokenizer: Any  # None in a plan
+    tokenizer: PreTrainedTokenizerBase | None  # None in a plan
     generator: torch.Generator  # the only source of randomness in `adapt`
     total_updates: int
     # restore: saved tensors follow; build the structure as `finish` leaves it, skip work that
@@ -271,6 +270,15 @@ class Context:
     batches: Callable[[], Iterator[Batch]] = _no_data
     loss: Callable[[nn.Module, Batch], Tensor] = _no_data
     load_run: Callable[[Path], Any] = _no_data  # a finished run (transfer, teachers, judges)
+
+    @property
+    def reads(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, for a method that cannot do without.
+
+        Raises:
+            AdaptError: a plan has none.
+        """
+        return self.tokenizer or _no_data()
 
 
 class Method(Protocol):

@@ -7,7 +7,7 @@ per trained number, for `adaptkit plan`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from adaptkit.errors import above, at_least, within
 
@@ -16,6 +16,39 @@ if TYPE_CHECKING:
 
 Schedule: TypeAlias = Literal["linear", "cosine", "constant"]
 Groups: TypeAlias = list[dict[str, Any]]  # each with params, lr and weight_decay
+
+
+class OptimizerSettings(Protocol):
+    """What the trainer and the plan must know of an optimizer."""
+
+    @property
+    def lr(self) -> float:
+        """The highest learning rate."""
+        ...
+
+    @property
+    def weight_decay(self) -> float:
+        """Decay of matrices; vectors and scalars do not decay."""
+        ...
+
+    @property
+    def warmup_ratio(self) -> float:
+        """Share of all updates during which the rate rises from 0."""
+        ...
+
+    @property
+    def schedule(self) -> Schedule:
+        """What the rate does after the warm-up."""
+        ...
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that it remembers per trained number."""
+        ...
+
+    def build(self, groups: Groups) -> Optimizer:
+        """Return the torch optimizer over parameter groups that carry lr and weight_decay."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from adaptkit.config.build import build, coerce, registered
 from adaptkit.errors import ConfigError, within
 from adaptkit.methods import METHODS
 from adaptkit.models.model import Model
-from adaptkit.optimizers import OPTIMIZERS
+from adaptkit.optimizers import OPTIMIZERS, OptimizerSettings
 from adaptkit.regularizers import REGULARIZERS
 from adaptkit.tasks import TASKS
 from adaptkit.tasks.source import Data
@@ -35,7 +35,7 @@ class Settings:
     method: Method
     method_name: str
     task: Task
-    optimizer: Any
+    optimizer: OptimizerSettings
     regularizers: dict[str, Method]
     trainer: TrainerSettings
     tracker: Tracker

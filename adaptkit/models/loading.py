@@ -12,7 +12,7 @@ import safetensors
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
 from adaptkit.errors import AdaptError, MachineError, first_line
@@ -41,7 +41,9 @@ def auto_class(head: str) -> Any:
     return getattr(transformers, HEADS[head].auto)
 
 
-def load_config(model: Model, head: str, outputs: int | None, offline: bool = False) -> Any:
+def load_config(
+    model: Model, head: str, outputs: int | None, offline: bool = False
+) -> PretrainedConfig:
     """Return the Hugging Face config with a head of `outputs` outputs (None: the vocabulary).
 
     `offline`: from the architecture in the model's YAML, where it holds one.
@@ -67,7 +69,7 @@ def load_config(model: Model, head: str, outputs: int | None, offline: bool = Fa
     return config
 
 
-def load_tokenizer(model: Model, config: Any) -> Any:
+def load_tokenizer(model: Model, config: PretrainedConfig) -> PreTrainedTokenizerBase:
     """Return the tokenizer, padding on the right, with a padding token.
 
     Raises:
@@ -86,7 +88,7 @@ def load_tokenizer(model: Model, config: Any) -> Any:
     return tokenizer
 
 
-def load_model(model: Model, config: Any, head: str) -> Loaded:
+def load_model(model: Model, config: PretrainedConfig, head: str) -> Loaded:
     """Load the body's weights under the task's head; what the file lacks is new and will learn.
 
     Raises:
@@ -117,7 +119,7 @@ def load_model(model: Model, config: Any, head: str) -> Loaded:
     return Loaded(with_hooks(loaded, model, HEADS[head]), new, fingerprint(loaded, missing))
 
 
-def empty_model(model: Model, config: Any, head: str) -> Loaded:
+def empty_model(model: Model, config: PretrainedConfig, head: str) -> Loaded:
     """Build the model from its config alone, under the caller's fake tensors.
 
     Where the weights lie in a folder, a part of the body that they lack (BERT's pooler, after

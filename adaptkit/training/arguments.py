@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainingArguments
 
 from adaptkit.adaptation import Adaptation
+from adaptkit.optimizers import Groups, OptimizerSettings
 from adaptkit.training.settings import Recipe
 
 
-def parameter_groups(adaptation: Adaptation, optimizer: Any) -> list[dict[str, Any]]:
+def parameter_groups(adaptation: Adaptation, optimizer: OptimizerSettings) -> Groups:
     """Return groups with lr and weight_decay; vectors and scalars do not decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in adaptation.trainable.items():

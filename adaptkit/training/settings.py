@@ -6,9 +6,10 @@ import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from adaptkit.errors import at_least, invalid
+from adaptkit.optimizers import OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Recipe:
     """All that the trainer must know of a run's settings."""
 
     trainer: TrainerSettings
-    optimizer: Any
+    optimizer: OptimizerSettings
     tracker: Tracker
     seed: int
     directory: Path
