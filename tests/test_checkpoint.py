@@ -390,7 +390,7 @@ def test_failed_run_cannot_be_verified(place, tmp_path, monkeypatch):
     def broken(*_) -> None:
         raise MachineError("the disk is on fire")
 
-    monkeypatch.setattr(pipeline, "prove", broken)
+    monkeypatch.setattr(pipeline, "verify_saved", broken)
     with pytest.raises(MachineError):
         carry_out(settings(place, tmp_path / "run", "method=bitfit"))
     with pytest.raises(AdaptError, match="on fire"):

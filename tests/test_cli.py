@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -22,6 +21,7 @@ from adaptkit import __version__
 from adaptkit.cli.main import COMMANDS, in_order
 from adaptkit.config.groups import GROUPS, options
 from adaptkit.config.overrides import variant
+from adaptkit.storage import bundled
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
 METHODS = tuple(options("method"))
@@ -386,19 +386,18 @@ def test_the_three_formats_are_the_same_data(place: Path, checkpoints) -> None:
 
 def test_fingerprint_tells_changed_rows(place: Path, checkpoints) -> None:
     found = {}
-    for change in ("none", "a text", "a label"):
+    for change in ("none", "text", "label"):
         root = data_root(place / change)
         table = read(root / "sst2" / "train.jsonl")
-        if change == "a text":
+        if change == "text":
             table[3]["sentence"] += " ."
-        if change == "a label":
+        if change == "label":
             table[3]["label"] = 1 - table[3]["label"]
         write(root / "sst2" / "train.jsonl", table)
-        words = [*tiny(checkpoints["bert"]), f"data.root={root}", f"output_dir=run {change}"]
-        answer = call("train", "trainer.max_steps=0", *words[:-2], f"data.root='{root}'",
-                      f"output_dir='run {change}'")  # fmt: skip
+        words = ["trainer.max_steps=0", f"data.root={root}", f"output_dir=run_{change}"]
+        answer = call("train", *tiny(checkpoints["bert"]), *words)
         assert answer.status == 0, answer.err
-        found[change] = record(place / f"run {change}")["data"]["fingerprint"]
+        found[change] = record(place / f"run_{change}")["data"]["fingerprint"]
     assert len(set(found.values())) == 3
 
 
@@ -543,14 +542,14 @@ def test_choices_in_one_column_of_lists(place: Path, checkpoints) -> None:
 
 
 @pytest.mark.parametrize(("trained", "other"), [("sst2", "ud_ewt"), ("ud_ewt", "sst2")])
-def test_eval_rejects_another_kind_of_head(
+def test_eval_rejects_another_kind_of_answer(
     place: Path, checkpoints, trained: str, other: str
 ) -> None:
     words = [f"task={trained}", "data.source=sample", "trainer.max_steps=0", "output_dir=run"]
     assert call("train", *tiny(checkpoints["bert"]), *words, "data.eval_rows=8").status == 0
     answer = call("eval", "run", f"task={other}")
     assert answer.status == 2
-    for word in (trained, other, "token head", "sequence head"):
+    for word in (trained, other, "a tag per word", "a class"):
         assert word in answer.err
     assert not (place / "run" / "eval").exists()
 

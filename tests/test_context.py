@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from runs import carry_out, configure, sentiment, shallow
 from torch.nn.functional import cross_entropy
 
 from adaptkit.adaptation import Adaptation, Batch, Context
+from adaptkit.config.compose import compose
+from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.verify import verify
 
@@ -115,3 +118,22 @@ def test_training_nothing_takes_no_updates(place):
     assert record["updates"] == 0 and record["params"]["trainable"] == 0
     with pytest.raises(AdaptError, match=r"trains nothing, .* trainer\.max_steps=0"):
         carry_out(place("some", Nothing()))
+
+
+def test_methods_are_told_the_updates_that_are_made(checkpoints, tmp_path):
+    """A row of tags may give several examples, so that rows are not enough to count."""
+    words = ["good", "film", "bad", "plot"] * 6
+    lines = [json.dumps({"tokens": words[:n], "tags": ["A"] * n}) for n in range(1, 14)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    made = settings(compose([
+        "task=tag", f"task.path={tmp_path}", "task.labels=[A,B]", "task.max_length=6",
+        "model=auto", f"model.path={shallow(checkpoints['bert'], tmp_path / 'bert')}",
+        "trainer=debug", "trainer.max_steps=null", "trainer.epochs=3", "trainer.batch_size=2",
+        "method=lora", f"output_dir={tmp_path / 'run'}",
+    ]))  # fmt: skip
+    seen: dict[Any, Any] = {}
+    record, _ = carry_out(replace(made, method=Looking(seen), method_name="test"))
+    windows = sum(-(-n // 4) for n in range(1, 14))  # four words fit between [CLS] and [SEP]
+    assert sum(len(batch.rows) for batch in seen["batches"]) == windows
+    assert seen["updates", "train"] == record["updates"] == 3 * -(-windows // 2)

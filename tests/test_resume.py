@@ -85,7 +85,7 @@ def die(moment: Moment, settings: Any, patch: pytest.MonkeyPatch) -> None:
     callbacks = []
     with patch.context() as once:
         if moment.event == "proof":
-            once.setattr(pipeline, "prove", lambda *_: kill())
+            once.setattr(pipeline, "verify_saved", lambda *_: kill())
         elif moment.event == "save":
             save = AdaptTrainer._save_rng_state
 

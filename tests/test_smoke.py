@@ -22,7 +22,7 @@ def test_it_covers_every_option_on_every_mini() -> None:
     for group in ("method", "regularizer"):
         assert {(f"{group}={n}", m) for n in options(group) for m in MINIS} <= there
     tasks = {row for row, _ in there if row.startswith("task=")}
-    assert {"task=cola", "task=mnli", "task=stsb"} <= tasks
+    assert {"task=cola", "task=mnli", "task=stsb", "task=ud_ewt", "task=copa"} <= tasks
 
 
 def test_a_real_pair_is_trained_saved_and_verified(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def eval_(arguments: list[str]) -> int:
 
         result, place = evaluate(args.run, args.overrides, args.output)
     if args.json:
-        print(json.dumps(result.as_dict(), indent=2))
+        print(json.dumps({**result.as_dict(), "directory": str(place)}, indent=2))
     else:
         rows = result.data["rows"]["validation"]
         scores = console.scores(result)

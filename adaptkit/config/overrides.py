@@ -64,7 +64,7 @@ def explain(error: BaseException, overrides: list[str]) -> str:
             f"{match.group(1)}: several values make a sweep: adaptkit train -m {match.group(1)}. "
             "A list is written in brackets: KEY=[A,B]."
         )
-    if key := re.search(r"Interpolation key '([^']+)' not match", text):
+    if key := re.search(r"Interpolation key '([^']+)' not found", text):
         named = [o for o in overrides if key.group(1) in o] or ["the configuration"]
         return f"{named[0]}: there is no option {key.group(1)}."
     return " ".join(text.split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,6 +68,7 @@ class Ensemble:
         self.inner, self.prompts = inner, prompts
         self.head, self.outputs = inner.head, inner.outputs
         self.sequences = inner.sequences * prompts
+        self.one_to_one = inner.one_to_one
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
         """Encode as the inner form does."""
@@ -80,10 +81,6 @@ class Ensemble:
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Collate as the inner form does."""
         return self.inner.collate(examples, reader)
-
-    def batches(self, model: nn.Module, batch: Batch) -> Iterator[Batch]:
-        """Yield what the inner form does."""
-        return self.inner.batches(model, batch)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean [] over the prompts of the inner form's losses."""

@@ -46,6 +46,7 @@ class Plan:
     delta_bytes: int
     memory: Memory | None
     precision: str
+    extra_tokens: int  # by which the base model's input is longer than the text
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data; the counts of parameters stand at the top as well."""
@@ -99,7 +100,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         counts = replace(counts, stored=count(adaptation).stored)
         return Plan(
             run.task.name, run.model.name, run.method_name, counts, trains,
-            4 * counts.stored, needed, precision,
+            4 * counts.stored, needed, precision, adaptation.extra_tokens,
         )  # fmt: skip
 
 

@@ -39,11 +39,18 @@ class Base:
 
     def reader(self, extra_tokens: int = 0) -> Reader:
         """Return what a form may know of it; a prompt leaves less room for the text."""
-        family = family_of(self.config.model_type)
-        positions = family.positions(self.config)
-        limit = None if positions is None else positions - extra_tokens
-        causal = family.cls is None and not family.encoder_decoder
-        return Reader(self.tokenizer, limit, causal)
+        return reader_of(self.config, self.tokenizer, extra_tokens)
+
+
+def reader_of(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, extra_tokens: int
+) -> Reader:
+    """Return what a form may know of a model; a prompt leaves less room for the text."""
+    family = family_of(config.model_type)
+    positions = family.positions(config)
+    limit = None if positions is None else positions - extra_tokens
+    causal = family.cls is None and not family.encoder_decoder
+    return Reader(tokenizer, limit, causal)
 
 
 def load_base(run: Settings, device: torch.device) -> Base:
@@ -94,6 +101,16 @@ def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = N
         form = adaptation.form(form)
     reader = base.reader(adaptation.extra_tokens)
     return Prepared(adaptation, form, reader, device, number_format, base.fingerprint)
+
+
+def count_examples(run: Settings, rows: Dataset, extra_tokens: int) -> int:
+    """Return how many examples the rows give; `extra_tokens`: of a prompt, as planned."""
+    form = run.task.form
+    if form.one_to_one:
+        return len(rows)
+    config = loading.load_config(run.model, form.head, form.outputs)
+    tokenizer = loading.load_tokenizer(run.model, config)
+    return len(form.encode(rows, reader_of(config, tokenizer, extra_tokens)))
 
 
 def training_batches(

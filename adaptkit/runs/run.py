@@ -29,9 +29,9 @@ from adaptkit.runs.directory import (
     differences,
     write_config,
 )
-from adaptkit.runs.plan import plan
+from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
-from adaptkit.runs.prepare import feed_of, plain_model, prepare, restored, scorer_of
+from adaptkit.runs.prepare import count_examples, feed_of, plain_model, prepare, restored, scorer_of
 from adaptkit.runs.record import (
     RunResult,
     counts_line,
@@ -91,12 +91,14 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         warn_of_sample(settings, splits, interface)
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
-        interface.say(counts_line(plan(settings, number_format, memory=False)))
+        check_bound(settings)
+        costs = plan(settings, number_format, memory=False)
+        interface.say(counts_line(costs))
         started = datetime.now(timezone.utc)
         write_config(settings)
         with log_to_file(directory):
             try:
-                result = complete(settings, splits, started, interface)
+                result = complete(settings, splits, costs, started, interface)
             except Exception as error:
                 record_failure(settings, error, started)
                 raise
@@ -115,11 +117,11 @@ def warn_of_sample(settings: Settings, splits: Splits, interface: Interface) -> 
 
 
 def complete(
-    settings: Settings, splits: Splits, started: datetime, interface: Interface
+    settings: Settings, splits: Splits, costs: Plan, started: datetime, interface: Interface
 ) -> RunResult:
     """Train, score, save and prove; return the record of the finished run."""
     clock = time.monotonic()
-    trained = train(settings, splits, interface)
+    trained = train(settings, splits, costs, interface)
     gc.collect()
     if is_main_process():
         verify_saved(settings, splits, trained.proof)
@@ -153,6 +155,20 @@ def already_done(settings: Settings) -> RunResult | None:
     return result if result and result.status == "done" else None
 
 
+def check_bound(settings: Settings) -> None:
+    """Reject resuming a run whose classes were read off other data.
+
+    Raises:
+        AdaptError: the directory's config has other classes.
+    """
+    directory = settings.output_dir
+    if (directory / CONFIG).is_file() and (other := differences(directory, settings.plain)):
+        raise AdaptError(
+            f"{directory} holds a run on other data ({', '.join(other[:5])} changed). Set "
+            "output_dir to another folder, or trainer.resume=never to replace it."
+        )
+
+
 def nothing_kept(settings: Settings, result: RunResult | None) -> bool:
     """Tell whether a run failed before it had trained anything that was saved."""
     failed = result is not None and result.status == "failed"
@@ -160,13 +176,14 @@ def nothing_kept(settings: Settings, result: RunResult | None) -> bool:
     return failed and not any(path.exists() for path in kept)
 
 
-def train(settings: Settings, splits: Splits, interface: Interface) -> Trained:
+def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface) -> Trained:
     """Train (or resume training), put back the best weights, score and save the delta."""
     clock, directory = time.monotonic(), settings.output_dir
     rows = splits.train
     if rows is None:
         raise AdaptError(f"task {settings.task.name}: has no training rows.")
-    updates = settings.trainer.updates(len(rows), int(os.environ.get("WORLD_SIZE", "1")))
+    examples = count_examples(settings, rows, costs.extra_tokens)
+    updates = settings.trainer.updates(examples, int(os.environ.get("WORLD_SIZE", "1")))
     prepared = prepare(settings, updates, "train", rows)
     if updates and not prepared.adaptation.trainable:
         raise AdaptError(

@@ -68,7 +68,7 @@ class Classify(TableTask):
         """Return the task with its classes in another order."""
         return replace(self, labels=classes)
 
-    def bind(self, rows: Dataset) -> Classify:
+    def bind(self, rows: Dataset, split: str) -> Classify:
         """Return the task with the classes that the label column holds, if it names none itself.
 
         Raises:

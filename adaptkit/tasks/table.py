@@ -93,7 +93,7 @@ class TableTask(ABC):
                 raise AdaptError(
                     f"task {self.name}, split {split}: no column {column!r}; "
                     f"{did_you_mean(column, rows.column_names)}"
-                    f"columns: {', '.join(rows.column_names)}. Name the columns in task.*."
+                    f"columns: {', '.join(rows.column_names)}. Set {self.option_of(column)}."
                 )
         if len(rows) == 0:
             raise AdaptError(f"task {self.name}, split {split}: has no rows.")
@@ -104,6 +104,13 @@ class TableTask(ABC):
                     f"keeps the rows' {taken}s under that name. Rename it in the file."
                 )
         return self.with_ids(rows, split)
+
+    def option_of(self, column: str) -> str:
+        """Return the option that names a column, for messages."""
+        for name, value in vars(self).items():
+            if value == column or (isinstance(value, tuple) and column in value):
+                return f"task.{name}"
+        return "the columns in task.*"
 
     def with_ids(self, rows: Dataset, split: str) -> Dataset:
         """Return the rows with the column `id`, as text.
@@ -167,7 +174,7 @@ class TableTask(ABC):
         """Names of the classes; none for numbers and texts."""
         return ()
 
-    def bind(self, rows: Dataset) -> TableTask:
+    def bind(self, rows: Dataset, split: str) -> TableTask:
         """Return the task with what must be read off the rows (its classes) filled in."""
         return self
 
@@ -198,7 +205,10 @@ class TableTask(ABC):
         origin, columns = self.origin(data), (*self.columns, self.label)
         raw = {s: self.read(data, name, origin, columns) for s, name in self.scored().items()}
         raw_train = self.read(data, self.train, origin, columns) if train else None
-        task = self.bind(raw[""] if raw_train is None else raw_train)
+        if raw_train is None:
+            task = self.bind(raw[""], self.validation)
+        else:
+            task = self.bind(raw_train, self.train)
         validation = {
             suffix: task.labelled(rows, self.scored()[suffix], data.eval_rows, seed)
             for suffix, rows in raw.items()

@@ -71,10 +71,20 @@ class Tag(TableTask):
                     f"{str(words)[:60]}, not a list of words."
                 )
 
-    def bind(self, rows: Dataset) -> Tag:
-        """Return the task with the tags that the label column holds, if it names none itself."""
+    def bind(self, rows: Dataset, split: str) -> Tag:
+        """Return the task with the tags that the label column holds, if it names none itself.
+
+        Raises:
+            AdaptError: a row does not hold a list of tags.
+        """
         if self.labels:
             return self
+        for number, tags in enumerate(rows[self.label][:], 1):
+            if not isinstance(tags, list):
+                raise AdaptError(
+                    f"task {self.name}, split {split}, row {number}: {self.label} is "
+                    f"{str(tags)[:60]}, not a list of tags."
+                )
         values = (tag for tags in rows[self.label][:] for tag in tags)
         where = f"task {self.name}: column {self.label!r}"
         return replace(self, labels=classes_in(values, names_in_lists(rows, self.label), where))

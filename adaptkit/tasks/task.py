@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,6 +62,11 @@ class Splits:
         return digest.hexdigest()
 
 
+def row_name(rows: Dataset, index: int) -> str:
+    """Return how a message names a row: by its own id, or by its number from 1."""
+    return f"the row with id {rows[ID][index]!r}" if ID in rows.column_names else f"row {index + 1}"
+
+
 class Form(Protocol):
     """How a task is put to a model. The defaults suit a form with one example per row."""
 
@@ -74,6 +79,11 @@ class Form(Protocol):
     def outputs(self) -> int | None:
         """Width of the head; None: the model's own vocabulary."""
         ...
+
+    @property
+    def one_to_one(self) -> bool:
+        """True if every row gives exactly one example; False: windows, to be counted."""
+        return True
 
     @property
     def sequences(self) -> int:
@@ -98,10 +108,6 @@ class Form(Protocol):
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Pad and stack examples."""
         ...
-
-    def batches(self, model: nn.Module, batch: Batch) -> Iterator[Batch]:
-        """Yield what one batch becomes in training: itself."""
-        yield batch
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the sum of the losses [] of what `batch.weight` counts."""

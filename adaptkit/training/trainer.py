@@ -118,11 +118,8 @@ class AdaptTrainer(Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], int]:
         """Return the batches of one update, and what they count in all processes."""
-        batches = [
-            made
-            for _, batch in zip(range(num_batches), epoch_iterator, strict=False)
-            for made in self.prepared.form.batches(self.adaptation.model, batch.to(device))
-        ]
+        updates = zip(range(num_batches), epoch_iterator, strict=False)
+        batches = [batch.to(device) for _, batch in updates]
         count = torch.tensor(sum(batch.weight for batch in batches), device=device)
         if distributed():
             dist.all_reduce(count)
@@ -247,6 +244,8 @@ class AdaptTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = self.checkpoints / f"checkpoint-{self.state.global_step}"
+        if distributed():
+            dist.barrier()  # every process has written its part
         if self.is_world_process_zero():
             write_text(folder / state.COMPLETE, "")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.padding import padded_inputs, tokenized
-from adaptkit.tasks.task import LABEL, Answer, Form, Reader
+from adaptkit.tasks.task import LABEL, Answer, Form, Reader, row_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,7 +58,7 @@ class ChoiceForm(Form):
             firsts += [self._context(row)] * len(alternatives)
             seconds += alternatives
             sizes.append(len(alternatives))
-        self._check_room(seconds, sizes, reader, longest)
+        self._check_room(rows, seconds, sizes, reader, longest)
         flat = tokenized(reader.tokenizer, [firsts, seconds], longest, cut="only_first")
         columns: dict[str, list] = {name: regrouped(values, sizes) for name, values in flat.items()}
         columns["length"] = [max(map(len, ids)) for ids in columns["input_ids"]]
@@ -74,16 +74,21 @@ class ChoiceForm(Form):
         return f"{row[self.context].rstrip().rstrip(STOPS)} {words}".rstrip()
 
     def _check_room(
-        self, choices: Sequence[str], sizes: Sequence[int], reader: Reader, longest: int
+        self,
+        rows: Dataset,
+        choices: Sequence[str],
+        sizes: Sequence[int],
+        reader: Reader,
+        longest: int,
     ) -> None:
         tokenizer = reader.tokenizer
         room = longest - tokenizer.num_special_tokens_to_add(pair=True) - 1
         lengths = map(len, tokenizer(list(choices), add_special_tokens=False)["input_ids"])
-        owner = [row for row, size in enumerate(sizes, 1) for _ in range(size)]
+        owner = [row for row, size in enumerate(sizes) for _ in range(size)]
         for row, length in zip(owner, lengths, strict=True):
             if length > room:
                 raise AdaptError(
-                    f"row {row}: a choice has {length} tokens, and {longest} leave room for "
+                    f"{row_name(rows, row)}: a choice has {length} tokens, and {longest} leave room for "
                     f"{room}. Raise task.max_length, or drop the row."
                 )
 

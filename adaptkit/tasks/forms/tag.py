@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs, plain_text
-from adaptkit.tasks.task import LABEL, Answer, Form, Reader
+from adaptkit.tasks.task import LABEL, Answer, Form, Reader, row_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,6 +32,7 @@ class TagForm(Form):
     max_length: int  # tokens of a window, special ones included
 
     head: ClassVar[str] = "token"
+    one_to_one: ClassVar[bool] = False  # a long row gives several windows
 
     @property
     def outputs(self) -> int:
@@ -50,14 +51,14 @@ class TagForm(Form):
         columns: dict[str, list] = {}
         labels = rows[LABEL][:] if LABEL in rows.column_names else None
         for row, words in enumerate(rows[self.words][:]):
-            for window in self.windows(words, reader, row):
+            for window in self.windows(words, reader, row_name(rows, row)):
                 if labels is not None:
                     window["target"] = [numbers[labels[row][word]] for word in window["words"]]
                 for name, value in {**window, "row": row}.items():
                     columns.setdefault(name, []).append(value)
         return Dataset.from_dict(columns)
 
-    def windows(self, words: Sequence[str], reader: Reader, row: int) -> Iterator[dict[str, Any]]:
+    def windows(self, words: Sequence[str], reader: Reader, row: str) -> Iterator[dict[str, Any]]:
         """Yield the windows of one row: tokens, the words in them, and each word's position.
 
         Raises:
@@ -72,7 +73,7 @@ class TagForm(Form):
                 stop = min(stop - 1, start + max(share, 1))
                 if stop <= start:
                     raise AdaptError(
-                        f"row {row + 1}: the word {words[start][:40]!r} alone has "
+                        f"{row}: the word {words[start][:40]!r} alone has "
                         f"{len(window['input_ids'])} tokens, the model reads {longest}. Raise "
                         "task.max_length, or drop the row."
                     )
