@@ -137,3 +137,19 @@ def test_methods_are_told_the_updates_that_are_made(checkpoints, tmp_path):
     windows = sum(-(-n // 4) for n in range(1, 14))  # four words fit between [CLS] and [SEP]
     assert sum(len(batch.rows) for batch in seen["batches"]) == windows
     assert seen["updates", "train"] == record["updates"] == 3 * -(-windows // 2)
+
+
+def test_a_run_is_not_resumed_on_other_classes(place, tmp_path):
+    """The classes were read off the data; the data changed between kill and resume."""
+    made = place("run", **{"task.labels": [], "trainer.max_steps": 4, "trainer.eval_every": 2})
+
+    def kill() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        carry_out(made, at("on_step_begin", 3, kill))
+    for split in ("train", "validation"):
+        file = tmp_path / "data" / f"{split}.jsonl"
+        file.write_text(file.read_text().replace('"label": 1', '"label": 2'))
+    with pytest.raises(AdaptError, match=r"run on other data \(task\.labels changed\)"):
+        carry_out(made)
