@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import carry_out, configure, sentiment, shallow
+from runs import Killed, at, bits, carry_out, configure, sentiment, shallow
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from adaptkit.adaptation import Adaptation, Batch, Context
@@ -82,6 +83,8 @@ def test_looking_at_the_data_does_not_change_the_run(place, tmp_path):
 
     for name, method in (("looking", Looking({})), ("blind", Blind())):
         carry_out(place(name, method, **{"trainer.max_steps": 3}))
+    one, other = (load_file(tmp_path / n / "delta.safetensors") for n in ("looking", "blind"))
+    assert one and bits(one) == bits(other)
 
 
 def test_without_data_a_method_that_looks_says_so():
