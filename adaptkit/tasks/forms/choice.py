@@ -88,8 +88,8 @@ class ChoiceForm(Form):
         for row, length in zip(owner, lengths, strict=True):
             if length > room:
                 raise AdaptError(
-                    f"{row_name(rows, row)}: a choice has {length} tokens, and {longest} leave room "
-                    f"for {room}. Raise task.max_length, or drop the row."
+                    f"{row_name(rows, row)}: a choice has {length} tokens, and {longest} leave "
+                    f"room for {room}. Raise task.max_length, or drop the row."
                 )
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
