@@ -57,6 +57,7 @@ def training_arguments(recipe: Recipe, precision: str, device: torch.device) -> 
         fp16=precision == "fp16",
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
+        ddp_broadcast_buffers=False,  # all processes have the same; a second pass could not follow
         report_to=[] if tracker == "none" else [tracker],
         remove_unused_columns=False,
         disable_tqdm=True,
