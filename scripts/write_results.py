@@ -40,7 +40,7 @@ COSTS = {  # heading -> short name, key in result.json, divisor; shown if any ro
     "peak MB, PEFT": ("peft_peak_mb", "", 1),
     "saved kB": ("saved_kb", "delta_bytes", 1e3),
 }
-README_TABLE, README_COLUMN = "minilm_sst2_8000", "accuracy, mean"
+README_TABLE, README_COLUMN = "sst2_8000_v2", "accuracy"
 README_ROWS = ("full", "lora", "dora", "vera", "ia3", "houlsby", "prefix", "bitfit", "prompt",
                "probe")  # fmt: skip
 ABSOLUTE = re.compile(r"""(?:^|[\s=:,'"(\[])(?:/|~/|file:/+|[A-Za-z]:[\\/])[\w.]""")
