@@ -73,7 +73,10 @@ def test_a_measured_record_replaces_the_transcribed_one(copy: Path, tmp_path: Pa
     run = run_dir(tmp_path / "run", score=0.9)
     options = ["--column", "accuracy, mean", "--row", "lora"]
     assert write_results("--root", copy, "--add", "minilm_sst2_8000", run, *options).returncode == 0
-    assert line((copy / "README.md").read_text(), "| `lora` | 0.").startswith("| `lora` | 0.900 |")
+    page = (copy / "docs" / "results.md").read_text()
+    rows = [row for row in page.splitlines() if row.startswith("| `lora` |")]
+    assert any("| 0.900 |" in row for row in rows)
+    assert not any("0.849 (0.854, 0.839, 0.853)" in row for row in rows)  # the transcribed one
 
 
 def test_the_same_run_again_takes_its_old_place(copy: Path, tmp_path: Path) -> None:
