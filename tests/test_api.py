@@ -66,6 +66,16 @@ def test_predict_answers_rows_without_labels(finished):
         predictor.predict([{"sentence": 7}])
 
 
+@pytest.mark.parametrize("odd", [5, ["a"], None, "\ud800"], ids=repr)
+def test_rows_of_mixed_kinds_are_one_sentence(odd, finished):
+    predictor = adaptkit.load(finished[1])
+    with pytest.raises(AdaptError, match="row"):
+        predictor.predict([{"sentence": "good"}, {"sentence": odd}])
+    assert predictor.predict({"sentence": text} for text in ("good", "bad")) == predictor.predict(
+        [{"sentence": "good"}, {"sentence": "bad"}]
+    )
+
+
 def test_mistakes_are_exceptions(tmp_path):
     with pytest.raises(ConfigError, match="did you mean lora"):
         adaptkit.run("method=lorra")

@@ -213,6 +213,19 @@ def test_every_word_is_labelled_at_one_piece_of_its_own(family, prepared):
             assert text.startswith(word[0].lower())
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "gpt_neox"])
+def test_a_causal_model_labels_a_word_at_a_piece_of_its_own(family, prepared):
+    """Not at the blank that begins the next word: the place would depend on that word."""
+    _, made = prepared("tag", family)
+    words = ["good", "film", "good", "x9z", "good"]
+    rows = Dataset.from_dict({"tokens": [words], "label": [["A"] * len(words)]})
+    (example,) = made.form.encode(rows, made.reader).to_list()
+    tokenizer = made.reader.tokenizer
+    for word, place in zip(words, example["places"], strict=True):
+        piece = tokenizer.decode([example["input_ids"][place]]).strip()
+        assert piece and word.endswith(piece), (word, piece)
+
+
 def test_a_dropped_word_has_no_answer(prepared):
     run_settings, made = prepared("tag", "bert")
     rows = Dataset.from_dict(
@@ -415,9 +428,11 @@ def test_pooling_under_single_tokens_is_rejected(checkpoints):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ["lora", "probe", "prompt", "prefix", "bitfit"])
+@pytest.mark.parametrize("method", ["lora", "probe", "prompt", "prefix", "bitfit", "ensemble"])
 def test_a_run_of_every_kind_is_whole(kind, method, quiet_bert, tmp_path):
-    delta = trained(tmp_path / "run", kind, quiet_bert, f"method={method}", "trainer.max_steps=3")
+    several = ["method=prompt", "method.prompts=3", "method.length=4", "trainer.batch_size=4"]
+    options = several if method == "ensemble" else [f"method={method}"]
+    delta = trained(tmp_path / "run", kind, quiet_bert, *options, "trainer.max_steps=3")
     assert delta
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "done" and result["updates"] == 3

@@ -22,8 +22,10 @@ from transformers import (
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config.build import build
+from adaptkit.config.compose import compose
+from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError
-from adaptkit.interop.peft_file import read
+from adaptkit.interop.peft_file import PeftFile, read
 from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.interop.peft_write import modules_to_save, peft_form
 from adaptkit.methods import METHODS
@@ -43,6 +45,7 @@ from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.vera import VeRA
 from adaptkit.models.loading import head_names
 from adaptkit.runs.export import save_form
+from adaptkit.runs.import_peft import check_task_type
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -718,3 +721,12 @@ def test_refusals_of_import(place: Path, tmp_path: Path, checkpoints: Any) -> No
     own = ["task=sst2", data, "model=auto", f"model.path={checkpoints['bert']}"]
     assert "Leave it out" in refused(adapter, *own, "model.pooling=mean")
     assert "is not a PEFT adapter" in refused(str(tmp_path), "task=sst2")
+
+
+@pytest.mark.parametrize(("stated", "task"), [("TOKEN_CLS", "sst2"), ("SEQ_CLS", "ud_ewt")])
+def test_an_adapter_of_another_kind_is_refused(stated: str, task: str, tmp_path: Path) -> None:
+    """Its head may have a fitting shape all the same."""
+    file = PeftFile(tmp_path, {"task_type": stated}, {}, {})
+    with pytest.raises(AdaptError, match=rf"task_type={stated}, but task {task} needs"):
+        check_task_type(file, settings(compose([f"task={task}"])))
+    check_task_type(PeftFile(tmp_path, {}, {}, {}), settings(compose([f"task={task}"])))

@@ -25,6 +25,7 @@ from adaptkit.storage import hub
 from adaptkit.tasks import source
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.regress import Regress
+from adaptkit.tasks.tag import Tag
 from adaptkit.tasks.task import Reader
 
 ROWS = [{"text": f"row {i}", "label": i % 2} for i in range(6)]
@@ -524,3 +525,53 @@ def test_mnli_is_scored_on_both_splits(tmp_path):
     splits = configured("mnli").load(Given(root=str(tmp_path)), 0)
     assert list(splits.validation) == ["", "mismatched"]
     assert [len(part) for part in splits.validation.values()] == [4, 5]
+
+
+# ---- mistakes that would go unnoticed ----
+
+
+def write_both(folder: Path, rows: list[dict]) -> Path:
+    for split in ("train", "validation"):
+        write(folder / f"{split}.jsonl", rows)
+    return folder
+
+
+def test_a_number_among_named_classes_is_not_a_place(tmp_path):
+    rows = [{"text": "x", "label": label} for label in ("1 star", "2", "other")]
+    write(tmp_path / "train.jsonl", rows)
+    write(tmp_path / "validation.jsonl", [*rows, {"text": "x", "label": "0"}])
+    with pytest.raises(AdaptError, match="row 4: label '0' is none of the 3 classes"):
+        classify(tmp_path).load(Given(), 0)
+
+
+def test_a_class_is_named_once(tmp_path):
+    folder = write_both(tmp_path, ROWS)
+    with pytest.raises(ConfigError, match=r"task\.labels=.* names 'a' 2 times"):
+        classify(folder, labels=("a", "b", "a")).load(Given(), 0)
+
+
+def test_the_label_is_not_a_text(tmp_path):
+    folder = write_both(tmp_path, [{"text": "x", "label": name} for name in ("a", "b")])
+    with pytest.raises(AdaptError, match=r"task\.label=label: this column is read as input"):
+        classify(folder, text=("text", "label")).load(Given(), 0)
+
+
+def test_entities_are_bio(tmp_path):
+    folder = write_both(tmp_path, [{"tokens": ["x", "y"], "tags": ["NOUN", "O"]}])
+    task = Tag("mine", path=str(folder), metric="entities")
+    with pytest.raises(AdaptError, match=r"task\.metric=entities: the tag 'NOUN' is not BIO"):
+        task.load(Given(), 0)
+    folder = write_both(tmp_path, [{"tokens": ["x", "y"], "tags": ["B-A", "O"]}])
+    splits = Tag("mine", path=str(folder), metric="entities").load(Given(), 0)
+    assert splits.task.score([["B-A", "O"]], splits.validation[""])["f1"] == 1
+
+
+@pytest.mark.parametrize("labels", [(), ("A",)])
+def test_rows_without_words(labels, tmp_path):
+    rows = [{"tokens": [], "tags": []}, {"tokens": [], "tags": []}]
+    features = datasets.Features({name: datasets.Sequence(datasets.Value("string"))
+                                  for name in ("tokens", "tags")})  # fmt: skip
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.parquet", rows, features)
+    with pytest.raises(AdaptError, match=r"is empty: there are no classes|no row has a word"):
+        Tag("mine", path=str(tmp_path), labels=labels).load(Given(), 0)

@@ -86,6 +86,19 @@ def unreadable(text: str, overrides: list[str]) -> str | None:
     return None
 
 
+def parsed(override: str) -> tuple[str, Any]:
+    """Return key and value of one override, as in task.validation=test.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    with translate_hydra_errors([override]):
+        result = OverridesParser.create().parse_override(override)
+        return result.key_or_group, result.value()
+
+
 def near_leaf(key: str, known: list[str]) -> str:
     """Suggest options whose last word resembles the last word of `key`, or list the groups."""
     leaf = key.rpartition(".")[2]

@@ -73,7 +73,8 @@ class Alignment:
             return output
         back = self.order.argsort(1)
         for name in self.head.proof:
-            output[name] = columns(output[name], back)
+            answers = len(output[name]) // len(back)  # an ensemble gives several per row
+            output[name] = columns(output[name], back.repeat_interleave(answers, 0))
         return output
 
 

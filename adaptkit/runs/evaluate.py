@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from adaptkit.config.compose import compose
-from adaptkit.config.groups import options
+from adaptkit.config.compose import compose, with_absolute_paths
+from adaptkit.config.overrides import parsed
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
@@ -42,9 +43,9 @@ def evaluate(
     saved = as_recorded(load_run(directory))
     run = changed(saved, overrides)
     splits = run.task.load(run.data, run.seed, train=False)
-    run = replace(run, task=with_classes_of(saved.settings.task, splits.task))
+    run = replace(run, task=splits.task)  # scores its own classes, in its own order
     prepared = restored(saved)
-    form = run.task.form
+    form = with_classes_of(saved.settings.task, splits.task).form  # those of the head
     if prepared.adaptation.form is not None:
         form = prepared.adaptation.form(form)
     scored = score(run, replace(prepared, form=form), splits)
@@ -76,23 +77,19 @@ def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
             "only task, data and trainer options can change here."
         )
     plain = copy.deepcopy(saved.settings.plain)
-    task = [] if "task" in touched else [f"task={task_option(plain)}"]
-    composed = compose([*task, *overrides])
-    if plain["data"]["root"] is None:  # the environment may name one now
-        touched.append("data.root")
-    for key in touched:
+    root = os.environ.get("ADAPTKIT_DATA")
+    if plain["data"]["root"] is None and root:  # the environment may name one now
+        plain["data"]["root"] = root
+    groups = [key for key in touched if "." not in key]
+    if groups:  # another task or trainer: its own options, and those that are typed
+        composed = compose(list(overrides))
+        plain |= {group: composed[group] for group in groups}
+    for override in overrides:
+        key, value = parsed(override)
         group, _, option = key.partition(".")
-        if option:
-            plain[group][option] = composed[group][option]
-        else:
-            plain[group] = composed[group]
-    return replace(settings(plain), output_dir=saved.directory)
-
-
-def task_option(plain: dict[str, Any]) -> str:
-    """Return the option of the group `task` whose keys fit a saved task."""
-    name, kind = plain["task"]["name"], plain["task"]["kind"]
-    return name if name in options("task") else kind
+        if option and group not in groups:
+            plain[group][option] = value
+    return replace(settings(with_absolute_paths(plain)), output_dir=saved.directory)
 
 
 def as_recorded(saved: SavedRun) -> SavedRun:

@@ -18,6 +18,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.interop.peft_file import PeftFile, read
 from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.models import loading
+from adaptkit.models.heads import HEADS
 from adaptkit.runs.delta import digest, save_delta
 from adaptkit.runs.directory import HISTORY, write_config
 from adaptkit.runs.evaluate import score
@@ -50,6 +51,7 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
         )
     splits = run.task.load(run.data, run.seed, train=False)
     run = run.bind(splits.task)
+    check_task_type(file, run)
     run = settings({**run.plain, "method": method_on(file, run)})
     prepared = prepare(run, updates=1, stage="restore")
     delta = delta_for(file, prepared.adaptation)
@@ -76,6 +78,20 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
         )
         result.write(folder)
     return result
+
+
+def check_task_type(file: PeftFile, run: Settings) -> None:
+    """Reject an adapter whose head is of another kind than the task's.
+
+    Raises:
+        AdaptError: PEFT's task_type names another head.
+    """
+    stated, needed = file.config.get("task_type"), HEADS[run.task.form.head].peft
+    if stated and stated != needed:
+        raise AdaptError(
+            f"{file.folder}: task_type={stated}, but task {run.task.name} needs an adapter of "
+            f"{needed}. Name a task of the adapter's kind."
+        )
 
 
 def body_of(file: PeftFile, overrides: Sequence[str]) -> list[str]:

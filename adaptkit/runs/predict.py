@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 from datasets import Dataset
 
 from adaptkit.config.settings import Settings
-from adaptkit.errors import AdaptError
+from adaptkit.errors import AdaptError, first_line
 from adaptkit.runs.delta import load_run
 from adaptkit.runs.evaluate import as_recorded
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
+from adaptkit.tasks.source import odd_one
 from adaptkit.tasks.task import Answer
 from adaptkit.training.scorer import Prepared
 
@@ -24,12 +25,14 @@ class Predictor:
     def __init__(self, settings: Settings, prepared: Prepared) -> None:
         self.settings, self.prepared = settings, prepared
 
-    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    def predict(self, rows: Iterable[Mapping[str, Any]]) -> list[Answer]:
         """Return one answer per row; a row holds the task's columns, and needs no label.
 
         Raises:
-            AdaptError: a column is missing; the message names row and column.
+            AdaptError: a column is missing, or a value is of the wrong kind; the message names row
+                and column.
         """
+        rows = list(rows)
         if not rows:
             return []
         columns = self.settings.task.columns
@@ -39,7 +42,11 @@ class Predictor:
                     f"row {number} lacks the column {missing[0]!r}; task "
                     f"{self.settings.task.name} reads {', '.join(columns)}."
                 )
-        table = Dataset.from_dict({column: [row[column] for row in rows] for column in columns})
+        try:
+            table = Dataset.from_dict({c: [row[c] for row in rows] for c in columns})
+        except Exception as error:  # pyarrow raises several kinds for mixed types
+            fault = odd_one(rows, columns) or first_line(error)
+            raise AdaptError(f"rows to predict: {fault}.") from error
         self.settings.task.check(table, "rows to predict")
         feed = feed_of(self.settings, self.prepared, table)
         return scorer_of(self.settings, self.prepared).answers(feed)

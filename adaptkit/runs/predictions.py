@@ -33,15 +33,16 @@ def write_predictions(directory: Path, parts: Mapping[str, Scored]) -> None:
     write_lines(directory / PREDICTIONS, lines)
 
 
-def read_predictions(directory: Path) -> dict[str, Answer]:
-    """Return {id: prediction}.
+def read_predictions(directory: Path) -> dict[str, tuple[Answer, Answer]]:
+    """Return {id: (prediction, label)}.
 
     Raises:
         AdaptError: the file is missing or damaged.
     """
     try:
         lines = (directory / PREDICTIONS).read_text(encoding="utf-8").split("\n")
-        return {row["id"]: row["prediction"] for row in map(json.loads, filter(None, lines))}
+        rows = map(json.loads, filter(None, lines))
+        return {row["id"]: (row["prediction"], row["label"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdaptError(f"{directory / PREDICTIONS} is missing or damaged: {error}.") from error
 

@@ -11,6 +11,7 @@ from adaptkit.runs.directory import DELTA
 from adaptkit.runs.evaluate import as_recorded, score
 from adaptkit.runs.predictions import identities, read_predictions, same
 from adaptkit.runs.prepare import restored
+from adaptkit.tasks.task import LABEL
 from adaptkit.training.scorer import flat_scores
 
 
@@ -28,13 +29,17 @@ def verify(directory: Path) -> str:
     splits = run.task.load(run.data, run.seed, train=False)
     scored = score(run, restored(saved), splits)
     after = {
-        identity: answer
+        identity: (answer, label)
         for suffix, part in scored.items()
-        for identity, answer in zip(identities(suffix, part), part.answers, strict=True)
+        for identity, answer, label in zip(
+            identities(suffix, part), part.answers, part.rows[LABEL][:], strict=True
+        )
     }
     if before.keys() != after.keys():
         return f"{len(before)} predictions were saved, {len(after)} rows are there now"
-    different = [key for key in before if not same(before[key], after[key])]
+    if changed := [key for key in before if not same(before[key][1], after[key][1])]:
+        return f"the label of row {changed[0]} is {after[changed[0]][1]!r} now, not as it was saved"
+    different = [key for key in before if not same(before[key][0], after[key][0])]
     if different:
         return (
             f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"

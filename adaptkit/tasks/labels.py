@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adaptkit.errors import AdaptError
+from adaptkit.errors import AdaptError, invalid
 
 MOST = 1000  # classes; more are taken for something else
 
@@ -22,6 +23,8 @@ def classes_in(values: Iterable[Any], stored: Sequence[str] | None, where: str) 
     if stored:
         return tuple(stored)
     different = set(values)
+    if not different:
+        raise AdaptError(f"{where} is empty: there are no classes in it.")
     if not all(isinstance(v, int | str | bool) for v in different) or len(different) > MOST:
         raise AdaptError(
             f"{where} does not hold classes (for example {next(iter(different))!r}; "
@@ -36,6 +39,17 @@ def classes_in(values: Iterable[Any], stored: Sequence[str] | None, where: str) 
     return tuple(str(v) for v in sorted(different))
 
 
+def check_distinct(classes: Sequence[str]) -> None:
+    """Reject a name that stands twice.
+
+    Raises:
+        ConfigError: one does.
+    """
+    name, times = Counter(classes).most_common(1)[0]
+    if times > 1:
+        raise invalid("task.labels", list(classes), f"names {name!r} {times} times")
+
+
 @dataclass(frozen=True)
 class Namer:
     """What a stored value means: the name of one of `classes`."""
@@ -45,6 +59,7 @@ class Namer:
     where: str  # task and split, for messages
 
     def __post_init__(self) -> None:
+        check_distinct(self.classes)
         if self.by_name and not set(self.stored or ()) <= set(self.classes):
             raise AdaptError(
                 f"{self.where}: the file names its classes {', '.join(self.stored or ())}, the "
@@ -69,8 +84,8 @@ class Namer:
                 if written in self.classes:
                     return written
         places = self.stored if self.stored and self.by_name else self.classes
-        # Classes that are called 1, 2, ... are meant by name, never by their place in the list.
-        by_place = self.stored or not all(n.lstrip("-").isdecimal() for n in self.classes)
+        # If classes are called 1, 2, ..., numbers mean names, never places in the list.
+        by_place = self.stored or not any(n.lstrip("-").isdecimal() for n in self.classes)
         if by_place and isinstance(known, int) and 0 <= known < len(places):
             return places[known]
         hidden = " The labels of this split are withheld; score on another." if value == -1 else ""

@@ -17,7 +17,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -239,10 +239,10 @@ def _from_rows(rows: list[dict[str, Any]], file: Path) -> Dataset:
     try:
         return Dataset.from_dict({c: [row[c] for row in rows] for c in columns})
     except Exception as error:  # pyarrow raises several kinds for mixed types
-        raise AdaptError(f"{file}: {_odd_one(rows, columns) or first_line(error)}.") from error
+        raise AdaptError(f"{file}: {odd_one(rows, columns) or first_line(error)}.") from error
 
 
-def _odd_one(rows: list[dict[str, Any]], columns: list[str]) -> str | None:
+def odd_one(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str | None:
     """Name the first value that is of another type than those above it."""
     for column in columns:
         first: type | None = None

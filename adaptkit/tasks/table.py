@@ -97,6 +97,11 @@ class TableTask(ABC):
                 )
         if len(rows) == 0:
             raise AdaptError(f"task {self.name}, split {split}: has no rows.")
+        if self.label in columns[:-1]:
+            raise AdaptError(
+                f"task.label={self.label}: this column is read as input as well, so the answer "
+                "would be known. Name another column."
+            )
         for taken, own in ((ID, self.id), (LABEL, self.label)):
             if taken in columns and taken != own:
                 raise AdaptError(

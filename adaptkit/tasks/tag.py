@@ -93,9 +93,15 @@ class Tag(TableTask):
         """Return the tags of every row.
 
         Raises:
-            AdaptError: a row has more or fewer tags than words, or a tag that is none.
+            AdaptError: a row has more or fewer tags than words, or a tag that is none; no row has a
+                word; tags are not BIO although entities are scored.
         """
         where = f"task {self.name}, split {split}"
+        if odd := [tag for tag in self.classes if self.metric == "entities" and not is_bio(tag)]:
+            raise AdaptError(
+                f"task.metric=entities: the tag {odd[0]!r} is not BIO (O, B-TYPE or I-TYPE). Use "
+                "task.metric=accuracy."
+            )
         namer = Namer(self.classes, names_in_lists(rows, self.label), where)
         labels = []
         columns = zip(rows[self.words][:], rows[self.label][:], strict=True)
@@ -106,6 +112,8 @@ class Tag(TableTask):
                     f"{str(tags)[:60]}. Every word needs one tag."
                 )
             labels.append([namer.name(tag, number) for tag in tags])
+        if not any(labels):
+            raise AdaptError(f"{where}: no row has a word.")
         return labels
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
@@ -125,6 +133,11 @@ class Tag(TableTask):
         (name, _), *_ = counts.most_common(1)
         scores = self.score([[name] * len(tags) for tags in rows[LABEL][:]], rows)
         return "majority tag", scores.get(self.headline, float("nan"))
+
+
+def is_bio(tag: str) -> bool:
+    """Tell whether a tag says where an entity begins, goes on or is not."""
+    return tag == "O" or tag[:2] in ("B-", "I-")
 
 
 def names_in_lists(rows: Dataset, column: str) -> tuple[str, ...] | None:

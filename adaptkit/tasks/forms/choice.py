@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.forms.padding import padded_inputs, tokenized
+from adaptkit.tasks.forms.padding import padded_inputs, plain_text, tokenized
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader, row_name
 
 if TYPE_CHECKING:
@@ -83,7 +83,13 @@ class ChoiceForm(Form):
     ) -> None:
         tokenizer = reader.tokenizer
         room = longest - tokenizer.num_special_tokens_to_add(pair=True) - 1
-        lengths = map(len, tokenizer(list(choices), add_special_tokens=False)["input_ids"])
+        plain = plain_text(tokenizer)
+        tokens = tokenizer(
+            [plain(choice) for choice in choices],
+            add_special_tokens=False,
+            split_special_tokens=True,
+        )
+        lengths = map(len, tokens["input_ids"])
         owner = [row for row, size in enumerate(sizes) for _ in range(size)]
         for row, length in zip(owner, lengths, strict=True):
             if length > room:
@@ -125,7 +131,7 @@ class ChoiceForm(Form):
         return cross_entropy(self.scores(outputs, batch), batch.targets["target"], reduction="sum")
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
-        """Return the number of the best choice, counted from 0; of equals the first."""
+        """Return the number of the best choice, counted from 0; of equal scores the first."""
         return self.scores(outputs, batch).argmax(-1).tolist()
 
 

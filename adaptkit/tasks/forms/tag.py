@@ -66,7 +66,8 @@ class TagForm(Form):
         """
         longest, start = reader.length(self.max_length), 0
         while start < len(words) or not start:
-            stop, window = len(words), self._window(words, start, len(words), reader)
+            stop = min(len(words), start + longest)  # more words than tokens never fit
+            window = self._window(words, start, stop, reader)
             while len(window["input_ids"]) > longest:
                 # As many words as fit by their share of the tokens, and fewer until they do.
                 share = (stop - start) * longest // len(window["input_ids"])
@@ -86,7 +87,9 @@ class TagForm(Form):
     ) -> dict[str, Any]:
         plain = plain_text(reader.tokenizer)
         texts = [plain(word) for word in words[start:stop]]
-        owner = [start + i for i, text in enumerate(texts) for _ in f"{text} "]
+        owner: list[int | None] = []  # of every character; a blank between words has none
+        for number, text in enumerate(texts, start):
+            owner += [*[number] * len(text), None]
         tokens = reader.tokenizer(
             " ".join(texts), split_special_tokens=True, return_offsets_mapping=True,
             return_special_tokens_mask=True, return_attention_mask=False,
@@ -96,8 +99,9 @@ class TagForm(Form):
         for place, (first, last) in enumerate(tokens.pop("offset_mapping")):
             if special[place] or last <= first:
                 continue
-            word = owner[last - 1]  # a piece may begin with the blank before its word
-            if reader.causal or word not in places:
+            # A piece may begin with the blank before its word, or be that blank.
+            word = next((w for w in reversed(owner[first:last]) if w is not None), None)
+            if word is not None and (reader.causal or word not in places):
                 places[word] = place
         ids = tokens["input_ids"] or [reader.tokenizer.eos_token_id or 0]
         kept = {"input_ids": ids, "length": len(ids)}

@@ -1,0 +1,81 @@
+"""A finished run on other data: its settings hold, names decide, the scores are the other's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commandline import call
+from runs import shallow
+from sklearn.metrics import f1_score
+
+ROWS = [("good film", "yes_"), ("bad film", "no_"), ("a dull story", "no_"), ("i liked it", "yes_")]
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoints, tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("evaluate")
+    model = shallow(checkpoints["bert"], folder / "bert")
+    data = folder / "data"
+    data.mkdir()
+    for split, times in (("train", 4), ("validation", 3), ("test", 5)):
+        lines = [json.dumps({"text": text, "answer": name}) for text, name in ROWS * times]
+        (data / f"{split}.jsonl").write_text("\n".join(lines[:-1]))
+    answer = call(
+        "train", "model=auto", f"model.path={model}", "trainer=debug", "task=classify",
+        f"task.path={data}", "task.text=text", "task.label=answer", "task.labels=[yes_,no_]",
+        "task.metric=accuracy_and_f1", "method=full", f"output_dir={folder / 'run'}",
+    )  # fmt: skip
+    assert answer.status == 0, answer.err
+    return folder / "run", data
+
+
+def predictions(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("override", ["task.validation=test", "data.eval_rows=5", None])
+def test_the_runs_own_settings_hold(override, finished):
+    """The task has columns and a path that no file of conf/ knows."""
+    run, _ = finished
+    words = [override] if override else []
+    answer = call("eval", run, *words, "--json")
+    assert answer.status == 0, answer.err
+    record = json.loads(answer.out)
+    rows = {"task.validation=test": 19, "data.eval_rows=5": 5, None: 11}[override]
+    assert record["data"]["rows"]["validation"] == rows
+
+
+def test_an_unknown_option_is_named(finished):
+    answer = call("eval", finished[0], "task.validatoin=test")
+    assert answer.status == 2 and "did you mean validation" in answer.err
+
+
+def test_the_f1_is_that_of_the_other_tasks_positive_class(finished):
+    run, _ = finished
+    scores = {}
+    for labels in ("[yes_,no_]", "[no_,yes_]"):
+        answer = call("eval", run, f"task.labels={labels}", "--json", "--output",
+                      run.parent / labels[1:3])  # fmt: skip
+        assert answer.status == 0, answer.err
+        scores[labels] = json.loads(answer.out)["scores"]
+    made = predictions(run.parent / "ye")
+    assert made == predictions(run.parent / "no")  # the answers are the same names
+    gold, found = ([row[key] for row in made] for key in ("label", "prediction"))
+    for labels, positive in (("[yes_,no_]", "no_"), ("[no_,yes_]", "yes_")):
+        expected = f1_score(gold, found, pos_label=positive, zero_division=0)
+        assert scores[labels]["f1"] == pytest.approx(expected)
+
+
+def test_verify_sees_an_edited_label(finished, tmp_path):
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    lines = (copy / "predictions.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    first["label"] = {"yes_": "no_", "no_": "yes_"}[first["label"]]
+    (copy / "predictions.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    answer = call("verify", copy)
+    assert answer.status == 1 and "the label of row 0 is 'yes_' now" in answer.out
