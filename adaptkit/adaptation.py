@@ -53,10 +53,8 @@ class Batch(NamedTuple):
         import torch
 
         def moved(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {
-                name: value.to(device) if isinstance(value, torch.Tensor) else value
-                for name, value in values.items()
-            }
+            tensors = {n: t.to(device) for n, t in values.items() if isinstance(t, torch.Tensor)}
+            return {**values, **tensors}
 
         return self._replace(inputs=moved(self.inputs), targets=moved(self.targets))
 

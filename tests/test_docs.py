@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
-import json
 import re
 import shlex
 import sys
@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from runs import shallow
 
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
+from adaptkit.errors import AdaptError
 from adaptkit.runs.run import Interface, run
 from adaptkit.runs.verify import verify
 from adaptkit.tasks import TASKS
@@ -32,7 +34,7 @@ def blocks(page: str, language: str) -> list[str]:
 def stars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The kind of task of CONTRIBUTING, registered as its step says."""
     (source,) = [block for block in blocks("CONTRIBUTING.md", "python") if "class Stars" in block]
-    assert len(source.splitlines()) < 80
+    assert len(source.splitlines()) < 85
     file = tmp_path / "stars_task.py"
     file.write_text(source)
     spec = importlib.util.spec_from_file_location("stars_task", file)
@@ -43,22 +45,31 @@ def stars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return module.Stars
 
 
-def test_the_example_of_a_kind_of_task_runs(stars, checkpoints, tmp_path):
+def test_the_example_of_a_kind_of_task_runs(stars, checkpoints, tmp_path, monkeypatch):
+    """Its YAML as printed, on a CSV."""
+    base, data_set = (yaml.safe_load(block) for block in blocks("CONTRIBUTING.md", "yaml"))
+    assert set(base) - {"kind"} == {field.name for field in dataclasses.fields(stars)}
+    assert data_set.pop("defaults") == ["stars", "_self_"]
     reviews = [("good", 5), ("bad", 1), ("the film was not bad", 3), ("a dull story", 2)]
-    lines = [json.dumps({"review": text, "stars": count}) for text, count in reviews * 3]
-    for split in ("train", "validation"):
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "reviews.csv").write_text(
+        "review,stars\n" + "".join(f"{text},{count}\n" for text, count in reviews * 5)
+    )
     plain = compose([
         "model=auto", f"model.path={shallow(checkpoints['bert'], tmp_path / 'bert')}",
         "method=lora", "trainer=debug", f"output_dir={tmp_path / 'run'}",
     ])  # fmt: skip
-    plain["task"] = {"kind": "stars", "name": "stars", "path": str(tmp_path), "text": ["review"],
-                     "label": "stars"}  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    plain["task"] = {**base, **data_set}
     result = run(settings(plain), Interface(lambda _: None, lambda _: ()))
     assert result.metric == "distance" and result.score is not None
-    assert result.baseline == {"name": "median", "value": (3 + 1 + 1 + 0) / 4}
+    assert result.baseline["name"] == "median" and 0 <= result.baseline["value"] <= 3
     assert result.best_update in (2, 4)
     assert verify(tmp_path / "run") == ""
+    with pytest.raises(AdaptError, match=r"task\.text=\[\]: name one column"):
+        settings({**plain, "task": {**plain["task"], "text": []}})
+    (tmp_path / "reviews.csv").write_text("review,stars\ngood,5\nbad,none\nwell,3\n")
+    with pytest.raises(AdaptError, match="stars is 'none', not a whole number"):
+        settings(plain).task.load(settings(plain).data, 0)
 
 
 COMMANDS = [

@@ -79,3 +79,21 @@ def test_verify_sees_an_edited_label(finished, tmp_path):
     (copy / "predictions.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
     answer = call("verify", copy)
     assert answer.status == 1 and "the label of row 0 is 'yes_' now" in answer.out
+
+
+def test_a_file_that_lacks_a_class_can_be_scored(finished, tmp_path):
+    run, _ = finished
+    (tmp_path / "validation.jsonl").write_text(json.dumps({"text": "good", "answer": "yes_"}))
+    answer = call("eval", run, "task=classify", f"task.path={tmp_path}", "task.text=text",
+                  "task.label=answer", "--json")  # fmt: skip
+    assert answer.status == 0, answer.err
+    record = json.loads(answer.out)
+    assert record["labels"] == ["yes_", "no_"]
+    assert record["baseline"] == {"name": "majority class of these rows", "value": 1.0}
+
+
+def test_labels_that_yaml_reads_as_truth_values():
+    answer = call("plan", "task=sst2", "task.labels=[no,yes]", "method=lora")
+    assert answer.status == 0
+    answer = call("plan", "task=sst2", "task.labels=[false,true]", "method=lora")
+    assert answer.status == 2 and "must be text or a whole number" in answer.err

@@ -19,7 +19,7 @@ from adaptkit.adaptation import Adaptation, Batch, Context
 from adaptkit.config import compose
 from adaptkit.config import settings as config
 from adaptkit.errors import AdaptError, ConfigError
-from adaptkit.layers.ensemble import vote
+from adaptkit.layers.ensemble import Ensemble, vote
 from adaptkit.layers.prompt import PromptEncoder, cut_out, single, splice
 from adaptkit.methods.chain import Chain
 from adaptkit.methods.lora import LoRA
@@ -632,3 +632,13 @@ def test_count_of_ptuning(model: str, length: int, count: int) -> None:
 def test_plan_refuses_a_prompt_that_is_too_long() -> None:
     with pytest.raises(AdaptError, match="508 are left"):
         counted("model=bert-base", "method=prompt", "method.length=510")
+
+
+def test_an_ensemble_needs_answers_that_can_be_voted_on() -> None:
+    """A form that thresholds its logits would read the votes of `vote` as answers."""
+
+    class Thresholds(HeadForm):
+        votes = False
+
+    with pytest.raises(ConfigError, match=r"method\.prompts=3: the answers .* cannot be voted on"):
+        Ensemble(Thresholds(("text",), ("a", "b"), 16), 3)

@@ -13,6 +13,8 @@ from adaptkit.adaptation import Method
 from adaptkit.errors import ConfigError, did_you_mean, invalid, unknown
 from adaptkit.methods import METHODS
 
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
 
 def registered(kind: str, registry: Mapping[str, type], group: str, name: str) -> type:
     """Return the class registered under `name`, here or by an installed package.
@@ -82,8 +84,7 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    raise invalid(where, value, f"must be {names.get(hint, hint.__name__)}")
+    raise invalid(where, value, f"must be {NAMES.get(hint, hint.__name__)}")
 
 
 def _method(node: Any, where: str) -> Any:
@@ -95,9 +96,13 @@ def _method(node: Any, where: str) -> Any:
 
 
 def _first_that_fits(value: Any, hints: list[Any], where: str) -> Any:
-    for hint in hints[:-1]:
+    for hint in hints:
         try:
             return coerce(value, hint, where)
         except ConfigError:
             continue
-    return coerce(value, hints[-1], where)
+    if len(hints) == 1:
+        return coerce(value, hints[0], where)  # says what is wrong
+    allowed = " or ".join(NAMES.get(hint, getattr(hint, "__name__", "another")) for hint in hints)
+    quote = 'Put quotes around a word, as in "no"' if isinstance(value, bool) else ""
+    raise invalid(where, value, f"must be {allowed}", quote)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from adaptkit.errors import invalid
 from adaptkit.models.calls import named
 
 if TYPE_CHECKING:
@@ -64,7 +65,12 @@ class Ensemble:
     prompt's own (`single`).
     """
 
+    votes = True
+
     def __init__(self, inner: Form, prompts: int) -> None:
+        if not inner.votes:
+            raise invalid("method.prompts", prompts, "the answers of this task cannot be voted on",
+                          "Use 1")  # fmt: skip
         self.inner, self.prompts = inner, prompts
         self.head, self.outputs = inner.head, inner.outputs
         self.sequences = inner.sequences * prompts

@@ -41,11 +41,13 @@ def evaluate(
     """
     started = datetime.now(timezone.utc)
     saved = as_recorded(load_run(directory))
-    run = changed(saved, overrides)
+    run, own = changed(saved, overrides), saved.settings.task
+    if not run.task.bound and type(run.task) is type(own):  # a file may lack one of the classes
+        run = replace(run, task=run.task.with_classes(own.classes))
     splits = run.task.load(run.data, run.seed, train=False)
     run = replace(run, task=splits.task)  # scores its own classes, in its own order
     prepared = restored(saved)
-    form = with_classes_of(saved.settings.task, splits.task).form  # those of the head
+    form = with_classes_of(own, splits.task).form  # those of the head
     if prepared.adaptation.form is not None:
         form = prepared.adaptation.form(form)
     scored = score(run, replace(prepared, form=form), splits)

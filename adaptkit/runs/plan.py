@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PretrainedConfig
 
 from adaptkit.adaptation import Adaptation, Context, Params, apply, count
 from adaptkit.config.settings import Settings
 from adaptkit.models.anatomy import ROLES, family, family_of, roles_of, width
 from adaptkit.models.body import base_of
 from adaptkit.models.loading import empty_model, load_config
+from adaptkit.tasks.task import Form
 from adaptkit.training.precision import DTYPES, autocast, cast, halved
 
 
@@ -94,7 +96,10 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
         counts = count(adaptation)
         trains = by_role(adaptation, roles)
-        needed = memory_of(run, adaptation, counts, precision, config) if memory else None
+        wrapped = form if adaptation.form is None else adaptation.form(form)
+        needed = None
+        if memory:
+            needed = memory_of(run, adaptation, wrapped, counts, precision, config)
         for last in adaptation.finish:
             last()
         counts = replace(counts, stored=count(adaptation).stored)
@@ -105,7 +110,12 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
 
 
 def memory_of(
-    run: Settings, adaptation: Adaptation, counts: Params, precision: str, config: Any
+    run: Settings,
+    adaptation: Adaptation,
+    form: Form,
+    counts: Params,
+    precision: str,
+    config: PretrainedConfig,
 ) -> Memory:
     """Estimate the memory of training: what trains is fp32, frozen matrices are in `precision`."""
     size = DTYPES[precision].itemsize
@@ -117,7 +127,6 @@ def memory_of(
     positions = family_of(config.model_type).positions(config)
     limit = None if positions is None else positions - adaptation.extra_tokens
     tokens = min(run.task.max_length, limit or run.task.max_length)
-    form = run.task.form if adaptation.form is None else adaptation.form(run.task.form)
     return Memory(
         weights=4 * counts.trainable + frozen,
         gradients=4 * counts.trainable,

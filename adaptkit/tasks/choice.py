@@ -105,7 +105,7 @@ class Choice(TableTask):
     def baseline(self, splits: Splits) -> tuple[str, float]:
         """Score the commonest number of the training rows."""
         rows = splits.validation[""]
-        seen = rows if splits.train is None else splits.train
+        seen, where = splits.seen()
         (number, _), *_ = Counter(seen[LABEL][:]).most_common(1)
         scores = self.score([number] * len(rows), rows)
-        return "majority choice", scores.get(self.headline, float("nan"))
+        return f"majority choice{where}", scores.get(self.headline, float("nan"))

@@ -119,9 +119,9 @@ class Classify(TableTask):
     def baseline(self, splits: Splits) -> tuple[str, float]:
         """Score the commonest class of the training rows."""
         rows = splits.validation[""]
-        seen = rows if splits.train is None else splits.train
+        seen, where = splits.seen()
         (name, _), *_ = Counter(seen[LABEL][:]).most_common(1)
-        return "majority class", self.score([name] * len(rows), rows).get(
+        return f"majority class{where}", self.score([name] * len(rows), rows).get(
             self.headline, float("nan")
         )
 

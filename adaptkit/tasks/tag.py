@@ -128,11 +128,11 @@ class Tag(TableTask):
     def baseline(self, splits: Splits) -> tuple[str, float]:
         """Score the commonest tag of the training rows, given to every word."""
         rows = splits.validation[""]
-        seen = rows if splits.train is None else splits.train
+        seen, where = splits.seen()
         counts: Counter[Any] = Counter(tag for tags in seen[LABEL][:] for tag in tags)
         (name, _), *_ = counts.most_common(1)
         scores = self.score([[name] * len(tags) for tags in rows[LABEL][:]], rows)
-        return "majority tag", scores.get(self.headline, float("nan"))
+        return f"majority tag{where}", scores.get(self.headline, float("nan"))
 
 
 def is_bio(tag: str) -> bool:

@@ -52,6 +52,12 @@ class Splits:
     validation: dict[str, Dataset]  # by the suffix of their scores
     source: DataSource
 
+    def seen(self) -> tuple[Dataset, str]:
+        """Return the rows whose labels a baseline may know, and a remark if not for training."""
+        if self.train is None:
+            return self.validation[""], " of these rows"
+        return self.train, ""
+
     def fingerprint(self) -> str:
         """Identify the rows: SHA-256 over all values of all columns."""
         digest = hashlib.sha256()
@@ -84,6 +90,11 @@ class Form(Protocol):
     def one_to_one(self) -> bool:
         """True if every row gives exactly one example; False: windows, to be counted."""
         return True
+
+    @property
+    def votes(self) -> bool:
+        """True if an answer is the largest logit, or a mean of single numbers: prompts can vote."""
+        return False
 
     @property
     def sequences(self) -> int:

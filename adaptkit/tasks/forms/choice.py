@@ -36,6 +36,7 @@ class ChoiceForm(Form):
     connectives: Mapping[str, str] = field(default_factory=dict)  # its value -> words between them
 
     head: ClassVar[str] = "sequence"
+    votes: ClassVar[bool] = True
     outputs: ClassVar[int] = 1
 
     @property

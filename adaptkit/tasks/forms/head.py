@@ -28,6 +28,7 @@ class HeadForm(Form):
     max_length: int  # tokens, special ones included; longer texts are cut
 
     head: ClassVar[str] = "sequence"
+    votes: ClassVar[bool] = True
 
     @property
     def outputs(self) -> int:

@@ -32,6 +32,7 @@ class TagForm(Form):
     max_length: int  # tokens of a window, special ones included
 
     head: ClassVar[str] = "token"
+    votes: ClassVar[bool] = True
     one_to_one: ClassVar[bool] = False  # a long row gives several windows
 
     @property
