@@ -81,7 +81,7 @@ def run_peft(args: argparse.Namespace) -> dict[str, float]:
     if args.rows:
         from adaptkit.tasks.source import subset
 
-        labels = dict(enumerate(rows["train"]["label"][:]))
+        labels = rows["train"]["label"][:]
         rows["train"] = subset(rows["train"], args.rows, args.seed, labels)
     encoded = rows.map(
         lambda batch: tokenizer(batch["sentence"], truncation=True, max_length=128), batched=True

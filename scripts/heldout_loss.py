@@ -24,11 +24,12 @@ from adaptkit.config.compose import compose
 from adaptkit.config.groups import options
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
-from adaptkit.runs.prepare import encode, prepare, total_updates, trainer_of
+from adaptkit.runs.prepare import feed_of, prepare, scorer_of
 from adaptkit.terminal import console as terminal
+from adaptkit.training.trainer import AdaptTrainer, Scorable
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """A pair that makes no sense, with the reason."""
 
 
@@ -61,44 +62,46 @@ def losses(run: Settings, args: argparse.Namespace) -> tuple[float, float]:
     """Return the held-out loss before and after training.
 
     Raises:
-        Refused: the method refuses the model.
+        Rejected: the method cannot adapt the model.
     """
     rows, held_out = rows_of(run, args)
-    labels = run.task.load(run.data, run.seed).labels
     try:
-        prepared = prepare(run, labels, total_updates(run, args.rows), restoring=False)
+        prepared = prepare(run, run.trainer.updates(args.rows, 1), "train", rows)
     except AdaptError as error:
-        raise Refused(str(error)) from error
-    train, test = encode(run, prepared, rows), encode(run, prepared, held_out)
-    trainer = trainer_of(prepared, run, train, {"": test})
-    before = trainer.score(test).scores["loss"]
+        raise Rejected(str(error)) from error
+    scorer, train, test = (
+        scorer_of(run, prepared),
+        *(feed_of(run, prepared, part) for part in (rows, held_out)),
+    )
+    before = scorer.score(test, held_out).scores["loss"]
+    trainer = AdaptTrainer(scorer, run.recipe, train, {"": Scorable(test, held_out)})
     trainer.train()
     trainer.finish()
-    return before, trainer.score(test).scores["loss"]
+    return before, scorer.score(test, held_out).scores["loss"]
 
 
 def table(args: argparse.Namespace) -> bool:
-    """Print a row per method, then why pairs were refused; return whether all losses fell."""
+    """Print a row per method, then why pairs were rejected; return whether all losses fell."""
     rows = rows_of(run_of(args.models[0], args.methods[0], args, "unused"), args)
     print(f"guessing by the classes' shares: {guess(*rows):.3f}\n")
     print("| method | " + " | ".join(Path(model).name for model in args.models) + " |")
     print("| --- |" + " --- |" * len(args.models))
-    worse, refusals = 0, []
+    worse, reasons = 0, []
     for method in args.methods:
         cells = []
         for model in args.models:
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     before, after = losses(run_of(model, method, args, f"{folder}/run"), args)
-                except Refused as refusal:
-                    cells.append("refused")
-                    refusals.append(f"{method}, {Path(model).name}: {refusal}")
+                except Rejected as reason:
+                    cells.append("rejected")
+                    reasons.append(f"{method}, {Path(model).name}: {reason}")
                     continue
             bad = not after < before  # also where it is no number
             worse += bad
             cells.append(f"{before:.3f} → {after:.3f}" + " (not lower)" * bad)
         print(f"| `{method}` | " + " | ".join(cells) + " |", flush=True)
-    print("\n" + "\n".join(refusals))
+    print("\n" + "\n".join(reasons))
     return not worse
 
 

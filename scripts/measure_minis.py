@@ -98,7 +98,7 @@ def words(args: argparse.Namespace) -> None:
 
     files = {s: str(args.data / "sst2" / f"{s}.parquet") for s in ("train", "validation")}
     rows = load_dataset("parquet", data_files=files)
-    train = subset(rows["train"], ROWS, 0, dict(enumerate(rows["train"]["label"][:])))
+    train = subset(rows["train"], ROWS, 0, rows["train"]["label"][:])
     vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+")
     model = LogisticRegression(C=10, max_iter=500)
     model.fit(vectors.fit_transform(train["sentence"][:]), train["label"][:])
@@ -227,7 +227,7 @@ def text(args: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     files = {s: str(args.data / "sst2" / f"{s}.parquet") for s in ("train", "validation")}
     rows = load_dataset("parquet", data_files=files)
-    train = subset(rows["train"], ROWS, 0, dict(enumerate(rows["train"]["label"][:])))
+    train = subset(rows["train"], ROWS, 0, rows["train"]["label"][:])
     answers = tokenizer(["negative", "positive"], padding=True, return_tensors="pt")["input_ids"]
     answers[answers == tokenizer.pad_token_id] = -100
     batches = {

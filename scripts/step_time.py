@@ -81,7 +81,7 @@ METHODS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 def ours(model: nn.Module, name: str, args: argparse.Namespace) -> tuple[nn.Module, Any]:
     """Return the model adapted by adaptkit, and what is to be done after each update."""
     from adaptkit.adaptation import Adaptation, Context, Step
-    from adaptkit.config.settings import build
+    from adaptkit.config.build import build
     from adaptkit.methods import METHODS as ALL
     from adaptkit.models.loading import head_names
 

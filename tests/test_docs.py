@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util
 import re
@@ -70,6 +71,19 @@ def test_the_example_of_a_kind_of_task_runs(stars, checkpoints, tmp_path, monkey
     (tmp_path / "reviews.csv").write_text("review,stars\ngood,5\nbad,none\nwell,3\n")
     with pytest.raises(AdaptError, match="stars is 'none', not a whole number"):
         settings(plain).task.load(settings(plain).data, 0)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").rglob("*.py")), ids=lambda p: p.name)
+def test_what_scripts_import_exists(script):
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("adaptkit"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                known = hasattr(module, alias.name) or importlib.util.find_spec(
+                    f"{node.module}.{alias.name}"
+                )
+                assert known, f"{node.module}.{alias.name}"
 
 
 COMMANDS = [

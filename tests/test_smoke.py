@@ -1,4 +1,4 @@
-"""`adaptkit smoke` tries everything there is, tells refusals from failures, needs no network."""
+"""`adaptkit smoke` tries everything there is, tells rejections from failures, needs no network."""
 
 import socket
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def test_it_covers_every_option_on_every_mini() -> None:
 def test_a_real_pair_is_trained_saved_and_verified(tmp_path: Path) -> None:
     answer = call("smoke", "method=lora", "mini-bert", "--output", tmp_path)
     assert answer.status == 0
-    assert "1 ok, 0 refused, 0 failed" in answer.out
+    assert "1 ok, 0 rejected, 0 failed" in answer.out
     run = tmp_path / "mini-bert" / "method-lora"
     assert {"delta.safetensors", "result.json", "predictions.jsonl"} <= {
         p.name for p in run.iterdir()
@@ -41,7 +41,7 @@ def test_what_verify_finds_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None
     answer = call("smoke", "method=probe", "mini-bert")
     assert answer.status == 1
     assert "failed: 3 of 16 predictions differ" in answer.out
-    assert "0 ok, 0 refused, 1 failed" in answer.out
+    assert "0 ok, 0 rejected, 1 failed" in answer.out
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Picky(Full):
         return start
 
 
-def test_refused_is_what_plan_refuses_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_is_what_plan_rejects_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "full", Picky)
     answer = call("smoke", "method=full")
     assert answer.status == 1
-    assert "method=full mini-gpt2: refused: needs an encoder" in answer.out
+    assert "method=full mini-gpt2: rejected: needs an encoder" in answer.out
     assert "method=full mini-t5: failed: train: only found out" in answer.out
-    assert "1 ok, 1 refused, 1 failed" in answer.out
+    assert "1 ok, 1 rejected, 1 failed" in answer.out
 
 
 def test_an_unknown_name_is_a_mistake() -> None:

@@ -37,7 +37,7 @@ class Result:
 
     row: str  # method=lora
     column: str  # mini-bert
-    outcome: str  # ok | refused | failed
+    outcome: str  # ok | rejected | failed
     reason: str
     seconds: float
 
@@ -94,7 +94,7 @@ def smoke(only: list[str], directory: Path | None, tell: Callable[[Result], None
 
 
 def one(row: str, column: str, overrides: list[str], directory: Path) -> Result:
-    """Try one pair. Refused is what `plan` refuses; whatever fails before or after has failed."""
+    """Try one pair. Rejected is what `plan` rejects; whatever fails before or after has failed."""
     clock = time.monotonic()
 
     def result(outcome: str, reason: str = "") -> Result:
@@ -112,7 +112,7 @@ def one(row: str, column: str, overrides: list[str], directory: Path) -> Result:
         problem = verify(directory)
     except AdaptError as error:
         if stage == "plan":
-            return result("refused", str(error))
+            return result("rejected", str(error))
         return result("failed", f"{stage}: {error}")
     except Exception as error:  # the table names it, the other pairs go on
         return result("failed", f"{stage}: {type(error).__name__}: {first_line(error)}")
@@ -133,19 +133,19 @@ def place(directory: Path | None) -> Iterator[Path]:
 def no_network() -> Iterator[None]:
     """Refuse every connection and every look-up of a name in this process."""
 
-    def refuse(*_: Any, **__: Any) -> Any:
+    def block(*_: Any, **__: Any) -> Any:
         raise OSError("smoke runs without a network, and something asked for it")
 
     def connect(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX:
-            refuse()
+            block()
         original[0](self, address)
 
     original = (socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo)
-    blocked = (connect, refuse, refuse)
+    blocked = (connect, block, block)
     owners = ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo"))
-    for (owner, name), refusal in zip(owners, blocked, strict=True):
-        setattr(owner, name, refusal)
+    for (owner, name), blocker in zip(owners, blocked, strict=True):
+        setattr(owner, name, blocker)
     try:
         yield
     finally:

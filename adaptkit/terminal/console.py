@@ -170,7 +170,7 @@ def tried(result: Any) -> None:
 
 
 def smoke_table(results: list[Any]) -> None:
-    """Print what was tried against the models, then the reasons of what was refused or failed."""
+    """Print what was tried against the models, then the reasons of what was rejected or failed."""
     from rich.console import Console
     from rich.table import Table
 
@@ -183,7 +183,7 @@ def smoke_table(results: list[Any]) -> None:
     for result in results:
         if result.reason:
             print(f"{result.row} {result.column}: {result.outcome}: {result.reason}")
-    counts = {o: sum(r.outcome == o for r in results) for o in ("ok", "refused", "failed")}
+    counts = {o: sum(r.outcome == o for r in results) for o in ("ok", "rejected", "failed")}
     seconds = sum(result.seconds for result in results)
     print(", ".join(f"{n} {o}" for o, n in counts.items()) + f"; {seconds:.0f} s", flush=True)
 
