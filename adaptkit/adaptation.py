@@ -1,6 +1,6 @@
 """The vocabulary of methods: what a method may change, watch and leave behind.
 
-A method is a frozen dataclass, its fields are its hyperparameters, with one function that takes an
+A method is a frozen dataclass. Its fields are its hyperparameters, and its one function takes an
 `Adaptation` and returns one; full fine-tuning is the identity. Regularizers have the same form and
 follow the method. Shape letters used everywhere: B batch, T tokens, H hidden, C classes,
 V vocabulary, L layers, r rank.
@@ -264,13 +264,13 @@ class Context:
     labels: tuple[str, ...] = ()  # the classes' names; none for a number or a text
     head: str = "sequence"  # key of models.heads.HEADS
     pooling: str | None = None  # how the head sums up the tokens; None: it reads one of them
-    # Training batches in their order, encoded when asked for, and the task's mean loss on one.
+    # Training batches in a seeded order, encoded when asked for, and the task's mean loss on one.
     batches: Callable[[], Iterator[Batch]] = _no_data
     loss: Callable[[nn.Module, Batch], Tensor] = _no_data
     load_run: Callable[[Path], Any] = _no_data  # a finished run (transfer, teachers, judges)
 
     @property
-    def reads(self) -> PreTrainedTokenizerBase:
+    def required_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, for a method that cannot do without.
 
         Raises:

@@ -97,3 +97,49 @@ def test_labels_that_yaml_reads_as_truth_values():
     assert answer.status == 0
     answer = call("plan", "task=sst2", "task.labels=[false,true]", "method=lora")
     assert answer.status == 2 and "must be text or a whole number" in answer.err
+
+
+def test_a_typed_precision_is_the_one_that_scores(finished, tmp_path):
+    run, _ = finished
+    answer = call("eval", run, "trainer.precision=bf16", "--json", "--output", tmp_path / "e")
+    assert answer.status == 0, answer.err
+    assert json.loads(answer.out)["precision"] == "bf16"
+    assert json.loads((run / "result.json").read_text())["precision"] == "fp32"
+
+
+def test_an_evaluation_never_overwrites_a_run(finished):
+    run, _ = finished
+    before = (run / "result.json").read_bytes()
+    answer = call("eval", run, "--output", run)
+    assert answer.status == 2 and "is a run directory" in answer.err
+    assert (run / "result.json").read_bytes() == before
+
+
+def test_a_mistake_does_not_cost_the_finished_run(finished, tmp_path):
+    """trainer.resume=never replaces a run only after all that can be checked is checked."""
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    kept = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    settings = json.loads((copy / "result.json").read_text())["settings"]
+    words = [
+        "model=auto", f"model.path={settings['model.path']}", "trainer=debug", "task=classify",
+        f"task.path={settings['task.path']}", "task.text=text", "task.labels=[yes_,no_]",
+        "method=full", "trainer.resume=never", f"output_dir={copy}",
+    ]  # fmt: skip
+    answer = call("train", *words, "task.label=anser")
+    assert answer.status == 2 and "no column 'anser'" in answer.err
+    assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == kept
+    answer = call("train", *words, "task.label=answer")
+    assert answer.status == 0, answer.err
+    assert not (copy / "eval").exists()
+
+
+def test_empty_cells_are_no_class(tmp_path, checkpoints):
+    rows = "text,label\ngood,1\nbad,0\nwell,\n"
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text(rows)
+    answer = call("train", "model=auto", f"model.path={checkpoints['bert']}", "task=classify",
+                  f"task.path={tmp_path}", "task.text=text")  # fmt: skip
+    assert answer.status == 2 and "has empty cells" in answer.err

@@ -173,7 +173,7 @@ def import_(arguments: list[str]) -> int:
 
 
 def smoke_(arguments: list[str]) -> int:
-    """`adaptkit smoke [NAME ...]`: every method, regulariser and task on the bundled models."""
+    """`adaptkit smoke [NAME ...]`: every method, regularizer and task on the bundled models."""
     parser = command(
         "smoke",
         "Train, score, save, reload and verify everything there is for a few updates "

@@ -46,7 +46,7 @@ def install(model: nn.Module, prompts: int) -> None:
 
 
 def vote(logits: Tensor) -> Tensor:
-    """Combine the answers [B, N, ..., C] of N prompts into [B, ..., C]; the largest has a majority.
+    """Combine the answers [B, N, ..., C] of N prompts into [B, ..., C]; the largest wins.
 
     votes + softmax(mean logits) / 2: a tie goes to the class with the largest mean logit. One
     number (a regression, the score of a choice) is averaged.

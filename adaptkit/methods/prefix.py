@@ -67,7 +67,9 @@ class PrefixTuning:
             )
         pairs = None
         if self.init != RANDOM and context.stage == "train":
-            pairs = repeat_rows(self._pairs_of_init(start.model, context.reads), self.length)
+            pairs = repeat_rows(
+                self._pairs_of_init(start.model, context.required_tokenizer), self.length
+            )
         shape = Shape(self.length, self.projection or 0)
         return attach_prefixes(start, context, shape, self.dropout, SCALE, pairs)
 

@@ -102,8 +102,8 @@ class PromptTuning:
         import torch
 
         config = config_of(model)
-        special = {*context.reads.all_special_ids, config.pad_token_id}
-        size = min(config.vocab_size, len(context.reads))
+        special = {*context.required_tokenizer.all_special_ids, config.pad_token_id}
+        size = min(config.vocab_size, len(context.required_tokenizer))
         ids = [i for i in range(size) if i not in special][:FREQUENT]
         if count > len(ids):
             raise invalid(
@@ -138,7 +138,7 @@ def tokens(context: Context, text: str, field: str) -> list[int]:
     Raises:
         AdaptError: there are none.
     """
-    ids = context.reads(text, add_special_tokens=False)["input_ids"]
+    ids = context.required_tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise invalid(field, text, "the tokenizer finds no token in it")
     return ids

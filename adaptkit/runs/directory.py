@@ -72,7 +72,8 @@ def clear(directory: Path) -> None:
     """Remove what a run wrote, and nothing else that lies in its directory."""
     for name in (*FILES, LOG):
         (directory / name).unlink(missing_ok=True)
-    shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+    for name in (CHECKPOINTS, "eval", "tensorboard"):
+        shutil.rmtree(directory / name, ignore_errors=True)
 
 
 def sweep(directory: Path) -> None:

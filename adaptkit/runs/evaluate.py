@@ -15,6 +15,7 @@ from adaptkit.config.overrides import parsed
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
+from adaptkit.runs.directory import CONFIG
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
@@ -46,11 +47,13 @@ def evaluate(
         run = replace(run, task=run.task.with_classes(own.classes))
     splits = run.task.load(run.data, run.seed, train=False)
     run = replace(run, task=splits.task)  # scores its own classes, in its own order
-    prepared = restored(saved)
+    prepared = restored(where_typed(saved, run, overrides))
     form = with_classes_of(own, splits.task).form  # those of the head
     if prepared.adaptation.form is not None:
         form = prepared.adaptation.form(form)
     scored = score(run, replace(prepared, form=form), splits)
+    if output and (output / CONFIG).is_file():
+        raise AdaptError(f"--output={output}: is a run directory. Give another folder.")
     place = output or directory / "eval" / f"{run.task.name}-{run.task.split}"
     result = result_of(
         run,
@@ -63,6 +66,16 @@ def evaluate(
     write_predictions(place, scored)
     result.write(place)
     return result, place
+
+
+def where_typed(saved: SavedRun, run: Settings, overrides: Sequence[str]) -> SavedRun:
+    """Return the run on the device and in the number format that are typed, if they are."""
+    typed, trainer = {o.partition("=")[0].lstrip("+~") for o in overrides}, saved.settings.trainer
+    if typed & {"trainer", "trainer.device"}:
+        trainer = replace(trainer, device=run.trainer.device)
+    if typed & {"trainer", "trainer.precision"}:
+        trainer = replace(trainer, precision=run.trainer.precision)
+    return replace(saved, settings=replace(saved.settings, trainer=trainer))
 
 
 def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:

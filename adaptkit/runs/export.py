@@ -44,7 +44,7 @@ Body: `{body}`{revision}. The file holds the head as well.
 from peft import PeftModel
 from transformers import {cls}
 
-body = {cls}.from_pretrained({body!r}, num_labels={outputs}{pad})
+body = {cls}.from_pretrained({body!r}, num_labels={outputs}{pad}{pinned})
 model = PeftModel.from_pretrained(body, "this folder").eval()
 ```
 
@@ -100,7 +100,8 @@ def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
     pad = config.pad_token_id
     text = README.format(
         method=run.method_name, task=run.task.name, body=body,
-        revision=f" at {revision}" if revision else "", cls=HEADS[run.task.form.head].auto,
+        revision=f" at {revision}" if revision else "",
+        pinned=f", revision={revision!r}" if revision else "", cls=HEADS[run.task.form.head].auto,
         outputs=config.num_labels, pad="" if pad is None else f", pad_token_id={pad}",
         labels=", ".join(labels) or "none, one number",
         fingerprint=prepared.fingerprint, side=prepared.reader.tokenizer.padding_side,

@@ -116,7 +116,7 @@ def count_examples(run: Settings, rows: Dataset, extra_tokens: int) -> int:
 def training_batches(
     run: Settings, base: Base, rows: Dataset, device: torch.device
 ) -> Iterator[Batch]:
-    """Yield the training batches of the first epoch in their order, encoded when asked for."""
+    """Yield every training row once, in batches in a seeded order, encoded when asked for."""
     form, reader = run.task.form, base.reader()
     feed = Feed(form.encode(rows, reader), form, reader)
     size = run.trainer.batch_size
@@ -131,12 +131,17 @@ def mean_loss(form: Form, model: nn.Module, batch: Batch) -> Tensor:
 
 
 def feed_of(run: Settings, prepared: Prepared, rows: Dataset) -> Feed:
-    """Encode rows, and log how many were cut."""
+    """Encode rows, and log how many examples reach the limit."""
     feed = Feed(prepared.form.encode(rows, prepared.reader), prepared.form, prepared.reader)
     longest = prepared.reader.length(run.task.max_length)
     full = sum(length >= longest for length in feed.lengths)
     if full:
-        log.info("%d of %d examples fill or exceed %d tokens", full, len(feed), longest)
+        log.info(
+            "%d of %d examples have the full %d tokens; longer texts were cut or split",
+            full,
+            len(feed),
+            longest,
+        )
     return feed
 
 

@@ -22,11 +22,9 @@ from adaptkit.models.heads import HEADS
 from adaptkit.runs.delta import digest, read_delta, save_delta
 from adaptkit.runs.directory import (
     CHECKPOINTS,
-    CONFIG,
     DELTA,
     claimed,
     clear,
-    differences,
     write_config,
 )
 from adaptkit.runs.plan import Plan, plan
@@ -42,6 +40,7 @@ from adaptkit.runs.record import (
     result_of,
     scoring_facts,
 )
+from adaptkit.runs.repeat import already_done, check_bound, starts_again
 from adaptkit.storage.files import is_main_process
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
@@ -51,8 +50,8 @@ from adaptkit.training.state import last_complete
 from adaptkit.training.trainer import AdaptTrainer, Scorable
 
 SAMPLE_WARNING = (
-    "WARNING: {why}, using the bundled SAMPLE of {task}: a few hundred rows of a grammar. Its "
-    "scores say nothing about the real task; for that set data.root=DIR."
+    "WARNING: {why}, so this run uses the bundled SAMPLE of {task}: a few hundred rows generated "
+    "by a grammar. Its scores say nothing about the real task. For real data, set data.root=DIR."
 )
 
 
@@ -84,17 +83,22 @@ def run(settings: Settings, interface: Interface) -> RunResult:
     with claimed(directory):
         done = already_done(settings)
         if done:
-            interface.say(f"done before; to repeat it: trainer.resume=never ({directory})")
+            hint = "data files are not compared; to repeat it: trainer.resume=never"
+            interface.say(f"done before ({hint}): {directory}")
             return done
         splits = settings.task.load(settings.data, settings.seed)
         settings = settings.bind(splits.task)
         warn_of_sample(settings, splits, interface)
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
-        check_bound(settings)
+        again = starts_again(settings)
+        if not again:
+            check_bound(settings)
         costs = plan(settings, number_format, memory=False)
         interface.say(counts_line(costs))
         started = datetime.now(timezone.utc)
+        if again and is_main_process():
+            clear(directory)  # only now: all that can be checked is checked
         write_config(settings)
         with log_to_file(directory):
             try:
@@ -112,7 +116,11 @@ def warn_of_sample(settings: Settings, splits: Splits, interface: Interface) -> 
     """Say so if the bundled sample serves as data."""
     if splits.source.kind == "sample":
         asked = settings.data.source == "sample"
-        why = "data.source=sample" if asked else "neither a local folder nor the hub has it"
+        why = (
+            "data.source=sample"
+            if asked
+            else "there is no local folder and the hub cannot be reached"
+        )
         interface.say(SAMPLE_WARNING.format(why=why, task=settings.task.name))
 
 
@@ -130,50 +138,6 @@ def complete(
     facts["time"]["total_seconds"] = round(time.monotonic() - clock + before, 3)
     scores = flat_scores(trained.scored)
     return result_of(settings, started, "done", **scoring_facts(settings, splits, scores), **facts)
-
-
-def already_done(settings: Settings) -> RunResult | None:
-    """Return the record of a finished run in the directory; make room for one that starts again.
-
-    Raises:
-        AdaptError: the directory holds a run with other settings.
-    """
-    directory = settings.output_dir
-    if not (directory / CONFIG).is_file():
-        return None
-    result = None if settings.trainer.resume == "never" else RunResult.read(directory)
-    other = differences(directory, settings.plain)
-    if settings.trainer.resume == "never" or (other and nothing_kept(settings, result)):
-        if is_main_process():
-            clear(directory)
-        return None
-    if other:
-        raise AdaptError(
-            f"{directory} holds a run with other settings ({', '.join(other[:5])}). "
-            "Set output_dir to another folder, or trainer.resume=never to replace it."
-        )
-    return result if result and result.status == "done" else None
-
-
-def check_bound(settings: Settings) -> None:
-    """Reject resuming a run whose classes were read off other data.
-
-    Raises:
-        AdaptError: the directory's config has other classes.
-    """
-    directory = settings.output_dir
-    if (directory / CONFIG).is_file() and (other := differences(directory, settings.plain)):
-        raise AdaptError(
-            f"{directory} holds a run on other data ({', '.join(other[:5])} changed). Set "
-            "output_dir to another folder, or trainer.resume=never to replace it."
-        )
-
-
-def nothing_kept(settings: Settings, result: RunResult | None) -> bool:
-    """Tell whether a run failed before it had trained anything that was saved."""
-    failed = result is not None and result.status == "failed"
-    kept = (settings.output_dir / name for name in (DELTA, CHECKPOINTS))
-    return failed and not any(path.exists() for path in kept)
 
 
 def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface) -> Trained:

@@ -1,6 +1,6 @@
 """`adaptkit smoke`: everything there is, a few updates each, with no network.
 
-Every method and every regulariser on every bundled model, and every task that has a bundled sample:
+Every method and every regularizer on every bundled model, and every task that has a bundled sample:
 trained, scored, saved, reloaded and verified. What is new in `conf/` appears by itself.
 """
 

@@ -22,7 +22,7 @@ class Choice(TableTask):
 
     text: str = ""  # column of the context
     choices: tuple[str, ...] = ()  # columns, or one column of lists
-    connect: str | None = None  # column that says how context and choice hang together
+    connect: str | None = None  # column that says how the context and the choice are connected
     connectives: dict[str, str] = field(default_factory=dict)  # its value -> words between them
     metric: str = "accuracy"
 
@@ -64,7 +64,10 @@ class Choice(TableTask):
             texts = alternatives_of(row, self.choices) if several else row[self.choices[0]]
             are_texts = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
             if not are_texts or len(texts) < 2:
-                raise AdaptError(f"{where}: {str(texts)[:60]} are not two texts or more to choose.")
+                raise AdaptError(
+                    f"{where}: {str(texts)[:60]} is not a list of two texts or more. Every row "
+                    "needs at least two choices."
+                )
             if self.connect and str(row[self.connect]) not in self.connectives:
                 raise AdaptError(
                     f"{where}: {self.connect} is {row[self.connect]!r}, and task.connectives knows "

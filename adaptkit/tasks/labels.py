@@ -22,7 +22,10 @@ def classes_in(values: Iterable[Any], stored: Sequence[str] | None, where: str) 
     """
     if stored:
         return tuple(stored)
-    different = set(values)
+    seen = list(values)
+    if any(isinstance(value, list | dict) for value in seen):
+        raise AdaptError(f"{where} holds lists, not classes. For tagged words use task=tag.")
+    different = set(seen)
     if not different:
         raise AdaptError(f"{where} is empty: there are no classes in it.")
     if not all(isinstance(v, int | str | bool) for v in different) or len(different) > MOST:
@@ -30,6 +33,8 @@ def classes_in(values: Iterable[Any], stored: Sequence[str] | None, where: str) 
             f"{where} does not hold classes (for example {next(iter(different))!r}; "
             f"{len(different)} different values). For scores use task=regress."
         )
+    if any(isinstance(v, str) and not v.strip() for v in different):
+        raise AdaptError(f"{where} has empty cells. Fill them in, or drop the rows.")
     if all(isinstance(v, str) and v.isdecimal() for v in different):
         different = {int(v) for v in different}  # CSV has no numbers
     if not all(isinstance(v, int) for v in different):

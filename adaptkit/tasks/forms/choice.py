@@ -32,7 +32,7 @@ class ChoiceForm(Form):
     context: str  # column
     choices: tuple[str, ...]  # columns, or one column of lists
     max_length: int  # tokens of context and one choice, special ones included
-    connect: str | None = None  # column that says how context and choice hang together
+    connect: str | None = None  # column that says how the context and the choice are connected
     connectives: Mapping[str, str] = field(default_factory=dict)  # its value -> words between them
 
     head: ClassVar[str] = "sequence"
