@@ -6,7 +6,8 @@ Hydra's exceptions become messages that name the closest options. No torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,8 @@ def compose(overrides: list[str]) -> dict[str, Any]:
         ConfigError: an override names something that does not exist.
     """
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
 
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"), translate_hydra_errors(overrides):
+    with hydra_at_home(overrides):
         # The default of output_dir needs a running job; here nothing is written.
         return plain_data(hydra_compose("config", ["output_dir=outputs", *overrides]))
 
@@ -69,18 +66,26 @@ def compose_job(overrides: list[str]) -> dict[str, Any]:
         ConfigError: an override names something that does not exist.
     """
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    register_resolvers()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"), translate_hydra_errors(overrides):
+    with hydra_at_home(overrides):
         cfg = hydra_compose("config", overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)  # the directory's name is made of the overrides
         names = [str(key) for key in cfg if key != "hydra"]
         return plain_data(OmegaConf.masked_copy(cfg, names))
+
+
+@contextmanager
+def hydra_at_home(overrides: list[str]) -> Iterator[None]:
+    """Point Hydra at our own configuration, and say its errors in our words."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"), translate_hydra_errors(overrides):
+        yield
 
 
 def load_plain(path: Path) -> dict[str, Any]:
