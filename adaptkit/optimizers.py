@@ -6,6 +6,7 @@ per trained number, for `adaptkit plan`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -32,18 +33,12 @@ class OptimizerSettings(Protocol):
         ...
 
     @property
-    def warmup_ratio(self) -> float:
-        """Share of all updates during which the rate rises from 0."""
-        ...
-
-    @property
-    def schedule(self) -> Schedule:
-        """What the rate does after the warm-up."""
-        ...
-
-    @property
     def state_bytes(self) -> int:
         """Bytes that it remembers per trained number."""
+        ...
+
+    def share(self, update: int, total: int) -> float:
+        """Return the share of `lr` at update 0, 1, ... of `total`."""
         ...
 
     def build(self, groups: Groups) -> Optimizer:
@@ -62,6 +57,20 @@ class _Common:
         above("optimizer.lr", self.lr, 0)
         at_least("optimizer.weight_decay", self.weight_decay, 0)
         within("optimizer.warmup_ratio", self.warmup_ratio, 0, 1)
+
+    def share(self, update: int, total: int) -> float:
+        """Return the share of `lr` at update u = 0, 1, ... of N = `total`.
+
+        (u + 1) / (W + 1) while u < W = ceil(warmup_ratio N): no update has rate 0. After that, with
+        d = (u - W) / (N - W): 1 - d (linear), (1 + cos(pi d)) / 2 (cosine) or 1 (constant).
+        """
+        warmup = math.ceil(self.warmup_ratio * total)
+        if update < warmup:
+            return (update + 1) / (warmup + 1)
+        done = min(1.0, (update - warmup) / max(1, total - warmup))
+        if self.schedule == "linear":
+            return 1 - done
+        return (1 + math.cos(math.pi * done)) / 2 if self.schedule == "cosine" else 1.0
 
 
 @dataclass(frozen=True)

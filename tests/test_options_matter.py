@@ -18,11 +18,9 @@ import torch
 from families import SENTENCES, tiny_config, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import get_scheduler, set_seed
+from transformers import set_seed
 
 from adaptkit.adaptation import Adaptation, Batch, Context, Step
-from adaptkit.config import compose
-from adaptkit.config import settings as config
 from adaptkit.methods import METHODS
 from adaptkit.methods.adalora import AdaLoRA
 from adaptkit.methods.bitfit import BitFit
@@ -46,7 +44,7 @@ from adaptkit.models.loading import head_names
 from adaptkit.optimizers import OPTIMIZERS, SGD, Adafactor, AdamW
 from adaptkit.regularizers import REGULARIZERS
 from adaptkit.regularizers.l2_sp import L2SP
-from adaptkit.training.arguments import parameter_groups, training_arguments
+from adaptkit.training.arguments import parameter_groups
 
 UPDATES = 5
 LABELS = ("bad", "good")
@@ -195,18 +193,8 @@ def observe(*methods: Any, settings: Any = None, updates: int = UPDATES) -> dict
 
 
 def rates(optimizer: Any) -> list[float]:
-    """The learning rates of a run, as the Trainer computes them from its arguments."""
-    settings = dataclasses.replace(config.settings(compose.compose([])), optimizer=optimizer)
-    arguments = training_arguments(settings.recipe, "fp32", torch.device("cpu"))
-    torch_optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=optimizer.lr)
-    warmup = arguments.get_warmup_steps(UPDATES)
-    scheduler = get_scheduler(arguments.lr_scheduler_type, torch_optimizer, warmup, UPDATES)
-    curve = []
-    for _ in range(UPDATES):
-        curve.append(scheduler.get_last_lr()[0])
-        torch_optimizer.step()
-        scheduler.step()
-    return curve
+    """The learning rates of a run."""
+    return [optimizer.lr * optimizer.share(update, UPDATES) for update in range(UPDATES)]
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

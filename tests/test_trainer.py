@@ -280,17 +280,17 @@ class Rates(TrainerCallback):
 
 
 def shape(schedule: str, update: int, warmup: int, total: int) -> float:
-    """The schedules as defined: a line up from 0, then constant, a line or half a cosine to 0."""
+    """The schedules as defined: a line up, then constant, a line or half a cosine to 0."""
     if update < warmup:
-        return update / warmup
-    done = (update - warmup) / (total - warmup)
+        return (update + 1) / (warmup + 1)
+    done = (update - warmup) / max(1, total - warmup)
     return {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[
         schedule
     ]
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
-@pytest.mark.parametrize("warmup", [0.0, 0.25, 0.3])
+@pytest.mark.parametrize("warmup", [0.0, 0.25, 0.3, 0.99])
 def test_rates_through_the_schedule(schedule, warmup, place, tmp_path):
     scale = {"classifier.*": 10.0, "*.embeddings.*": 0.1, "*.bias": 0.5}
 

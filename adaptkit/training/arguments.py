@@ -43,10 +43,6 @@ def training_arguments(recipe: Recipe, precision: str, device: torch.device) -> 
         learning_rate=optimizer.lr,
         weight_decay=optimizer.weight_decay,
         max_grad_norm=trainer.max_grad_norm,
-        lr_scheduler_type="constant_with_warmup"
-        if optimizer.schedule == "constant"
-        else optimizer.schedule,
-        warmup_steps=optimizer.warmup_ratio,  # below 1: a share of all updates
         eval_strategy="steps" if trainer.eval_every else "epoch",
         eval_steps=trainer.eval_every,
         save_strategy="steps" if every else "epoch",

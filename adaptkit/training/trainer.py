@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -161,6 +163,12 @@ class AdaptTrainer(Trainer):
             optimizer = self.recipe.optimizer
             self.optimizer = optimizer.build(parameter_groups(self.adaptation, optimizer))
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Follow the schedule that the optimizer's settings define."""
+        share = partial(self.recipe.optimizer.share, total=num_training_steps)
+        self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), share)
+        return self.lr_scheduler
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: counting would walk the whole model at every step."""
