@@ -26,7 +26,7 @@ class Glue(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in ACCURACY + ACCURACY_AND_F1 + CORRELATIONS + MATTHEWS:
             raise KeyError(f"no GLUE metric is named {self.config_name!r}")
-        kind = "float32" if self.config_name in CORRELATIONS else "int64"
+        kind = "float64" if self.config_name in CORRELATIONS else "int64"
         value = datasets.Value(kind)
         return evaluate.MetricInfo(
             description=__doc__,
