@@ -33,10 +33,13 @@ class Glue(evaluate.Metric):
             citation="Wang et al. 2018, arXiv:1804.07461",
             inputs_description="predictions and references: class numbers, or scores for stsb",
             features=datasets.Features({"predictions": value, "references": value}),
-            format="numpy",
         )
 
-    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+        # The format "numpy" would turn them into 32 bits.
+        return self._scores(np.asarray(predictions), np.asarray(references))
+
+    def _scores(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         if self.config_name in MATTHEWS:
             return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
         if self.config_name in CORRELATIONS:
