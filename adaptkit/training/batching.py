@@ -68,14 +68,23 @@ class CachedFeed(Feed):
 class BucketSampler(Sampler[int]):
     """A seeded shuffle in which each batch holds texts of similar length.
 
-    The rows are shuffled, cut into pools of 50 batches, each pool is sorted by length and cut into
-    batches, and the batches are shuffled. The first batch of an epoch is its longest, so that too
-    little memory shows at once. The order depends on (seed, epoch) alone: a resumed run repeats it.
+    The rows are shuffled, cut into pools of 50 batches, each pool is sorted by its lengths times a
+    random factor and cut into batches, and the batches are shuffled. Without that factor the same
+    rows of a small training set would meet again in every epoch. `by_length` False: a plain
+    shuffle, for data in which the length of a text gives its class away.
+
+    The first batch of an epoch is its longest, so that too little memory shows at once. The order
+    depends on (seed, epoch) alone: a resumed run repeats it.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    POOL = 50  # batches
+    SPREAD = 0.2  # of the logarithm of the factor
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, by_length: bool = True
+    ) -> None:
         self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
-        self.epoch = 0
+        self.by_length, self.epoch = by_length, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch."""
@@ -87,18 +96,21 @@ class BucketSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths))
-        size, pool = self.batch_size, 50 * self.batch_size
-        batches = []
-        for start in range(0, len(order), pool):
-            part = order[start : start + pool]
-            part = part[np.argsort(-self.lengths[part], kind="stable")]
-            batches += [part[i : i + size] for i in range(0, len(part), size)]
+        size, pool = self.batch_size, self.POOL * self.batch_size
+        if self.by_length:
+            factors = np.exp(random.uniform(-self.SPREAD, self.SPREAD, len(order)))
+            parts = [order[start : start + pool] for start in range(0, len(order), pool)]
+            sort = (np.argsort(-(self.lengths * factors)[part], kind="stable") for part in parts)
+            parts = [part[by] for part, by in zip(parts, sort, strict=True)]
+        else:
+            parts = [order]
+        batches = [part[i : i + size] for part in parts for i in range(0, len(part), size)]
         # The one batch that may be smaller than the rest must come last.
-        full = [b for b in batches if len(b) == size]
-        rest = [b for b in batches if len(b) < size]
+        full = [batch for batch in batches if len(batch) == size]
+        rest = [batch for batch in batches if len(batch) < size]
         random.shuffle(full)
-        longest = max((self.lengths[b[0]] for b in full), default=0)
-        full.sort(key=lambda b: self.lengths[b[0]] < longest)  # stable: only the longest move
+        longest = max((self.lengths[batch].max() for batch in full), default=0)
+        full.sort(key=lambda batch: self.lengths[batch].max() < longest)  # stable: the rest stays
         return iter(int(i) for batch in (*full, *rest) for i in batch)
 
 

@@ -20,6 +20,7 @@ class TrainerSettings:
     max_steps: int | None = None  # updates; overrides epochs. 0: no training
     batch_size: int = 32
     eval_batch_size: int = 64
+    group_by_length: bool = True  # texts of similar length share a batch
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0  # 0: no clipping
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

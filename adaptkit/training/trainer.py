@@ -106,7 +106,8 @@ class AdaptTrainer(Trainer):
         args = self.args
         rank, world = args.process_index, args.world_size
         size, steps = args.train_batch_size, args.gradient_accumulation_steps
-        order = BucketSampler(feed.lengths, size * steps * world, self.recipe.seed)
+        by_length = self.recipe.trainer.group_by_length
+        order = BucketSampler(feed.lengths, size * steps * world, self.recipe.seed, by_length)
         return Shards(order, size, steps, rank, world)
 
     def get_train_dataloader(self) -> DataLoader:
