@@ -147,7 +147,9 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
     if rows is None:
         raise AdaptError(f"task {settings.task.name}: has no training rows.")
     examples = count_examples(settings, rows, costs.extra_tokens)
-    updates = settings.trainer.updates(examples, int(os.environ.get("WORLD_SIZE", "1")))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    settings = replace(settings, trainer=settings.trainer.for_rows(examples, world))
+    updates = settings.trainer.updates(examples, world)
     prepared = prepare(settings, updates, "train", rows)
     if updates and not prepared.adaptation.trainable:
         raise AdaptError(

@@ -35,7 +35,7 @@ def training_arguments(recipe: Recipe, precision: str, device: torch.device) -> 
     arguments = TrainingArguments(
         output_dir=str(directory / "checkpoints"),
         run_name=str(directory),
-        num_train_epochs=trainer.epochs,
+        num_train_epochs=trainer.epochs or 0,  # filled in by `for_rows`
         max_steps=trainer.max_steps or -1,
         per_device_train_batch_size=trainer.batch_size,
         per_device_eval_batch_size=trainer.eval_batch_size,
