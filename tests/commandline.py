@@ -77,4 +77,7 @@ def data_root(folder: Path, task: str = "sst2", train: int = 32, validation: int
 
 def tiny(checkpoint: Path, *more: str) -> list[str]:
     """Return the overrides of a run that takes a second: four updates on a tiny checkpoint."""
-    return ["model=auto", f"model.path={checkpoint}", "trainer=debug", "tracker=none", *more]
+    return [
+        "model=auto", f"model.path={checkpoint}", f"model.name={checkpoint.name}", "trainer=debug",
+        "tracker=none", *more,
+    ]  # fmt: skip

@@ -41,7 +41,8 @@ def with_absolute_paths(plain: dict[str, Any]) -> dict[str, Any]:
     for group, key in (("data", "root"), ("task", "path"), ("model", "path")):
         node = plain.get(group)
         value = node.get(key) if isinstance(node, dict) else None
-        if node and isinstance(value, str) and (path := Path(value).expanduser()).exists():
+        if node and isinstance(value, str) and value.strip() and Path(value).expanduser().exists():
+            path = Path(value).expanduser()
             node[key] = os.path.abspath(path)
     return plain
 

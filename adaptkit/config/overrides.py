@@ -143,30 +143,72 @@ UNNAMED = (
     "seed",
     "output_dir",
     "trainer.resume",
-    "data.root",
     "tracker",
+    "data.root",
 )
 
+PATHS = ("model.path", "task.path")
 
-def variant(overrides: list[str]) -> str:
+
+def variant(overrides: list[str], root: str | None = None) -> str:
     """Name what the remaining overrides change, so that two runs never share a folder.
 
-    Readable while short; where characters had to be replaced or cut, a hash keeps names apart.
+    Two spellings of one value give one name: query and [query], 1e-3 and 0.001. The data's folder
+    belongs to it, wherever it was set. Readable while short; where characters had to be replaced or
+    cut, a hash keeps names apart.
     """
-    kept = sorted(o for o in overrides if o.lstrip("+~").partition("=")[0] not in UNNAMED)
-    full = ",".join(kept)
+    values = dict(canonical(override) for override in overrides)  # of two the last one holds
+    kept = [f"{key}={value}" for key, value in values.items() if key not in UNNAMED]
+    if root is not None:
+        kept.append(f"data.root={os.path.abspath(Path(root).expanduser())}")
+    full = ",".join(sorted(kept))
     name = re.sub(r"[^A-Za-z0-9=.,\-+]", "_", full)[:96]
     digest = hashlib.sha256(full.encode()).hexdigest()[:8]
     return (name if name == full else f"{name}-{digest}") or "default"
 
 
+def canonical(override: str) -> tuple[str, str]:
+    """Return the key of an override, and its value in the one spelling that names runs."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(override)
+    key, value = parsed.get_key_element().lstrip("+~"), parsed.value()
+    if key in PATHS and isinstance(value, str) and (path := Path(value).expanduser()).exists():
+        value = os.path.abspath(path)
+    return ("~" if parsed.is_delete() else "") + key, spelled(value)
+
+
+def spelled(value: Any) -> str:
+    """Return a value as short text: a list of one like its entry, 1.0 like 1."""
+    if isinstance(value, list | tuple):
+        inside = ",".join(spelled(item) for item in value)
+        return inside if len(value) == 1 else f"[{inside}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{spelled(item)}' for key, item in sorted(value.items()))}}}"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
+
+
+def model_name(path: str) -> str:
+    """Name a model by the last two parts of its folder or hub id, so that `x/model` tells."""
+    whole = Path(path).expanduser()
+    parts = [part for part in (whole.absolute() if whole.is_dir() else whole).parts if part != "/"]
+    return "-".join(parts[-2:]).replace(":", "-") or "model"
+
+
 def register_resolvers() -> None:
-    """Make `${adaptkit.variant:...}`, `.stem` and `.data_root` known to OmegaConf."""
+    """Make `${adaptkit.variant:...}`, `.stem` and others known to OmegaConf."""
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("adaptkit.variant", lambda o: variant(list(o)), replace=True)
+    OmegaConf.register_new_resolver(
+        "adaptkit.variant", lambda o, root: variant(list(o), root), replace=True
+    )
     OmegaConf.register_new_resolver(
         "adaptkit.data_root", lambda: os.environ.get("ADAPTKIT_DATA") or None, replace=True
     )
     OmegaConf.register_new_resolver("adaptkit.cwd", os.getcwd, replace=True)
+    OmegaConf.register_new_resolver("adaptkit.model_name", model_name, replace=True)
     OmegaConf.register_new_resolver("adaptkit.stem", lambda path: Path(path).stem, replace=True)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.directory import CHECKPOINTS, CONFIG, DELTA, differences
+from adaptkit.runs.identity import changes
 from adaptkit.runs.record import RunResult
 
 
-def already_done(settings: Settings) -> RunResult | None:
+def already_done(settings: Settings, source: str, now: Mapping[str, Any]) -> RunResult | None:
     """Return the record of a finished run in the directory, if it need not be repeated.
 
+    `source`: of the data, `sample` for example; `now`: what the run would be made of.
+
     Raises:
-        AdaptError: the directory holds a run with other settings.
+        AdaptError: the directory holds a run with other settings, or made of something else.
     """
     directory = settings.output_dir
-    if not (directory / CONFIG).is_file() or starts_again(settings):
+    if not (directory / CONFIG).is_file() or starts_again(settings, source):
         return None
     if other := differences(directory, settings.plain):
         raise AdaptError(
@@ -23,18 +29,33 @@ def already_done(settings: Settings) -> RunResult | None:
             "Set output_dir to another folder, or trainer.resume=never to replace it."
         )
     result = RunResult.read(directory)
-    return result if result and result.status == "done" else None
+    if result is None or result.status != "done":
+        return None
+    out_of_reach = source == "sample" and result.data.get("source") != "sample"
+    compared = ("model",) if out_of_reach else ("data", "model")
+    if changed := changes(result.made_of, now, compared):
+        raise AdaptError(
+            f"{directory} holds a finished run, and since then changed: {', '.join(changed)}. Set "
+            "output_dir to another folder, or trainer.resume=never to replace it."
+        )
+    return result
 
 
-def starts_again(settings: Settings) -> bool:
-    """Tell whether a run replaces the one in its directory: wanted, or nothing of it was kept."""
+def starts_again(settings: Settings, source: str) -> bool:
+    """Tell whether a run replaces the one in its directory.
+
+    It does if that is wanted, if nothing of the other was kept, or if the other was made on sample
+    data and there are real ones now.
+    """
     directory = settings.output_dir
     if not (directory / CONFIG).is_file():
         return False
     if settings.trainer.resume == "never":
         return True
-    other = differences(directory, settings.plain)
-    return bool(other) and nothing_kept(settings, RunResult.read(directory))
+    result = RunResult.read(directory)
+    if result and result.data.get("source") == "sample" and source != "sample":
+        return True
+    return bool(differences(directory, settings.plain)) and nothing_kept(settings, result)
 
 
 def check_bound(settings: Settings) -> None:
@@ -54,5 +75,6 @@ def check_bound(settings: Settings) -> None:
 def nothing_kept(settings: Settings, result: RunResult | None) -> bool:
     """Tell whether a run failed before it had trained anything that was saved."""
     failed = result is not None and result.status == "failed"
-    kept = (settings.output_dir / name for name in (DELTA, CHECKPOINTS))
-    return failed and not any(path.exists() for path in kept)
+    directory = settings.output_dir
+    kept = (directory / DELTA).exists() or any((directory / CHECKPOINTS).glob("checkpoint-*"))
+    return failed and not kept

@@ -19,6 +19,7 @@ from adaptkit.adaptation import count
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError
 from adaptkit.models.heads import HEADS
+from adaptkit.runs import identity
 from adaptkit.runs.delta import digest, read_delta, save_delta
 from adaptkit.runs.directory import (
     CHECKPOINTS,
@@ -27,6 +28,7 @@ from adaptkit.runs.directory import (
     clear,
     write_config,
 )
+from adaptkit.runs.identity import check_same, made_of
 from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import count_examples, feed_of, plain_model, prepare, restored, scorer_of
@@ -81,28 +83,33 @@ def run(settings: Settings, interface: Interface) -> RunResult:
     """
     directory = settings.output_dir
     with claimed(directory):
-        done = already_done(settings)
-        if done:
-            hint = "data files are not compared; to repeat it: trainer.resume=never"
-            interface.say(f"done before ({hint}): {directory}")
+        origin = settings.task.origin(settings.data)
+        now = made_of(settings, origin)
+        if done := already_done(settings, origin.kind, now):
+            interface.say(f"done before (to repeat it: trainer.resume=never): {directory}")
             return done
         splits = settings.task.load(settings.data, settings.seed)
         settings = settings.bind(splits.task)
         warn_of_sample(settings, splits, interface)
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
-        again = starts_again(settings)
+        again = starts_again(settings, origin.kind)
         if not again:
             check_bound(settings)
+            check_same(directory, now)
         costs = plan(settings, number_format, memory=False)
         interface.say(counts_line(costs))
         started = datetime.now(timezone.utc)
         if again and is_main_process():
             clear(directory)  # only now: all that can be checked is checked
         write_config(settings)
+        identity.write(directory, now)
         with log_to_file(directory):
             try:
                 result = complete(settings, splits, costs, started, interface)
+                if now["model"] is None:  # fetched from the hub since
+                    now["model"] = made_of(settings, origin)["model"]
+                result = replace(result, made_of=now)
             except Exception as error:
                 record_failure(settings, error, started)
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -28,6 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        temporary.chmod(0o666 & ~umask())  # safetensors writes files for the owner alone
         os.replace(temporary, path)
     except BaseException as error:  # an interruption, too, leaves nothing behind
         temporary.unlink(missing_ok=True)
@@ -35,6 +37,31 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) or "SafetensorError" in type(error).__name__:
             raise MachineError(f"{path} cannot be written: {error}.") from error
         raise
+
+
+def umask() -> int:
+    """Return which permissions new files are not given; there is no way to ask but to set it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def digest(files: Iterable[Path], part: bool = False) -> str:
+    """Return the SHA-256 of files: names, sizes and content.
+
+    `part`: of a file above 64 MiB only 64 evenly spaced pieces of 1 MiB are read. That notices
+    other weights and a cut or damaged end, but not every change of single numbers.
+    """
+    whole, piece = hashlib.sha256(), 1 << 20
+    for path in sorted(files):
+        size = path.stat().st_size
+        whole.update(f"{path.name} {size} ".encode())
+        step = max(piece, size // 64) if part else piece
+        with path.open("rb") as file:
+            for start in (*range(0, size, step), max(0, size - piece)):
+                file.seek(start)
+                whole.update(file.read(piece))
+    return whole.hexdigest()
 
 
 def check_free(folder: Path, option: str) -> None:

@@ -65,6 +65,14 @@ def check_model(path: str, revision: str | None) -> None:
         raise AdaptError(f"model.path={path}: {ALTERNATIVES}")
 
 
+def commit(path: str, revision: str | None) -> str | None:
+    """Return the commit of a hub model in the cache; None: it is not there yet."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(path, "config.json", revision=revision or "main")
+    return Path(cached).parent.name if isinstance(cached, str) else None
+
+
 def _answers(url: str) -> bool:
     """Tell whether a server answers: one that accepts connections may still be silent."""
     try:

@@ -16,13 +16,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adaptkit.errors import AdaptError, MachineError, at_least, first_line
+from adaptkit.errors import AdaptError, MachineError, at_least, first_line, invalid
 from adaptkit.storage import bundled
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ class Data:
     eval_rows: int | None = None
 
     def __post_init__(self) -> None:
+        if self.root is not None and not self.root.strip():
+            raise invalid(
+                "data.root",
+                "''",
+                "must name a folder",
+                "An unset shell variable gives an empty text",
+            )
         for name in ("train_rows", "eval_rows"):
             if getattr(self, name) is not None:
                 at_least(f"data.{name}", getattr(self, name), 1)
@@ -54,6 +62,7 @@ class DataSource:
 
     kind: str  # hub | local | sample
     path: str
+    files: tuple[Path, ...] = ()  # of the splits, where they lie on this machine
 
 
 @dataclass(frozen=True)
@@ -77,14 +86,25 @@ def find(spec: DatasetSpec) -> DataSource:
     if spec.source == "sample":
         return _sample(spec)
     own = Path(spec.path).expanduser() if spec.path else None
+    root = Path(spec.root).expanduser() if spec.root else None
+    default = os.environ.get("ADAPTKIT_DATA")
+    typed = root and not (default and root.absolute() == Path(default).expanduser().absolute())
     if own and own.exists() and spec.source != "hub":
+        if typed:
+            raise AdaptError(
+                f"data.root={spec.root}: task.path={spec.path} names the rows. Leave one out."
+            )
         return DataSource("local", str(own))
-    if spec.root and spec.source in ("auto", "local"):
-        root = Path(spec.root).expanduser()
+    if root and spec.source in ("auto", "local"):
         if not root.is_dir():
             raise AdaptError(f"data.root={spec.root}: no such folder.")
         if (root / spec.name).is_dir():
             return DataSource("local", str(root / spec.name))
+        if typed:
+            raise AdaptError(
+                f"data.root={spec.root}: holds no folder {spec.name!r}. Put the splits into "
+                f"{root / spec.name} (train.parquet, jsonl or csv ...), or leave data.root out."
+            )
     if spec.source == "local":
         raise AdaptError(
             f"data.source=local: {spec.name} is not at "
@@ -147,15 +167,22 @@ def read(spec: DatasetSpec, origin: DataSource, split: str) -> Dataset:
     place = Path(origin.path)
     if place.is_file():
         return _part(_from_file(place), split, place)
-    for extension in EXTENSIONS:
-        if (place / f"{split}.{extension}").is_file():
-            return _from_file(place / f"{split}.{extension}")
+    if file := file_of(place, split):
+        return _from_file(file)
     files = sorted(p.name for p in place.iterdir() if p.suffix.lstrip(".") in EXTENSIONS)
     there = ", ".join(files) or "nothing"
     raise AdaptError(
         f"task {spec.name}: no split {split!r} in {place} (there is: {there})."
         f" Expected {split}.parquet, .jsonl or .csv."
     )
+
+
+def file_of(place: Path, split: str) -> Path | None:
+    """Return the file that holds a split: `place` itself, or one in that folder."""
+    if place.is_file():
+        return place
+    files = (place / f"{split}.{extension}" for extension in EXTENSIONS)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _part(rows: Dataset, split: str, file: Path) -> Dataset:

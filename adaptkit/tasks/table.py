@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
@@ -73,7 +74,12 @@ class TableTask(ABC):
 
     def origin(self, data: source.Data) -> source.DataSource:
         """Return where the rows will come from."""
-        return source.find(self.spec(data))
+        origin = source.find(self.spec(data))
+        if origin.kind == "hub":
+            return origin
+        splits = (self.train, *self.scored().values())
+        found = (source.file_of(Path(origin.path), split) for split in splits)
+        return replace(origin, files=tuple(sorted({file for file in found if file})))
 
     def scored(self) -> dict[str, str]:
         """Return the splits a run is scored on, by the suffix of their scores."""

@@ -48,8 +48,8 @@ class TrainerSettings:
     def for_rows(self, rows: int, processes: int) -> TrainerSettings:
         """Return the settings with `epochs` filled in.
 
-        Three, but on small training sets as many as make 300 updates, up to 20: fewer updates do not
-        converge there (Mosbach et al. 2021, arXiv:2006.04884).
+        Three, but on small training sets as many as make 300 updates, up to 20: fewer updates do
+        not converge there (Mosbach et al. 2021, arXiv:2006.04884).
         """
         if self.epochs is not None:
             return self
