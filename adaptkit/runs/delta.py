@@ -18,6 +18,7 @@ from adaptkit.runs.record import RunResult
 from adaptkit.storage.files import is_main_process, save_tensors
 
 FORMAT = "2"
+AGAIN = "Copy the run again from where it was made, or repeat it with trainer.resume=never."
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,12 @@ class SavedRun:
 def save_delta(
     directory: Path, tensors: Mapping[str, Tensor], run: Settings, fingerprint: str
 ) -> int:
-    """Write what was trained; return the file's size in bytes."""
+    """Write what was trained; return the file's size in bytes.
+
+    Raises:
+        AdaptError: a number is not finite: training has diverged.
+    """
+    check_finite(tensors, str(directory), "Lower optimizer.lr, or use trainer.precision=fp32.")
     metadata = {
         "adaptkit_format": FORMAT,
         "method": run.method_name,
@@ -60,8 +66,19 @@ def digest(directory: Path) -> str:
     return sha.hexdigest()
 
 
+def check_finite(tensors: Mapping[str, Tensor], where: str, way_out: str) -> None:
+    """Reject tensors that nothing sensible can be computed with.
+
+    Raises:
+        AdaptError: a number is not finite; the message names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise AdaptError(f"{where}: {name} holds numbers that are not finite. {way_out}")
+
+
 def load_run(directory: Path) -> SavedRun:
-    """Read a finished run.
+    """Read a finished run whose tensors are those that it wrote.
 
     Raises:
         AdaptError: it is not a run directory, the run is not finished, or a file is damaged.
@@ -74,7 +91,13 @@ def load_run(directory: Path) -> SavedRun:
         )
     if result.status != "done":
         raise AdaptError(f"{directory}: the run failed ({result.error}). Repeat it first.")
-    return read_delta(read_config(directory), directory, result)
+    saved = read_delta(read_config(directory), directory, result)
+    if digest(directory) != result.delta_sha256:
+        raise AdaptError(
+            f"{directory / DELTA} is not the file that the run wrote: its SHA-256 differs from "
+            f"delta_sha256 in {RESULT}. {AGAIN}"
+        )
+    return saved
 
 
 def read_delta(
@@ -83,7 +106,8 @@ def read_delta(
     """Read what a run trained; `directory`: where it lies now, if it was moved.
 
     Raises:
-        AdaptError: the file is missing, damaged, or of another format.
+        AdaptError: the file is missing, damaged, of another format, or holds numbers that are not
+            finite.
     """
     directory = directory or run.output_dir
     try:
@@ -97,6 +121,7 @@ def read_delta(
         raise AdaptError(
             f"{directory / DELTA}: has format {version!r}, this version reads {FORMAT}."
         )
+    check_finite(tensors, str(directory / DELTA), AGAIN)
     return SavedRun(directory, run, result, tensors, metadata)
 
 

@@ -6,8 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from adaptkit.runs.delta import digest, load_run
-from adaptkit.runs.directory import DELTA
+from adaptkit.runs.delta import load_run
 from adaptkit.runs.evaluate import as_recorded, score
 from adaptkit.runs.predictions import identities, read_predictions, same
 from adaptkit.runs.prepare import restored
@@ -19,11 +18,10 @@ def verify(directory: Path) -> str:
     """Rebuild a run from disk; return what differs, or nothing.
 
     Raises:
-        AdaptError: it is not a finished run, or its base model is not there any more.
+        AdaptError: it is not a finished run, its tensors are not those that it wrote, or its base
+            model is not there any more.
     """
     saved = as_recorded(load_run(directory))
-    if saved.result is None or digest(directory) != saved.result.delta_sha256:
-        return f"{DELTA} is not the file that the run wrote"
     run = replace(saved.settings, output_dir=directory)
     before = read_predictions(directory)
     splits = run.task.load(run.data, run.seed, train=False)
@@ -44,7 +42,8 @@ def verify(directory: Path) -> str:
         return (
             f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"
         )
-    return different_scores(saved.result.scores, flat_scores(scored))
+    recorded = saved.result.scores if saved.result else {}
+    return different_scores(recorded, flat_scores(scored))
 
 
 def different_scores(recorded: dict[str, float | None], scores: dict[str, float]) -> str:

@@ -6,6 +6,7 @@ no logits are kept. In a distributed run each process predicts a part, and all g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from adaptkit.adaptation import Adaptation, Batch
+from adaptkit.errors import AdaptError
 from adaptkit.tasks.task import Answer, Form, Reader, Task
 from adaptkit.training.batching import CachedFeed, Feed, longest_first
 from adaptkit.training.precision import autocast
@@ -76,7 +78,11 @@ class Scorer:
 
     @torch.no_grad()
     def predicted(self, feed: Feed) -> tuple[list[Answer], float]:
-        """Return one prediction per example, in order, and the mean loss (nan without labels)."""
+        """Return one prediction per example, in order, and the mean loss (nan without labels).
+
+        Raises:
+            AdaptError: the loss of labelled examples is not finite.
+        """
         model, form = self.prepared.adaptation.model, self.prepared.form
         model.eval()
         predicted: dict[int, Answer] = {}
@@ -95,6 +101,11 @@ class Scorer:
         every = {index: answer for part, _, _ in parts for index, answer in part.items()}
         counted = sum(part[2] for part in parts)
         mean = sum(part[1] for part in parts) / counted if counted else float("nan")
+        if counted and not math.isfinite(mean):
+            raise AdaptError(
+                f"the loss of the {self.task.split} split is {mean}: the run has diverged, or its "
+                "number format is too narrow. Lower optimizer.lr, or use trainer.precision=fp32."
+            )
         return [every[index] for index in range(len(feed))], mean
 
     @torch.no_grad()
