@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    pipeline,
 )
 
 from adaptkit.adaptation import Adaptation, Context
@@ -44,6 +45,7 @@ from adaptkit.methods.prompt import PromptTuning
 from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.vera import VeRA
 from adaptkit.models.loading import head_names
+from adaptkit.runs.card import base_name, licence
 from adaptkit.runs.export import save_form
 from adaptkit.runs.import_peft import check_task_type
 
@@ -631,7 +633,63 @@ def test_export_peft(
     body = AutoModelForSequenceClassification.from_pretrained(checkpoints[family], num_labels=2)
     theirs = peft.PeftModel.from_pretrained(body, out)
     assert answers(theirs, family, place) == predictions(directory)
-    assert str(checkpoints[family]) in (out / "README.md").read_text()
+    assert str(checkpoints[family].parent) not in (out / "README.md").read_text()
+
+
+def test_the_card_of_an_adapter(
+    run_of: Any, place: Path, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code is run as it stands, in a folder where the base model lies under its own name."""
+    directory, out = run_of("bert", "lora"), tmp_path / "this folder"
+    assert call("export", directory, "--format", "peft", "--out", out).status == 0
+    card = (out / "README.md").read_text()
+    record = json.loads((directory / "result.json").read_text())
+    assert f"| accuracy (validation) | {record['score']:.4f} |" in card
+    assert f"baseline (majority class) | {record['baseline']['value']:.4f} |" in card
+    assert "local files `sst2`; 32 rows for training, 12 for validation" in card
+    assert "| base model | `bert` |" in card
+    (tmp_path / "bert").symlink_to(checkpoints["bert"])
+    code = card.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    exec(code, names)
+    lines = (place / "data" / "sst2" / "validation.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["sentence"] for line in lines]
+    answers = pipeline("text-classification", names["model"], tokenizer=names["tokenizer"])(texts)
+    assert [answer["label"] for answer in answers] == predictions(directory)
+
+
+@pytest.mark.parametrize(
+    ("path", "revision", "name"),
+    (
+        ("google-bert/bert-base-uncased", "v1", ("google-bert/bert-base-uncased", "v1")),
+        ("adaptkit:mini-bert", None, ("adaptkit:mini-bert", None)),
+        ("{here}/models--owner--name/snapshots/0a1b2c", None, ("owner/name", "0a1b2c")),
+        ("{here}/my-model/", None, ("my-model", None)),
+    ),
+)
+def test_a_base_model_is_named_as_a_user_would(
+    path: str, revision: str | None, name: tuple[str, str | None], tmp_path: Path
+) -> None:
+    place = path.format(here=tmp_path)
+    if "{" in path:
+        Path(place).mkdir(parents=True)
+    assert base_name(place, revision) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    (
+        ("---\nlanguage: en\nlicense: cc-by-4.0\n---\n# A model\n", "cc-by-4.0"),
+        ("---\nlicense: 'mit'\n---\n", "mit"),
+        ("# A model\nlicense: mit\n", None),
+        ("---\nlicense: [a](http://x)\n---\n", None),
+    ),
+)
+def test_the_licence_of_a_base_model(text: str, found: str | None, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(text)
+    assert licence(str(tmp_path), None) == found
+    assert licence("adaptkit:mini-bert", None) == "apache-2.0"
 
 
 @pytest.mark.parametrize("family", ("bert", "gpt2"))
@@ -663,6 +721,8 @@ def test_bundled_body_is_named_by_its_folder(place: Path, tmp_path: Path) -> Non
     )  # fmt: skip
     assert done.status == 0, done.err
     assert call("export", directory, "--format", "peft", "--out", out).status == 0
+    card = (out / "README.md").read_text()
+    assert 'bundled.model("adaptkit:mini-bert")' in card and str(tmp_path) not in card
     config = json.loads((out / "adapter_config.json").read_text())
     assert (Path(config["base_model_name_or_path"]) / "config.json").is_file()
 

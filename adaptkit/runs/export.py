@@ -23,6 +23,7 @@ from adaptkit.models import loading
 from adaptkit.models.anatomy import family
 from adaptkit.models.body import config_of
 from adaptkit.models.heads import HEADS
+from adaptkit.runs.card import card
 from adaptkit.runs.delta import SavedRun, load_run
 from adaptkit.runs.prepare import restored
 from adaptkit.storage import bundled
@@ -36,21 +37,6 @@ EXAMPLES = [
     "What a charming cast!",
     "Nothing new here , and 1 of 3 jokes works .",
 ]
-README = """# {method} for {task}, exported by adaptkit as a PEFT adapter
-
-Body: `{body}`{revision}. The file holds the head as well.
-
-```python
-from peft import PeftModel
-from transformers import {cls}
-
-body = {cls}.from_pretrained({body!r}, num_labels={outputs}{pad}{pinned})
-model = PeftModel.from_pretrained(body, "this folder").eval()
-```
-
-Classes, in the order of the logits: {labels}. Padding: on the {side}.
-Fingerprint of the body: `{fingerprint}`.
-"""
 
 
 def export(directory: Path, kind: str, out: Path) -> str:
@@ -70,43 +56,53 @@ def export(directory: Path, kind: str, out: Path) -> str:
             f"{directory}, model.pooling={pooling}: neither a plain model nor a PEFT adapter can "
             "say so, and the head would answer otherwise there. Train without it to export."
         )
-    prepared = restored(saved)
-    model = prepared.adaptation.model.eval()
-    name_classes(config_of(model), saved.settings.task.classes)
-    # What the task's class reads correctly (XLNet: padding on the left).
-    prepared.reader.tokenizer.padding_side = family(model).padding
+    return write(saved, restored(saved), kind, out)
+
+
+def write(saved: SavedRun, prepared: Prepared, kind: str, out: Path) -> str:
+    """Write a restored run to `out` as `kind`; return what was written, in words.
+
+    Raises:
+        AdaptError: the method has no such form.
+        MachineError: the disk failed, or the plain model gives other logits than the run.
+    """
+    run, model = saved.settings, prepared.adaptation.model.eval()
+    describe_task(config_of(model), run.task.form.head, run.task.classes)
+    tokenizer = prepared.reader.tokenizer
+    # What the task's class reads correctly (XLNet: padding on the left), and as long as here.
+    tokenizer.padding_side = family(model).padding
+    tokenizer.model_max_length = prepared.reader.length(run.task.max_length)
     try:
         with making_folder(out) as folder:
+            tokenizer.save_pretrained(folder)
             return FORMATS[kind](saved, prepared, folder)
     except AdaptError as error:
-        raise type(error)(f"{directory}, method={saved.settings.method_name}: {error}") from error
+        raise type(error)(f"{saved.directory}, method={run.method_name}: {error}") from error
 
 
-def name_classes(config: Any, labels: Sequence[str]) -> None:
-    """Put the classes' names into a config; a regression has none."""
-    if labels:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {name: number for number, name in enumerate(labels)}
+def describe_task(config: Any, head: str, labels: Sequence[str]) -> None:
+    """Put into a config what others need to read the head's outputs as a run does.
+
+    What an earlier task of the same checkpoint left there is replaced: its classes, its kind of
+    problem, the function to apply to its logits, and outputs that it asked for.
+    """
+    names = labels or [f"LABEL_{number}" for number in range(config.num_labels)]
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    kinds = {"sequence": "single_label_classification" if labels else "regression"}
+    config.problem_type = kinds.get(head)
+    config.task_specific_params = None
+    vars(config).pop("function_to_apply", None)
+    config.output_attentions = config.output_hidden_states = False
 
 
 def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
     """Write adapter_config.json, adapter_model.safetensors and a README."""
-    run, model = saved.settings, prepared.adaptation.model
+    run = saved.settings
     form = peft_form(prepared.adaptation, HEADS[run.task.form.head].peft)
-    body, revision = place(run.model.path), run.model.revision
-    save_form(form, folder, body, revision)
-    labels = run.task.classes
-    config = config_of(model)
-    pad = config.pad_token_id
-    text = README.format(
-        method=run.method_name, task=run.task.name, body=body,
-        revision=f" at {revision}" if revision else "",
-        pinned=f", revision={revision!r}" if revision else "", cls=HEADS[run.task.form.head].auto,
-        outputs=config.num_labels, pad="" if pad is None else f", pad_token_id={pad}",
-        labels=", ".join(labels) or "none, one number",
-        fingerprint=prepared.fingerprint, side=prepared.reader.tokenizer.padding_side,
-    )  # fmt: skip
-    write_text(folder / "README.md", text)
+    body = place(run.model.path)
+    save_form(form, folder, body, run.model.revision)
+    write_text(folder / "README.md", card(saved, config_of(prepared.adaptation.model)))
     numbers = sum(tensor.numel() for tensor in form.tensors.values())
     return f"PEFT adapter {form.config['peft_type']}, {numbers:,} numbers, for the body {body}"
 
@@ -132,7 +128,6 @@ def write_merged(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
             "it adds something to the base model that cannot be folded into its weights, so "
             "there is no plain model. Keep the run."
         )
-    prepared.reader.tokenizer.save_pretrained(folder)
     batch, head = examples(folder), saved.settings.task.form.head
     expected = outputs_of(adaptation.model, batch, HEADS[head].proof)
     adaptation.merge()
@@ -151,7 +146,7 @@ def write_merged(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
 def examples(folder: Path) -> dict[str, Tensor]:
     """Return a padded batch of sentences by the tokenizer saved in a folder."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return dict(tokenizer(EXAMPLES, padding=True, return_tensors="pt"))
+    return dict(tokenizer(EXAMPLES, padding=True, truncation=True, return_tensors="pt"))
 
 
 @torch.no_grad()
