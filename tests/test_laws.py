@@ -87,6 +87,11 @@ SETTINGS: dict[str, Setting] = {
     "lora-gate": Setting(LoRA(roles=("gate",)), frozenset(FAMILIES) - set(GATED), slow=True),
     "lora-dropout": Setting(LoRA(dropout=0.5), frozenset({"xlnet"}), slow=True),
     "lora-embeddings": Setting(LoRA(rank=4, roles=("value", "embeddings"), ranks={"value": 2})),
+    "lora-other": Setting(
+        LoRA(rank=2, roles=("query", "other")),
+        frozenset(FAMILIES) - {"bert", "electra", "albert"},
+        slow=True,
+    ),
     "dora": Setting(DoRA(rank=4, alpha=6.0)),
     "dora-all": Setting(DoRA(rank=2, roles=("all",)), slow=True),
     "dora-dropout": Setting(DoRA(dropout=0.3), frozenset({"xlnet"}), slow=True),
@@ -98,6 +103,7 @@ SETTINGS: dict[str, Setting] = {
     "adalora-all": Setting(AdaLoRA(rank=4, target_rank=2, every=1), slow=True),
     "ia3": Setting(IA3()),
     "ia3-down": Setting(IA3(("down",)), slow=True),
+    "ia3-more": Setting(IA3(("query", "output", "up")), slow=True),
     "chain-ia3": Setting(Chain((LoRA(rank=2, roles=("value", "down")), IA3()))),
     "bitfit": Setting(BitFit(), frozenset(NO_BIAS)),
     "bitfit-query": Setting(BitFit(("query",)), NO_QUERY_BIAS, slow=True),
@@ -470,6 +476,9 @@ COUNTS: dict[str, Callable[[str, nn.Module], int]] = {
     "adalora-all": lambda family, model: mapped(family, LINEAR, lambda i, o: 4 * (i + o + 1)),
     "ia3": lambda family, model: scaled_numbers(family),
     "ia3-down": lambda family, model: expected(family)["down"] * INNER,
+    "ia3-more": lambda family, model: (
+        mapped(family, ("query", "up"), lambda i, o: o) + mapped(family, ("output",), lambda i, o: i)
+    ),
     "chain-ia3": lambda family, model: (
         low_rank_numbers(family, 2, ("value", "down")) + scaled_numbers(family)
     ),

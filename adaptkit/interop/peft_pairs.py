@@ -36,7 +36,8 @@ def as_pairs(
             for name, parts in maps.items()
         }
         # The tensors hold the kept triplets only, and PEFT's AdaLoRA looks at no other option.
-        unused = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "use_dora": False}
+        unused = {"rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False, "use_dora": False,
+                  "lora_bias": False}  # fmt: skip
         return {**config, **unused, "lora_alpha": alpha if alpha > 0 else 1}, pairs
     if kind == "VERA":
         low, up = (others.pop(f"base_model.vera_{letter}", None) for letter in "AB")

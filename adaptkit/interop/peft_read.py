@@ -21,8 +21,18 @@ from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError
 from adaptkit.interop.peft_file import PeftFile
 from adaptkit.layers.low_rank import EmbeddingPair, Pair
-from adaptkit.models.anatomy import ROLES, Site, family, sharing, sites, word_embeddings
+from adaptkit.layers.scaling import INPUTS
+from adaptkit.models.anatomy import (
+    ROLES,
+    Site,
+    base_prefix,
+    family,
+    sharing,
+    sites,
+    word_embeddings,
+)
 from adaptkit.models.body import words_of
+from adaptkit.models.other_maps import other_maps
 
 
 def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
@@ -34,7 +44,7 @@ def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
     by_role: dict[str, list[Site]] = {}
     for site in adapted_sites(file, model):
         by_role.setdefault(site.role, []).append(site)
-    roles = [role for role in (*ROLES, "embeddings") if role in by_role]
+    roles = [role for role in (*ROLES, "other", "embeddings") if role in by_role]
     if file.config["peft_type"] == "IA3":
         return {"name": "ia3", "roles": roles}
     ranks = {role: max(rank_of(file, site) for site in by_role[role]) for role in roles}
@@ -49,8 +59,14 @@ def method_for(file: PeftFile, model: nn.Module) -> dict[str, Any]:
     return {
         "name": "lora", "rank": rank, "alpha": alpha, "roles": roles,
         "ranks": {role: r for role, r in ranks.items() if r != rank},
-        "rank_stabilised": stable, "bias": file.config.get("bias", "none"),
+        "rank_stabilised": stable, "bias": bias_of_pairs(file),
     }  # fmt: skip
+
+
+def bias_of_pairs(file: PeftFile) -> str:
+    """Return which biases train: those of the adapted maps if their pairs have biases of theirs."""
+    bias = file.config.get("bias", "none")
+    return "lora_only" if bias == "none" and file.config.get("lora_bias") else bias
 
 
 def rank_of(file: PeftFile, site: Site) -> int:
@@ -69,6 +85,8 @@ def adapted_sites(file: PeftFile, model: nn.Module) -> list[Site]:
         if not site.parameter:
             known.setdefault(site.module, []).append(site)
     modules = dict(model.named_modules())
+    for site in other_maps(model, {name for name, _ in model.named_parameters()}):
+        known[site.module] = [site]
     tables = _tables(file, model)
     if tables:
         known[tables[0]] = [word_embeddings(model)]
@@ -80,7 +98,16 @@ def adapted_sites(file: PeftFile, model: nn.Module) -> list[Site]:
                 "have: it was made for another body. Give that one: model=auto model.path=... ."
             )
         if name not in known:
-            raise AdaptError(f"{file.folder}: adapts {name}, which no role of adaptkit's names.")
+            head = not name.startswith(base_prefix(model))
+            raise AdaptError(
+                f"{file.folder}: adapts {name}, "
+                + (
+                    "a map of the head whose own weights PEFT did not save, so it cannot be "
+                    "rebuilt. Name it in modules_to_save when training with PEFT."
+                    if head
+                    else "which no role of adaptkit's names."
+                )
+            )
         _check_shapes(file, name, known[name])
     adapted = [site for name in names for site in known[name]]
     return _only_scaled(file, adapted) if file.config["peft_type"] == "IA3" else adapted
@@ -123,6 +150,8 @@ def _pair_fits(file: PeftFile, tensors: Mapping[str, Tensor], fan_in: int, fan_o
     kinds = {"lora_A", "lora_B"}
     if file.config.get("use_dora"):
         kinds.add("lora_magnitude_vector")
+    if file.config.get("lora_bias"):
+        kinds.add("lora_B.bias")
     if set(tensors) != kinds:
         return False
     rank, wide = tensors["lora_A"].shape
@@ -132,20 +161,20 @@ def _pair_fits(file: PeftFile, tensors: Mapping[str, Tensor], fan_in: int, fan_o
 
 
 def _only_scaled(file: PeftFile, adapted: list[Site]) -> list[Site]:
-    """Leave out the parts of fused maps whose scales are all 1."""
+    """Leave out the query of a fused map if its scales are all 1."""
     kept = []
     for site in adapted:
         vector = file.maps[site.module]["ia3_l"]
         at_input = vector.shape[0] == 1
-        part = vector.flatten() if site.rows is None else vector.flatten()[list(site.rows)]
-        if at_input == (site.role == "down") and site.role in ("key", "value", "down"):
-            kept.append(site)
-        elif site.rows is None or not bool((part == 1).all()):
-            side = "input" if at_input else "output"
+        if at_input != (site.role in INPUTS):
+            side, other = ("input", "output") if at_input else ("output", "input")
             raise AdaptError(
                 f"{file.folder}: IA3 scales the {side} of {site.module} ({site.role}); adaptkit's "
-                "scales the outputs of key and value and the input of down."
+                f"scales its {other}."
             )
+        rows = None if site.role != "query" else site.rows
+        if rows is None or not bool((vector.flatten()[list(rows)] == 1).all()):
+            kept.append(site)
     return kept
 
 
@@ -176,7 +205,24 @@ def delta_for(file: PeftFile, adaptation: Adaptation) -> dict[str, Tensor]:
                 "made for another body or task, or trains other tensors than this method."
             )
         result[name] = tensor
-    return result
+    return result | _biases_of_pairs(file, result)
+
+
+def _biases_of_pairs(file: PeftFile, result: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the biases of maps with those of their pairs added: W x + b + s (B A x + c)."""
+    found = {}
+    for module, tensors in file.maps.items():
+        if "lora_B.bias" not in tensors:
+            continue
+        name = f"{module}.bias"
+        if name not in result:
+            raise AdaptError(
+                f"{file.folder}: lora_bias=True: {module} has no bias in this model, and adaptkit "
+                "adds none. Train it with lora_bias=False."
+            )
+        factor = scale(file.config, module, len(tensors["lora_A"]))
+        found[name] = result[name].cpu() + factor * tensors["lora_B.bias"]
+    return found
 
 
 def pair_of(file: PeftFile, site: Site, model: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,8 @@ from adaptkit.layers.low_rank import fold_tensor, matrix_of
 from adaptkit.models.anatomy import Site
 from adaptkit.models.body import bias_of, device_of
 
+INPUTS = ("output", "down")  # roles whose input is scaled
+
 
 class Vector(nn.Module):
     """`scale` [n], ones at the start."""
@@ -81,14 +83,22 @@ class InputScale(nn.ModuleDict):
 
 
 class ScaledTensor(nn.Module):
-    """l * W for a bare parameter [H, heads, size] (XLNet); registered as a parametrization."""
+    """l * W for a bare parameter [H, heads, size] (XLNet); registered as a parametrization.
+
+    The vector stands at the heads: at the outputs of query, key and value, at the input of output.
+    """
 
     def __init__(self, site: Site, device: torch.device) -> None:
         super().__init__()
-        self.ia3 = nn.ModuleDict({site.role: Vector(site.fan_out, device)})
+        self.ia3 = nn.ModuleDict({site.role: Vector(self.width(site), device)})
+
+    @staticmethod
+    def width(site: Site) -> int:
+        """Return heads * size."""
+        return site.fan_in if site.role == "output" else site.fan_out
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight with scaled outputs."""
+        """Return the scaled weight."""
         (scale,) = vectors(self.ia3).values()
         return (weight * scale.view(weight.shape[1:])).to(weight.dtype)
 

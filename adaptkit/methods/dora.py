@@ -17,6 +17,7 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.methods.checks import check_low_rank
 from adaptkit.models.anatomy import sites
 from adaptkit.models.body import device_of
+from adaptkit.models.other_maps import required_other_maps
 
 if TYPE_CHECKING:
     from adaptkit.models.anatomy import Site
@@ -32,7 +33,7 @@ class DoRA:
     roles: tuple[str, ...] = ("query", "value")
 
     def __post_init__(self) -> None:
-        check_low_rank(self.rank, self.alpha, self.dropout, self.roles)
+        check_low_rank(self.rank, self.alpha, self.dropout, self.roles, extra=("other",))
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Attach a decomposed update to every map in `roles`.
@@ -49,4 +50,7 @@ class DoRA:
             weight, rank = weight_at(model, site), check_rank(self.rank, site)
             return Decomposed(weight, site, rank, scale, self.dropout, context.generator, device)
 
-        return start.added(".lora.", attach_updates(model, sites(model, self.roles), build))
+        adapted = sites(model, self.roles)
+        if "other" in self.roles:
+            adapted += required_other_maps(model, start.loaded)
+        return start.added(".lora.", attach_updates(model, adapted, build))

@@ -39,10 +39,13 @@ from adaptkit.errors import above, at_least, invalid, one_of
 from adaptkit.methods.checks import check_low_rank
 from adaptkit.models.anatomy import ROLES, expand, is_bias, sites, word_embeddings
 from adaptkit.models.body import device_of
+from adaptkit.models.other_maps import required_other_maps
 
 if TYPE_CHECKING:
     from adaptkit.layers.low_rank import EmbeddingPair, Pair
     from adaptkit.models.anatomy import Site
+
+EXTRA = ("embeddings", "other")  # roles beyond those of a layer's maps
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,13 @@ class LoRA:
     bias: Literal["none", "lora_only", "all"] = "none"  # which biases are trained too
 
     def __post_init__(self) -> None:
-        check_low_rank(self.rank, self.alpha, self.dropout, self.roles, extra=("embeddings",))
+        check_low_rank(self.rank, self.alpha, self.dropout, self.roles, extra=EXTRA)
         above("method.b_lr_ratio", self.b_lr_ratio, 0)
         for role, rank in self.ranks.items():
             self._check_rank_of(role, rank)
 
     def _check_rank_of(self, role: str, rank: int) -> None:
-        one_of("method.ranks", role, (*ROLES, "embeddings"))
+        one_of("method.ranks", role, (*ROLES, *EXTRA))
         if role not in (*expand(self.roles), *self.roles):
             raise invalid("method.ranks", role, "is not among method.roles", "Add it there")
         if not isinstance(rank, int) or isinstance(rank, bool):
@@ -87,6 +90,8 @@ class LoRA:
 
         model, generator, device = start.model, context.generator, device_of(start.model)
         adapted = sites(model, self.roles)
+        if "other" in self.roles:
+            adapted += required_other_maps(model, start.loaded)
         if "embeddings" in self.roles:
             adapted.append(word_embeddings(model))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -12,9 +13,10 @@ from typing import Any
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adaptkit.adaptation import count
-from adaptkit.config.compose import compose
+from adaptkit.config.compose import compose, with_absolute_paths
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
+from adaptkit.interop.peft_config import short
 from adaptkit.interop.peft_file import PeftFile, read
 from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.models import loading
@@ -25,9 +27,13 @@ from adaptkit.runs.evaluate import score
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import prepare
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
+from adaptkit.storage import bundled
 from adaptkit.storage.files import check_free, making_folder, write_lines
 from adaptkit.training.scorer import flat_scores
 
+BUNDLED = re.compile(r"adaptkit/models/mini/([\w-]+)/?$")
+HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+REVISION = re.compile(r"[\w./-]+")
 FREE = ("task", "model", "data", "trainer", "seed")
 
 
@@ -41,7 +47,8 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
     started = datetime.now(timezone.utc)
     check_free(out, "--out")
     file = read(adapter)
-    plain = compose([*body_of(file, overrides), *overrides, f"output_dir={os.path.abspath(out)}"])
+    check_overrides(overrides)
+    plain = composed(file, [*overrides, f"output_dir={os.path.abspath(out)}"])
     plain["regularizer"] = {}
     run = settings(plain)
     if run.model.pooling:
@@ -89,31 +96,55 @@ def check_task_type(file: PeftFile, run: Settings) -> None:
     stated, needed = file.config.get("task_type"), HEADS[run.task.form.head].peft
     if stated and stated != needed:
         raise AdaptError(
-            f"{file.folder}: task_type={stated}, but task {run.task.name} needs an adapter of "
-            f"{needed}. Name a task of the adapter's kind."
+            f"{file.folder}: task_type={stated}, but task {run.task.name} needs an "
+            f"adapter of {needed}. Name a task of the adapter's kind."
         )
 
 
-def body_of(file: PeftFile, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that name the adapter's own body, where the user names none.
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Reject an override that would change what was trained.
 
     Raises:
-        AdaptError: neither of them does, or an override would change what was trained.
+        AdaptError: there is one.
     """
     touched = [word.partition("=")[0].lstrip("+~") for word in overrides]
     if fixed := [key for key in touched if key.partition(".")[0] not in FREE]:
         raise AdaptError(
             f"{fixed[0]}: the adapter says what was trained; only {', '.join(FREE)} can be set."
         )
+
+
+def composed(file: PeftFile, overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose the run's configuration, on the adapter's own body where the user names none.
+
+    What the file says is put into the composed configuration: it is data, never an override.
+
+    Raises:
+        AdaptError: neither of them names a body, or the file names none that can be looked for.
+    """
     if any(word.partition("=")[0] in ("model", "model.path") for word in overrides):
-        return []
-    named = file.config.get("base_model_name_or_path")
+        return compose(list(overrides))
+    named, revision = file.config.get("base_model_name_or_path"), file.config.get("revision")
+    other = "Give it: model=auto model.path=... ."
     if not named:
-        raise AdaptError(f"{file.folder}: names no body. Give it: model=auto model.path=... .")
-    revision = file.config.get("revision")
-    return ["model=auto", f"model.path='{named}'"] + (
-        [f"model.revision='{revision}'"] if revision else []
-    )
+        raise AdaptError(f"{file.folder}: names no body. {other}")
+    if mini := BUNDLED.search(named):  # as it lies in the package, here or on another machine
+        named = bundled.SCHEME + mini[1]
+    # A folder of another machine, or a text that is neither a folder nor an id, is not looked for.
+    known = mini or HUB_ID.fullmatch(named) or os.path.isdir(os.path.expanduser(named))
+    if "${" in named or not known:
+        raise AdaptError(
+            f"{file.folder}: was made for the base model {short(named)}, which is neither a folder "
+            f"here nor a hub id. {other}"
+        )
+    if revision and not REVISION.fullmatch(revision):
+        raise AdaptError(f"{file.folder}: revision={short(revision)} is not a revision. {other}")
+    plain = compose(["model=auto", "model.path=unknown", *overrides])
+    name = mini[1] if mini else Path(named).stem
+    said = {"path": named, "name": name, "revision": revision}
+    typed = {word.partition("=")[0].removeprefix("model.") for word in overrides}
+    said = {key: value for key, value in said.items() if key not in typed}
+    return with_absolute_paths({**plain, "model": {**plain["model"], **said}})
 
 
 def method_on(file: PeftFile, run: Settings) -> dict[str, Any]:
