@@ -477,7 +477,8 @@ COUNTS: dict[str, Callable[[str, nn.Module], int]] = {
     "ia3": lambda family, model: scaled_numbers(family),
     "ia3-down": lambda family, model: expected(family)["down"] * INNER,
     "ia3-more": lambda family, model: (
-        mapped(family, ("query", "up"), lambda i, o: o) + mapped(family, ("output",), lambda i, o: i)
+        mapped(family, ("query", "up"), lambda i, o: o)
+        + mapped(family, ("output",), lambda i, o: i)
     ),
     "chain-ia3": lambda family, model: (
         low_rank_numbers(family, 2, ("value", "down")) + scaled_numbers(family)

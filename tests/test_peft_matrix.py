@@ -69,7 +69,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "a module of the body": (
         "bert", {**LORA, "target_modules": ["query"], "modules_to_save": ["LayerNorm"]},
-        r"LayerNorm.* trains other tensors than this method",
+        r"LayerNorm.* of the base model was trained as a whole",
     ),
     "a map of the head": (
         "deberta-v2", {**LORA, "target_modules": ["pooler.dense"]},

@@ -199,6 +199,11 @@ def delta_for(file: PeftFile, adaptation: Adaptation) -> dict[str, Tensor]:
     for name, tensor in file.others.items():
         if name not in result and name in body and equal(body[name].float().cpu(), tensor):
             continue  # PEFT saves the whole table of words together with an adapter of it
+        if name not in result and name in body:
+            raise AdaptError(
+                f"{file.folder}: {name} of the base model was trained as a whole (modules_to_save, "
+                "or another bias); adaptkit imports adapted maps and the head only."
+            )
         if name not in result or result[name].shape != tensor.shape:
             raise AdaptError(
                 f"{file.folder}: {name} {tuple(tensor.shape)} does not fit this model: it was "
