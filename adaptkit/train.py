@@ -16,8 +16,11 @@ from adaptkit.config.groups import CONF
 from adaptkit.config.overrides import register_resolvers, translate_hydra_errors
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
+from adaptkit.runs.directory import claimed
+from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
 from adaptkit.terminal import console
+from adaptkit.terminal.libraries import set_environment
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
@@ -64,6 +67,25 @@ def run(overrides: list[str]) -> RunResult:
         AdaptError: a problem that the user can fix.
     """
     job = checked(compose_job(overrides))
+    return finished(job) or train(job)
+
+
+def finished(job: Settings) -> RunResult | None:
+    """Return the record of a run that is done already; torch is not needed for that.
+
+    Raises:
+        AdaptError: the directory holds another run, or another process is at work there.
+    """
+    with claimed(job.output_dir):
+        return done_before(job, console.say)
+
+
+def train(job: Settings) -> RunResult:
+    """Load the libraries and carry out one run.
+
+    Raises:
+        AdaptError: a problem that the user can fix.
+    """
     with console.working() as interface:
         from adaptkit.runs.run import run as carry_out_run
 
@@ -108,10 +130,7 @@ def carry_out(plain: dict[str, Any]) -> Outcome:
     directory = Path(plain["output_dir"])
     try:
         job = checked(plain)
-        with console.working() as interface:
-            from adaptkit.runs.run import run
-
-            result = run(job, interface)
+        result = finished(job) or train(job)
         console.result(result, directory)
         return Outcome(name, 0, result, "")
     except AdaptError as error:
@@ -131,6 +150,7 @@ def in_child(plain: dict[str, Any]) -> Outcome:
 
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(kind)
+    set_environment()
     if kind == "forkserver":
         context.set_forkserver_preload(["adaptkit.runs.run"])  # import torch once for all jobs
     receiver, sender = context.Pipe(duplex=False)

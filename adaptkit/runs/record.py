@@ -1,4 +1,7 @@
-"""RunResult: the record of a run, result.json, written and read here and nowhere else."""
+"""RunResult: the record of a run, result.json, written and read here and nowhere else.
+
+No torch at import time: a finished run is known without it.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError, first_line
-from adaptkit.models import loading
 from adaptkit.runs.directory import LOG, RESULT, flat
-from adaptkit.runs.plan import Plan
 from adaptkit.storage.files import finite, is_main_process, write_json
 from adaptkit.tasks.task import Splits
+
+if TYPE_CHECKING:
+    import torch
+
+    from adaptkit.runs.plan import Plan
 
 log = logging.getLogger("adaptkit")
 
@@ -138,6 +142,10 @@ def scoring_facts(run: Settings, splits: Splits, scores: dict[str, float]) -> di
 
 def machine_facts(device: torch.device, precision: str) -> dict[str, Any]:
     """Return the entries about the machine and the libraries."""
+    import torch
+
+    from adaptkit.models import loading
+
     return {
         "memory": peak(device),
         "precision": precision,
@@ -178,11 +186,15 @@ def log_to_file(directory: Path) -> Iterator[None]:
 def reset_peak(device: torch.device) -> None:
     """Start counting device memory again."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak(device: torch.device) -> dict[str, int | None]:
     """Return the highest memory use so far, of the process and of the device."""
+    import torch
+
     rss = None
     if sys.platform != "win32":
         import resource

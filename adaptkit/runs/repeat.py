@@ -1,15 +1,28 @@
-"""May a run start in its directory? It may be done, resumed, or replace what is there."""
+"""May a run start in its directory? It may be done, resumed, or replace what is there. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.directory import CHECKPOINTS, CONFIG, DELTA, differences
-from adaptkit.runs.identity import changes
+from adaptkit.runs.identity import changes, made_of
 from adaptkit.runs.record import RunResult
+
+
+def done_before(settings: Settings, say: Callable[[str], None]) -> RunResult | None:
+    """Return the record of a finished run that need not be repeated, and say so.
+
+    Raises:
+        AdaptError: the directory holds a run with other settings, or made of something else.
+    """
+    origin = settings.task.origin(settings.data)
+    done = already_done(settings, origin.kind, made_of(settings, origin))
+    if done:
+        say(f"done before (to repeat it: trainer.resume=never): {settings.output_dir}")
+    return done
 
 
 def already_done(settings: Settings, source: str, now: Mapping[str, Any]) -> RunResult | None:

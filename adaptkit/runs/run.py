@@ -42,7 +42,7 @@ from adaptkit.runs.record import (
     result_of,
     scoring_facts,
 )
-from adaptkit.runs.repeat import already_done, check_bound, starts_again
+from adaptkit.runs.repeat import check_bound, done_before, starts_again
 from adaptkit.storage.files import is_main_process
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
@@ -83,11 +83,10 @@ def run(settings: Settings, interface: Interface) -> RunResult:
     """
     directory = settings.output_dir
     with claimed(directory):
+        if done := done_before(settings, interface.say):
+            return done
         origin = settings.task.origin(settings.data)
         now = made_of(settings, origin)
-        if done := already_done(settings, origin.kind, now):
-            interface.say(f"done before (to repeat it: trainer.resume=never): {directory}")
-            return done
         splits = settings.task.load(settings.data, settings.seed)
         settings = settings.bind(splits.task)
         warn_of_sample(settings, splits, interface)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import traceback
 import warnings
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import is_main_process
+from adaptkit.terminal.libraries import set_environment, without_garbage_collection
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
@@ -70,19 +70,15 @@ def unexpected(problem: Exception, directory: Path) -> str:
 @contextlib.contextmanager
 def working() -> Iterator[Interface]:
     """Silence the libraries, load them, and give the run its way to speak."""
-    # Threads that wait busily for each other crawl where another process holds one of the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    set_environment()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with waiting("loading libraries"):
+        with waiting("loading libraries"), without_garbage_collection():
+            import datasets
+            import transformers
+
             from adaptkit.runs.run import Interface
             from adaptkit.terminal.progress import bars
-
-        import datasets
-        import transformers
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()

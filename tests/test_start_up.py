@@ -1,0 +1,120 @@
+"""What happens before training: the threads' way to wait, and what needs no torch."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from commandline import call, data_root, tiny
+
+from adaptkit.terminal import libraries
+
+TWO = {0, 1}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch):
+    """Return a function that says how many cores are granted, in use by others, and paid for."""
+    for name in (*libraries.WAITING, "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def pretend(cores: set[int] = TWO, used: float = 0.0, quota: float | None = None) -> None:
+        monkeypatch.setattr(libraries, "affinity", lambda: cores)
+        monkeypatch.setattr(libraries, "busy", lambda _: used)
+        monkeypatch.setattr(libraries, "cpu_quota", lambda: quota)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("used", "threads", "passive"),
+    [
+        (0.0, "", False),  # both cores are ours: spinning gains a third
+        (0.2, "", False),
+        (1.0, "", True),  # another process holds one: spinning loses half
+        (1.0, "1", False),  # one thread waits for nobody
+        (0.0, "4", True),  # more threads than cores
+        (2.0, "2", True),
+    ],
+)
+def test_threads_wait_as_the_machine_needs(
+    machine, used: float, threads: str, passive: bool
+) -> None:
+    machine(used=used)
+    expected = {"OMP_WAIT_POLICY": "PASSIVE"} if passive else {}
+    assert libraries.thread_settings(threads) == expected
+
+
+def test_a_quota_limits_the_threads(machine) -> None:
+    """A container with two cores' time on a large machine: torch would start 64 threads."""
+    machine(cores=set(range(64)), quota=2.5)
+    assert libraries.thread_settings("") == {"OMP_NUM_THREADS": "2"}
+    assert libraries.thread_settings("64") == {"OMP_WAIT_POLICY": "PASSIVE"}
+    machine(cores=set(range(64)), quota=0.5)
+    assert libraries.thread_settings("") == {"OMP_NUM_THREADS": "1"}
+
+
+def test_processes_of_one_machine_count(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert libraries.thread_settings("1") == {}
+    assert libraries.thread_settings("2") == {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@pytest.mark.parametrize("name", libraries.WAITING)
+def test_what_the_user_set_stays(machine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    machine(used=2.0)
+    monkeypatch.setenv(name, "ACTIVE")
+    assert libraries.thread_settings("2") == {}
+
+
+def test_quota_of_a_container(tmp_path: Path) -> None:
+    assert libraries.cpu_quota(tmp_path) is None
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    for text, quota in (("-1\n", None), ("150000\n", 1.5)):  # version 1
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(text)
+        assert libraries.cpu_quota(tmp_path) == quota
+    for text, quota in (("max 100000\n", None), ("250000 100000\n", 2.5)):  # version 2
+        (tmp_path / "cpu.max").write_text(text)
+        assert libraries.cpu_quota(tmp_path) == quota
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_use_of_the_cores() -> None:
+    tick = os.sysconf("SC_CLK_TCK")
+    stat = f"cpu  9 9 9 9 9 9 9 0\ncpu0 {tick} 0 {tick} 500 70 0 0 0\ncpu3 0 0 {tick} 5 7 0 0 0\n"
+    assert libraries.used(stat, {0}) == 2
+    assert libraries.used(stat, {0, 3}) == 3
+    assert 0 <= libraries.busy(libraries.affinity())
+
+
+def test_garbage_collection_comes_back() -> None:
+    frozen = gc.get_freeze_count()
+    with pytest.raises(ImportError), libraries.without_garbage_collection():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+    import torch  # noqa: F401  # this process belongs to somebody: nothing of it is frozen
+
+    with libraries.without_garbage_collection():
+        pass
+    assert gc.get_freeze_count() == frozen
+
+
+def test_a_finished_run_is_known_without_torch(
+    tmp_path: Path, checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_cli import WITHOUT_TORCH, process
+
+    monkeypatch.chdir(tmp_path)
+    words = ["train", *tiny(checkpoints["bert"]), f"data.root={data_root(tmp_path / 'data')}"]
+    first = call(*words)
+    assert first.status == 0, first.err
+    again = process(sys.executable, "-c", WITHOUT_TORCH, *words)
+    assert again.returncode == 0, again.stderr
+    assert "done before" in again.stderr
+    assert again.stdout == first.out
