@@ -11,6 +11,7 @@ Every message names the field, the value, the rule and the way out. Nothing here
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable
 
 
@@ -38,11 +39,24 @@ def invalid(field: str, value: object, rule: str, way_out: str = "") -> ConfigEr
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return 'did you mean ...? ' with the closest of `known`, or nothing."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    near = [n for n in near if likeness(name, n) > likeness(name, near[0]) - 0.1]
-    near = near or [longer for longer in names if name and name in longer][:3]
+    near = closest(name, known)
     return f"did you mean {' or '.join(near)}? " if near else ""
+
+
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """Return up to three of `known` that resemble `name`; those that differ only in case alone."""
+    names, small = list(dict.fromkeys(known)), name.lower()
+    if same := [n for n in names if alike(n, name)]:
+        return same
+    near = difflib.get_close_matches(small, names, n=3, cutoff=0.5)
+    near = [n for n in near if likeness(small, n) > likeness(small, near[0]) - 0.1]
+    return near or [longer for longer in names if small and small in longer][:3]
+
+
+def alike(one: str, other: str) -> bool:
+    """Tell whether two names are the same but for case, dashes and underscores."""
+    plain, same = (re.sub(r"[\W_]", "", name).lower() for name in (one, other))
+    return plain == same
 
 
 def likeness(one: str, other: str) -> float:

@@ -153,11 +153,11 @@ def test_flags(place: Path, words: list[str], named: list[str]) -> None:
     refused(call(*words), *named)
 
 
-@pytest.mark.parametrize("flag", ["--nonsense", "--cfg=everything"])
-def test_unknown_flag(place: Path, flag: str) -> None:
-    answer = call("train", flag)
+def test_unknown_flag(place: Path) -> None:
+    refused(call("train", "--nonsense"), "--nonsense: no such flag", "without dashes")
+    answer = call("train", "--cfg=everything")
     assert answer.status == 2
-    assert flag.partition("=")[0] in answer.err
+    assert "--cfg" in answer.err
     assert "usage: adaptkit train" in answer.err
 
 

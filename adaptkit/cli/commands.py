@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from adaptkit.config.compose import compose, load_raw
 from adaptkit.config.groups import CONF, GROUPS, options
+from adaptkit.config.overrides import known_keys
 from adaptkit.config.settings import settings
-from adaptkit.errors import AdaptError, one_of, unknown
+from adaptkit.config.suggest import of_flag
+from adaptkit.errors import AdaptError, ConfigError, one_of, unknown
 from adaptkit.storage.files import check_free
 from adaptkit.terminal import console
 
@@ -20,9 +23,21 @@ if TYPE_CHECKING:
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
 
 
-def command(name: str, text: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong as every other mistake is said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError instead of printing how the command is used."""
+        flag = re.match(r"unrecognized arguments: (-\S+) ?(\S*)", message)
+        if flag:
+            word, following = flag.groups()
+            message = of_flag(word, following, known_keys([]), list(self._option_string_actions))
+        raise ConfigError(f"{message.rstrip('.')}. {self.prog} --help says more.")
+
+
+def command(name: str, text: str) -> Parser:
     """Return the empty parser of `adaptkit NAME`."""
-    return argparse.ArgumentParser(prog=f"adaptkit {name}", description=text)
+    return Parser(prog=f"adaptkit {name}", description=text)
 
 
 def plan_(arguments: list[str]) -> int:

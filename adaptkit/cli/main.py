@@ -28,6 +28,8 @@ Tab completion: eval "$(adaptkit -sc install=bash)"
 """
 TAKE_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
               "--config-dir", "-cd", "--experimental-rerun")  # fmt: skip
+FLAGS = (*TAKE_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r",
+         "--multirun", "-m", "--shell-completion", "-sc", "--info", "-i")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +44,7 @@ def dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(usage())
         return 0 if arguments else 2
-    if arguments[0] == "--version":
+    if arguments[0] == "--version" or arguments[:2] == ["train", "--version"]:
         from adaptkit import __version__
 
         print(__version__)
@@ -53,6 +55,7 @@ def dispatch(arguments: list[str]) -> int:
     if command == "train":
         from adaptkit.train import main as train
 
+        check_flags(rest)
         return train(in_order(rest))
     if command in COMMANDS:
         from adaptkit.cli import commands
@@ -69,6 +72,23 @@ def dispatch(arguments: list[str]) -> int:
 def usage() -> str:
     """Return the text of `adaptkit --help`."""
     return USAGE.format(commands="\n".join(f"  {n:8} {text}" for n, text in COMMANDS.items()))
+
+
+def check_flags(words: list[str]) -> None:
+    """Reject flags that Hydra does not have, such as --method lora.
+
+    Raises:
+        ConfigError: it names what to write.
+    """
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name = word.partition("=")[0]
+        short = name.startswith("--") and any(flag.startswith(name) for flag in FLAGS)
+        if name.startswith("-") and name not in FLAGS and not short:
+            from adaptkit.config.overrides import known_keys
+            from adaptkit.config.suggest import of_flag
+            from adaptkit.errors import ConfigError
+
+            raise ConfigError(of_flag(word, following, known_keys([]), FLAGS))
 
 
 def in_order(arguments: list[str]) -> list[str]:

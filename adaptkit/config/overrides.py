@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit.config.groups import CONF, GROUPS, options
-from adaptkit.errors import AdaptError, ConfigError, did_you_mean, unknown
+from adaptkit.config.suggest import of_choice, of_key
+from adaptkit.errors import AdaptError, ConfigError
 
 
 @contextmanager
 def translate_hydra_errors(overrides: list[str]) -> Iterator[None]:
     """Turn Hydra's exceptions into ConfigErrors that name the closest names."""
     try:
+        check_words(overrides)
         yield
     except AdaptError:
         raise
@@ -31,6 +33,39 @@ def translate_hydra_errors(overrides: list[str]) -> Iterator[None]:
         raise
 
 
+EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null"}
+
+
+def check_words(overrides: list[str]) -> None:
+    """Reject what Hydra can read but a run has no use for.
+
+    Raises:
+        ConfigError: an option is removed, a group is added, packaged or given a number, or Hydra's
+            own parts are replaced.
+    """
+    for word in overrides:
+        key, has_value, value = word.lstrip("+~").partition("=")
+        name, package, _ = key.partition("@")
+        if word.startswith("~") and (name.count(".") < 2 and not name.startswith("regularizer.")):
+            way = f"write {name}={EMPTY[name]}" if name in EMPTY else "leave it out for its default"
+            raise ConfigError(f"{word}: an option can be set, not removed; {way}.")
+        if has_value and not name:
+            raise ConfigError(f"{word}: cannot be read. Write KEY=VALUE.")
+        if not has_value:
+            continue
+        if name in GROUPS and package:
+            raise ConfigError(f"{word}: a group has one place; write {name}={value}.")
+        if name in GROUPS and word.startswith("+") and name != "experiment":
+            raise ConfigError(f"{word}: the group {name} is there already; write {name}={value}.")
+        if name in GROUPS and re.fullmatch(r"[-+\d.]+(e[-+]?\d+)?|true|false", value, re.I):
+            raise of_choice(name, value, options(name))
+        if name == "hydra" or name.startswith("hydra/"):
+            raise ConfigError(
+                f"{word}: parts of Hydra cannot be replaced. A sweep (-m) runs its jobs one after "
+                "the other."
+            )
+
+
 def explain(error: BaseException, overrides: list[str]) -> str:
     """Say what is wrong with the overrides, from Hydra's exception."""
     text = str(error)
@@ -38,16 +73,18 @@ def explain(error: BaseException, overrides: list[str]) -> str:
         group, option = match.groups()
         known = options(group)
         if known:
-            return str(unknown(group, option, known))
+            return str(of_choice(group, option, known))
     if match := re.search(r"Could not (?:override|append|delete).*?'([^']+)'", text):
         key = match.group(1).split("@")[0]
         known = known_keys(overrides)
         if entry := re.search(rf"full_key: {re.escape(key)}\.(\S+)", str(error.__cause__)):
             new = f"{key}.{entry.group(1)}"
             return f"{new}: there is no such entry yet; to add it, write +{new}=VALUE."
-        return (
-            f"{key}: no such option or group; {did_you_mean(key, known) or near_leaf(key, known)}"
-        )
+        if key.startswith("hydra."):
+            return f"{key}: Hydra has no such option; adaptkit train --cfg hydra shows them."
+        if "append" in match.group(0) and key in known:
+            return f"+{key}: there is such an option already; write {key}=VALUE."
+        return f"{key}: no such option or group; {of_key(key, known, overrides)}".rstrip()
     if "Cannot merge" in str(error.__cause__):
         word = text.partition("Error merging override ")[2]
         wanted = "a list: KEY=[A,B]" if "with ListConfig" in str(error.__cause__) else "a mapping"
@@ -99,17 +136,20 @@ def parsed(override: str) -> tuple[str, Any]:
         return result.key_or_group, result.value()
 
 
-def near_leaf(key: str, known: list[str]) -> str:
-    """Suggest options whose last word resembles the last word of `key`, or list the groups."""
-    leaf = key.rpartition(".")[2]
-    same = [name for name in known if name.rpartition(".")[2] == leaf]
-    if same:
-        return f"did you mean {' or '.join(same[:3])}?"
-    return f"groups: {', '.join(GROUPS)}; all options: adaptkit train --cfg job."
-
-
 def known_keys(overrides: list[str]) -> list[str]:
     """Return every key that can be set, given the groups the user chose."""
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, Mapping):
+            return [prefix]
+        below = [k for name in node for k in walk(node[name], f"{prefix}.{name}".lstrip("."))]
+        return [prefix, *below] if prefix else below
+
+    return list(dict.fromkeys([*walk(composed(overrides), ""), *GROUPS]))
+
+
+def composed(overrides: list[str]) -> dict[str, Any]:
+    """Return the configuration with the groups the user chose, nothing else set or resolved."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -124,14 +164,8 @@ def known_keys(overrides: list[str]) -> list[str]:
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra_compose("config", choices)
-
-    def walk(node: Any, prefix: str) -> list[str]:
-        if not isinstance(node, Mapping):
-            return [prefix]
-        below = [k for name in node for k in walk(node[name], f"{prefix}.{name}".lstrip("."))]
-        return [prefix, *below] if prefix else below
-
-    return [*walk(OmegaConf.to_container(cfg), ""), *GROUPS]
+    plain: Any = OmegaConf.to_container(cfg)
+    return plain
 
 
 # Overrides that do not belong into the name of a run's folder: they stand in the path already, or

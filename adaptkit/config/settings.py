@@ -14,6 +14,7 @@ from typing import Any
 
 from adaptkit.adaptation import Method
 from adaptkit.config.build import build, coerce, registered
+from adaptkit.config.suggest import of_key
 from adaptkit.errors import ConfigError, within
 from adaptkit.methods import METHODS
 from adaptkit.models.model import Model
@@ -79,6 +80,10 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     }
     if absent := [name for name in KEYS if name not in plain]:
         raise ConfigError(f"{', '.join(absent)}: must be set.")
+    if more := [name for name in plain if name not in (*KEYS, "regularizer")]:
+        nodes = {name: node for name, node in plain.items() if isinstance(node, Mapping)}
+        known = [*KEYS, *(f"{name}.{key}" for name, node in nodes.items() for key in node)]
+        raise ConfigError(f"{more[0]}: no such option or group; {of_key(more[0], known, [])}")
     parts: dict[str, Any] = {}
     for group, (shown, registry, points, key) in kinds.items():
         node = dict(plain[group])
