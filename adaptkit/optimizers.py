@@ -48,8 +48,8 @@ class OptimizerSettings(Protocol):
 
 @dataclass(frozen=True)
 class _Common:
-    lr: float
-    weight_decay: float = 0.0
+    lr: float  # highest learning rate
+    weight_decay: float = 0.0  # of matrices; vectors and scalars do not decay
     warmup_ratio: float = 0.06  # share of all updates during which the rate rises from 0
     schedule: Schedule = "linear"  # after the warm-up: to 0 by a line or half cosine, or constant
 
@@ -77,9 +77,9 @@ class _Common:
 class AdamW(_Common):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    beta1: float = 0.9  # decay of the mean gradient
+    beta2: float = 0.999  # decay of the mean squared gradient
+    epsilon: float = 1e-8  # added to the denominator
 
     state_bytes = 8  # two moments in fp32
 
@@ -101,7 +101,7 @@ class AdamW(_Common):
 class SGD(_Common):
     """Stochastic gradient descent with heavy-ball momentum (Polyak 1964)."""
 
-    momentum: float = 0.9
+    momentum: float = 0.9  # share of the last step that is kept
 
     state_bytes = 4
 

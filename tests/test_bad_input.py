@@ -145,7 +145,7 @@ def test_config_of_other_commands(place: Path, command: str, override: str) -> N
     ("words", "named"),
     [
         (["train", "--cfg", "job", "-m"], ["--cfg", "--multirun"]),
-        (["list", "method"], ["list=method", "did you mean methods"]),
+        (["list", "metods"], ["list=metods", "did you mean methods"]),
     ],
     ids=lambda words: " ".join(words),
 )

@@ -99,11 +99,13 @@ def test_help_of_train(place: Path) -> None:
         assert f"{group}: " in answer.out
     for words in (
         *METHODS,
-        "batch_size: ",
-        "warmup_ratio: ",
+        "trainer.batch_size=32 ",
+        "(number, at least 0 and below 1)",
         'eval "$(adaptkit -sc install=bash)"',
     ):
         assert words in answer.out
+    assert "method.length=" not in answer.out
+    assert "method.length=20 " in call("train", "method=prefix", "-h").out  # of what is chosen
     assert not any(place.iterdir())
 
 

@@ -1,52 +1,30 @@
-"""plan, eval, verify, export, import, smoke and list. No torch until a command needs it."""
+"""plan, eval, verify, export, import and smoke. No torch until a command needs it."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from adaptkit.config.compose import compose, load_raw
-from adaptkit.config.groups import CONF, GROUPS, options
-from adaptkit.config.overrides import known_keys
+from adaptkit.cli.parser import command
+from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
-from adaptkit.config.suggest import of_flag
-from adaptkit.errors import AdaptError, ConfigError, one_of, unknown
+from adaptkit.errors import AdaptError
 from adaptkit.storage.files import check_free
 from adaptkit.terminal import console
 
 if TYPE_CHECKING:
     from adaptkit.runs.plan import Plan
 
-KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong as every other mistake is said."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise ConfigError instead of printing how the command is used."""
-        flag = re.match(r"unrecognized arguments: (-\S+) ?(\S*)", message)
-        if flag:
-            word, following = flag.groups()
-            message = of_flag(word, following, known_keys([]), list(self._option_string_actions))
-        raise ConfigError(f"{message.rstrip('.')}. {self.prog} --help says more.")
-
-
-def command(name: str, text: str) -> Parser:
-    """Return the empty parser of `adaptkit NAME`."""
-    return Parser(prog=f"adaptkit {name}", description=text)
-
 
 def plan_(arguments: list[str]) -> int:
-    """`adaptkit plan OVERRIDES [--json]`."""
+    """`adaptkit plan OVERRIDES [--names] [--json]`."""
     parser = command("plan", "What a run would cost: no weights, no network.")
     parser.add_argument(
         "overrides", nargs="*", default=[], help="as for adaptkit train: method=lora ..."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--names", action="store_true", help="list what trains, with shapes")
     args = parser.parse_intermixed_args(arguments)
     run = settings(compose(args.overrides))
     with console.working():
@@ -60,9 +38,14 @@ def plan_(arguments: list[str]) -> int:
             run = run.bind(run.task.load(run.data, run.seed).task)
         costs = plan(run, number_format)
     if args.json:
-        print(json.dumps(costs.as_dict(), indent=2))
+        names = {"shapes": costs.shapes} if args.names else {}
+        print(json.dumps({**costs.as_dict(), **names}, indent=2))
     else:
         show_plan(costs)
+        if args.names:
+            print("\ntrains, with shapes:")
+            for name, shape in costs.shapes.items():
+                print(f"  {name} [{', '.join(map(str, shape))}]")
     return 0
 
 
@@ -212,61 +195,3 @@ def check_run(directory: Path) -> None:
             f"{directory} is not a run directory: a finished run holds config.yaml, "
             "delta.safetensors and result.json."
         )
-
-
-def list_(arguments: list[str]) -> int:
-    """`adaptkit list KIND [--json]`."""
-    parser = command("list", "What there is to choose.")
-    parser.add_argument("kind", nargs="?", help=" | ".join(KINDS))
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    args = parser.parse_args(arguments)
-    if args.kind:
-        one_of("list", args.kind, KINDS)
-    listing = {kind: describe(kind) for kind in ([args.kind] if args.kind else KINDS)}
-    if args.json:
-        print(json.dumps(listing, indent=2))
-        return 0
-    for kind, entries in listing.items():
-        print(kind)
-        width = max((len(name) for name in entries), default=0)
-        for name, text in entries.items():
-            print(f"  {name:{width}}  {text}")
-    return 0
-
-
-def describe(kind: str) -> dict[str, str]:
-    """Return {name: one line} of one kind."""
-    from adaptkit.methods import METHODS
-    from adaptkit.optimizers import OPTIMIZERS
-    from adaptkit.regularizers import REGULARIZERS
-
-    group = kind.removesuffix("s")
-    if group not in GROUPS:
-        raise unknown("list", kind, KINDS)
-    registry = {"method": METHODS, "regularizer": REGULARIZERS, "optimizer": OPTIMIZERS}.get(group)
-    return {
-        name: headline(registry[name]) if registry and name in registry else source(group, name)
-        for name in options(group)
-    }
-
-
-def headline(cls: type) -> str:
-    """Return the first sentence about a registered class: its module's, which names the paper."""
-    import sys
-
-    module = sys.modules[cls.__module__]
-    text = (
-        module.__doc__
-        if module.__doc__ and "adaptkit.optimizers" != cls.__module__
-        else cls.__doc__
-    )
-    return (text or "").strip().splitlines()[0].rstrip(".")
-
-
-def source(group: str, name: str) -> str:
-    """Return what a YAML says of itself: its hub id, or its first comment."""
-    plain = load_raw(CONF / group / f"{name}.yaml")
-    first = (CONF / group / f"{name}.yaml").read_text().lstrip().splitlines()[0]
-    if isinstance(plain.get("path"), str) and plain["path"] != "???":
-        return plain["path"] + (f" ({plain['subset']})" if plain.get("subset") else "")
-    return first.lstrip("# ") if first.startswith("#") else ""

@@ -56,11 +56,16 @@ def dispatch(arguments: list[str]) -> int:
         from adaptkit.train import main as train
 
         check_flags(rest)
+        if {"--help", "-h"} & set(rest):
+            from adaptkit.cli.listing import help_of_train
+
+            print(help_of_train([word for word in rest if not word.startswith("-")]), end="")
+            return 0
         return train(in_order(rest))
     if command in COMMANDS:
-        from adaptkit.cli import commands
+        from adaptkit.cli import commands, listing
 
-        return getattr(commands, f"{command}_")(rest)
+        return getattr(listing if command == "list" else commands, f"{command}_")(rest)
     from adaptkit.errors import ConfigError, did_you_mean
 
     raise ConfigError(

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 class AdaLoRA:
     """Train `rank` triplets per map and keep `target_rank` on average."""
 
-    rank: int = 12
-    target_rank: int = 8
-    alpha: float = 32.0
-    dropout: float = 0.0
-    roles: tuple[str, ...] = ("all",)
-    t_init: float = 0.1  # below 1: share of all updates; else updates. No pruning before this
-    t_final: float = 0.3  # the same, before the end: from then on the choice is final
-    every: int = 10  # updates between choices
+    rank: int = 12  # triplets per map at the start
+    target_rank: int = 8  # triplets per map at the end, on average
+    alpha: float = 32.0  # scale of the update: alpha / rank
+    dropout: float = 0.0  # on the input of the low-rank branch
+    roles: tuple[str, ...] = ("all",)  # maps that are adapted
+    t_init: float = 0.1  # updates before pruning starts; below 1: share of all
+    t_final: float = 0.3  # updates after pruning ends; below 1: share of all
+    every: int = 10  # updates between two pruning steps
     beta1: float = 0.85  # smoothing of the sensitivity
     beta2: float = 0.85  # smoothing of the uncertainty
     orthogonality: float = 0.1  # strength of the penalty

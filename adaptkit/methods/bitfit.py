@@ -22,7 +22,7 @@ from adaptkit.models.anatomy import NORMS, biases, check_roles, family
 class BitFit:
     """Train bias vectors: all of the body's, or those of the named components."""
 
-    components: tuple[str, ...] = ("all",)
+    components: tuple[str, ...] = ("all",)  # maps and norms whose biases are trained
 
     def __post_init__(self) -> None:
         check_roles(self.components, extra=NORMS, field="method.components")

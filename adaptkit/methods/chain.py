@@ -18,7 +18,7 @@ from adaptkit.errors import AdaptError
 class Chain:
     """Apply `parts` in their order; options that a part does not name have their defaults."""
 
-    parts: tuple[Method, ...]
+    parts: tuple[Method, ...]  # methods in their order, each as {name: lora, rank: 4}
 
     def __post_init__(self) -> None:
         if not self.parts:

@@ -32,9 +32,9 @@ SIGMA = 0.01
 class Compacter:
     """Train hypercomplex adapters of width `size` after the sub-layers, and the norms."""
 
-    size: int = 24
-    division: int = 4
-    plus_plus: bool = False
+    size: int = 24  # bottleneck width
+    division: int = 4  # must divide size and the model's width
+    plus_plus: bool = False  # Compacter++: only after the feed-forward parts
 
     def __post_init__(self) -> None:
         at_least("method.division", self.division, 1)

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class DoRA:
     """Train direction (rank `rank`) and magnitude of the maps named by `roles`."""
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: int = 8  # rank of the update
+    alpha: float = 16.0  # scale of the update: alpha / rank
     dropout: float = 0.0  # on the input; costs another pass through the frozen maps
-    roles: tuple[str, ...] = ("query", "value")
+    roles: tuple[str, ...] = ("query", "value")  # maps that are adapted
 
     def __post_init__(self) -> None:
         check_low_rank(self.rank, self.alpha, self.dropout, self.roles, extra=("other",))

@@ -32,7 +32,7 @@ SIGMA = 1e-3
 class Houlsby:
     """Train an adapter of width `size` after every sub-layer, and the norms."""
 
-    size: int = 64
+    size: int = 64  # bottleneck width
 
     def __post_init__(self) -> None:
         at_least("method.size", self.size, 1)

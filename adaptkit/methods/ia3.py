@@ -28,7 +28,7 @@ CHOICES = ROLES  # the paper's are key, value and down
 class IA3:
     """Train a vector for the outputs of keys and values and for the input of the down map."""
 
-    roles: tuple[str, ...] = ("key", "value", "down")
+    roles: tuple[str, ...] = ("key", "value", "down")  # maps that get a vector
 
     def __post_init__(self) -> None:
         each_of("method.roles", self.roles, CHOICES)

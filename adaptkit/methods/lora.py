@@ -52,13 +52,13 @@ EXTRA = ("embeddings", "other")  # roles beyond those of a layer's maps
 class LoRA:
     """Add a trainable pair of rank `rank` to the maps named by `roles`; the rest is frozen."""
 
-    rank: int = 8
-    alpha: float = 8.0
+    rank: int = 8  # rank of the update
+    alpha: float = 8.0  # scale of the update: alpha / rank
     dropout: float = 0.0  # on the input of the low-rank branch; not for the embeddings
-    roles: tuple[str, ...] = ("query", "value")
-    ranks: dict[str, int] = field(default_factory=dict)  # role -> rank, if not `rank`
-    rank_stabilised: bool = False
-    b_lr_ratio: float = 1.0  # learning rate of B / that of A; above 1: LoRA+
+    roles: tuple[str, ...] = ("query", "value")  # maps that are adapted
+    ranks: dict[str, int] = field(default_factory=dict)  # of single roles: +method.ranks.value=16
+    rank_stabilised: bool = False  # scale by alpha / sqrt(rank) instead of alpha / rank
+    b_lr_ratio: float = 1.0  # rate of B / that of A; LoRA+: 16, with half the learning rate
     bias: Literal["none", "lora_only", "all"] = "none"  # which biases are trained too
 
     def __post_init__(self) -> None:

@@ -25,8 +25,8 @@ from adaptkit.models.body import device_of
 class ParallelAdapter:
     """Train an adapter of width `size` next to every feed-forward part."""
 
-    size: int = 512
-    scale: float = 4.0
+    size: int = 512  # bottleneck width
+    scale: float = 4.0  # factor of the adapter's output
 
     def __post_init__(self) -> None:
         at_least("method.size", self.size, 1)

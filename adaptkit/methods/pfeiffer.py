@@ -31,7 +31,7 @@ SIGMA = 0.02
 class Pfeiffer:
     """Train an adapter of width `size` at the end of every layer."""
 
-    size: int = 48
+    size: int = 48  # bottleneck width
 
     def __post_init__(self) -> None:
         at_least("method.size", self.size, 1)

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 class PiSSA:
     """Train the principal part of rank `rank` of the maps named by `roles`."""
 
-    rank: int = 8
-    alpha: float = 8.0  # the paper: the same as rank
-    dropout: float = 0.0
-    roles: tuple[str, ...] = ("query", "value")
-    niter: int | None = None  # None: exact decomposition; else rounds of a faster, randomised one
+    rank: int = 8  # rank of the part that is trained
+    alpha: float = 8.0  # scale of the update: alpha / rank
+    dropout: float = 0.0  # on the input of the low-rank branch
+    roles: tuple[str, ...] = ("query", "value")  # maps that are adapted
+    niter: int | None = None  # null: exact decomposition; else rounds of a faster, randomised one
 
     def __post_init__(self) -> None:
         check_low_rank(self.rank, self.alpha, self.dropout, self.roles)

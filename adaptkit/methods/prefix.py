@@ -37,10 +37,10 @@ SCALE = 0.02  # of keys and values trained directly: that of the bodies' own ini
 class PrefixTuning:
     """Train `length` keys and values in front of every attention; the body is frozen."""
 
-    length: int = 20
-    projection: int | None = 512  # inner width of the MLP; null: none
+    length: int = 20  # trained positions in every layer
+    projection: int | None = 512  # inner width of the MLP that generates the prefix; null: no MLP
     dropout: float = 0.0  # on keys and values
-    init: str = RANDOM  # or a text: its keys and values in the frozen body
+    init: str = RANDOM  # random, or a text whose keys and values it starts as
 
     def __post_init__(self) -> None:
         at_least("method.length", self.length, 1)

@@ -27,8 +27,9 @@ from adaptkit.models.heads import HEADS
 class Probe:
     """Read one layer of the frozen body through pooling and a linear map."""
 
+    # what the classifier reads of the tokens
     pooling: Literal["mean", "max", "cls", "last"] = "mean"
-    layer: int = -1
+    layer: int = -1  # 0: embeddings, 1: first layer, -1: last layer
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Replace the head by a linear map that reads pooled hidden states.

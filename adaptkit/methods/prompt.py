@@ -44,9 +44,9 @@ SHORTEST = 4  # tokens of text that must fit next to the prompt: the least task.
 class PromptTuning:
     """Train `length` vectors before the text; the body is frozen."""
 
-    length: int = 20
+    length: int = 20  # trained vectors
     init: str = "vocabulary"  # random | vocabulary | labels | any text
-    prompts: int = 1  # of an ensemble
+    prompts: int = 1  # prompts in the ensemble (majority vote)
 
     def __post_init__(self) -> None:
         at_least("method.length", self.length, 1)

@@ -32,10 +32,10 @@ BODY_RATE = 0.1  # of the prompt's: 1e-5 and 1e-4 in the authors' scripts for Su
 class PTuning:
     """Train an encoder of `length` prompt vectors."""
 
-    length: int = 9
-    encoder: Literal["lstm", "mlp"] = "lstm"
+    length: int = 9  # trained vectors
+    encoder: Literal["lstm", "mlp"] = "lstm"  # network that generates the vectors
     anchors: str = ""  # words kept between the two halves of the prompt
-    tune_body: bool = False
+    tune_body: bool = False  # train the base model too, at 0.1 of the rate
 
     def __post_init__(self) -> None:
         at_least("method.length", self.length, 1)

@@ -25,8 +25,8 @@ from adaptkit.errors import at_least, within
 class PTuningV2:
     """Train `length` keys and values in front of every attention; the body is frozen."""
 
-    length: int = 20
-    projection: int | None = None  # inner width of the MLP; null: none
+    length: int = 20  # trained positions in every layer
+    projection: int | None = None  # inner width of the MLP that generates the prefix; null: no MLP
     dropout: float = 0.1  # on keys and values
 
     def __post_init__(self) -> None:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 class VeRA:
     """Train the scales of random projections of rank `rank` next to the maps named by `roles`."""
 
-    rank: int = 256
-    roles: tuple[str, ...] = ("query", "value")
-    d_initial: float = 0.1
-    projection_seed: int = 0
+    rank: int = 256  # rank of the frozen projections
+    roles: tuple[str, ...] = ("query", "value")  # maps that are adapted
+    d_initial: float = 0.1  # start of the trained vector d
+    projection_seed: int = 0  # seed of the frozen projections
 
     def __post_init__(self) -> None:
         at_least("method.rank", self.rank, 1)

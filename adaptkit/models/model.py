@@ -10,8 +10,8 @@ from typing import Any, Literal
 class Model:
     """Which pretrained body: a folder or a hub id."""
 
-    name: str
-    path: str
-    revision: str | None = None
-    pooling: Literal["mean", "max", None] = None  # null: the head reads what its class reads
+    name: str  # name in results and folders
+    path: str  # folder, hub id, or adaptkit:NAME for a bundled model
+    revision: str | None = None  # branch, tag or commit; null: main
+    pooling: Literal["mean", "max", None] = None  # of all tokens; null: the token the class reads
     architecture: dict[str, Any] | None = None  # config.json's entries, for `plan` without network

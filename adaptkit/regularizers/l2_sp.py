@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class L2SP:
     """Pull the trained part of the body back to its start, and the head to zero."""
 
-    alpha: float = 0.01
-    beta: float = 0.01
+    alpha: float = 0.01  # pull of the base model towards its pretrained weights
+    beta: float = 0.01  # pull of the head towards zero
 
     def __post_init__(self) -> None:
         at_least("regularizer.l2_sp.alpha", self.alpha, 0)

@@ -45,6 +45,7 @@ class Plan:
     method: str
     params: Params
     roles: dict[str, int]  # trainable parameters by role
+    shapes: dict[str, list[int]]  # of every trainable tensor, by its name
     delta_bytes: int
     memory: Memory | None
     precision: str
@@ -53,6 +54,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data; the counts of parameters stand at the top as well."""
         plain = asdict(self)
+        del plain["shapes"]
         if self.memory:
             plain["memory"]["total"] = self.memory.total
         return {**plain["params"], **plain}
@@ -96,6 +98,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
         counts = count(adaptation)
         trains = by_role(adaptation, roles)
+        shapes = {name: list(tensor.shape) for name, tensor in adaptation.trainable.items()}
         wrapped = form if adaptation.form is None else adaptation.form(form)
         needed = None
         if memory:
@@ -104,7 +107,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
             last()
         counts = replace(counts, stored=count(adaptation).stored)
         return Plan(
-            run.task.name, run.model.name, run.method_name, counts, trains,
+            run.task.name, run.model.name, run.method_name, counts, trains, shapes,
             4 * counts.stored, needed, precision, adaptation.extra_tokens,
         )  # fmt: skip
 

@@ -24,7 +24,7 @@ class Choice(TableTask):
     choices: tuple[str, ...] = ()  # columns, or one column of lists
     connect: str | None = None  # column that says how the context and the choice are connected
     connectives: dict[str, str] = field(default_factory=dict)  # its value -> words between them
-    metric: str = "accuracy"
+    metric: str = "accuracy"  # share of right choices
 
     answer = "one of several choices"
 

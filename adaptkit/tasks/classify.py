@@ -27,9 +27,10 @@ METRICS = {  # name -> scores; the first is the one that runs are compared by
 class Classify(TableTask):
     """One of C classes per row. `labels` names them in the order of their numbers."""
 
-    text: tuple[str, ...] = ()  # one column, or two for a pair
-    labels: tuple[str | int, ...] = ()  # empty: taken from the data
-    metric: str = "accuracy"  # accuracy | accuracy_and_f1 | matthews
+    text: tuple[str, ...] = ()  # one column, or [first,second] for a pair
+    # class names in the order of their numbers; empty: read from the data
+    labels: tuple[str | int, ...] = ()
+    metric: str = "accuracy"  # how answers are scored
 
     answer = "a class"
 

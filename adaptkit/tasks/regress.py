@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Regress(TableTask):
     """One number per row."""
 
-    text: tuple[str, ...] = ()  # one column, or two for a pair
-    metric: str = "correlations"
+    text: tuple[str, ...] = ()  # one column, or [first,second] for a pair
+    metric: str = "correlations"  # Pearson and Spearman correlation
 
     answer = "a number"
 

@@ -39,9 +39,10 @@ class Data:
     """Where rows come from and how many are used."""
 
     root: str | None = None  # DIR/<task>/<split>.parquet|jsonl|csv
+    # auto: local folder, then hub, then sample
     source: Literal["auto", "hub", "local", "sample"] = "auto"
     train_rows: int | None = None  # seeded subset with the classes' proportions; null: all
-    eval_rows: int | None = None
+    eval_rows: int | None = None  # the same of each scored split
 
     def __post_init__(self) -> None:
         if self.root is not None and not self.root.strip():

@@ -25,18 +25,18 @@ class TableTask(ABC):
     with classes also `bind`.
     """
 
-    name: str
-    version: int = 1  # of what is asked and scored: changes when scores stop being comparable
-    path: str | None = None  # hub id, folder or file
+    name: str  # name in results and folders
+    version: int = 1  # of what is asked and scored
+    path: str | None = None  # folder, file, or hub id
     subset: str | None = None  # a hub data set's configuration
-    revision: str | None = None
-    id: str | None = None  # column of the rows' own ids, if there; null: row numbers
-    label: str = "label"
+    revision: str | None = None  # branch, tag or commit; null: main
+    id: str | None = None  # column of the rows' own ids, if there is one; null: row numbers
+    label: str = "label"  # column of the answers
     train: str = "train"  # names of the splits
-    validation: str = "validation"
-    also: dict[str, str] = field(default_factory=dict)  # further scored splits: name -> split
-    metric: str = ""
-    best: str = ""  # the score by which runs and checkpoints are compared; empty: the metric's own
+    validation: str = "validation"  # the split whose score decides
+    also: dict[str, str] = field(default_factory=dict)  # further scored splits: {name: split}
+    metric: str = ""  # how answers are scored
+    best: str = ""  # the score by which runs are compared; empty: the metric's first
     max_length: int = 128  # tokens, special ones included
 
     def __post_init__(self) -> None:

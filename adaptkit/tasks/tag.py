@@ -25,8 +25,8 @@ class Tag(TableTask):
 
     words: str = "tokens"  # column of lists of words
     label: str = "tags"  # column of lists of tags
-    labels: tuple[str | int, ...] = ()  # empty: taken from the data
-    metric: str = "accuracy"  # accuracy | entities
+    labels: tuple[str | int, ...] = ()  # tags in the order of their numbers; empty: from the data
+    metric: str = "accuracy"  # entities: F1 of whole entities in BIO tags
 
     answer = "a tag per word"
 

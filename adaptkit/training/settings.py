@@ -16,21 +16,26 @@ from adaptkit.optimizers import OptimizerSettings
 class TrainerSettings:
     """Length, batches, precision and bookkeeping of a run."""
 
-    epochs: float | None = None  # null: by the number of rows. 0: no training
+    # passes over the rows; 0: no training; null: 3, or more if few rows (300 updates, 20 epochs)
+    epochs: float | None = None
     max_steps: int | None = None  # updates; overrides epochs. 0: no training
-    batch_size: int = 32
-    eval_batch_size: int = 64
-    group_by_length: bool = True  # texts of similar length share a batch
-    gradient_accumulation: int = 1
-    max_grad_norm: float = 1.0  # 0: no clipping
+    batch_size: int = 32  # rows of a forward pass, in each process
+    eval_batch_size: int = 64  # rows of a forward pass when scoring
+    group_by_length: bool = True  # texts of similar length share a batch; false: a plain shuffle
+    gradient_accumulation: int = 1  # batches per update
+    max_grad_norm: float = 1.0  # longer gradients are cut to it; 0: no clipping
+    # of frozen matrices and products; auto: the device's own
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     eval_every: int | None = None  # updates; null: at the end of every epoch
     checkpoint_every: int | None = None  # updates; null: after every evaluation
-    log_every: int = 50  # updates
+    log_every: int = 50  # updates between two lines of the log
     early_stopping_patience: int | None = None  # evaluations without a better score
+    # weights that are saved: those with the best score, or the last
     keep: Literal["best", "last"] = "best"
+    # auto: continue from the last checkpoint; never: replace the run
     resume: Literal["auto", "never"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA if there is a GPU
+    # auto: features of a frozen base model are computed once
     cache_frozen: Literal["auto", "never"] = "auto"
 
     def __post_init__(self) -> None:
@@ -73,7 +78,7 @@ class TrainerSettings:
 class Tracker:
     """An experiment tracker the Trainer reports to."""
 
-    name: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
+    name: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"  # where scores are reported
 
     def __post_init__(self) -> None:
         packages = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}

@@ -1,0 +1,163 @@
+"""What there is to choose, and what each option means: `adaptkit list`, `adaptkit train --help`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from adaptkit.cli.parser import command
+from adaptkit.config.compose import load_raw
+from adaptkit.config.describe import REGISTRIES, Option, options_in, options_of
+from adaptkit.config.groups import CONF, GROUPS, options
+from adaptkit.config.overrides import composed
+from adaptkit.config.suggest import of_choice
+from adaptkit.errors import unknown
+
+KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
+PLAIN = ("trainer", "data")  # groups of options with nothing to choose by name
+HELP = """adaptkit train: adapt a pretrained model to a task, score it, save the trained tensors.
+
+adaptkit train method=lora task=sst2
+adaptkit train -m method=lora,bitfit task=sst2,mrpc 'seed=range(0,3)'
+
+== Groups (GROUP=OPTION) ==
+{groups}
+
+== Options (KEY=VALUE) ==
+{options}
+
+The options are those of {choices}; give others to see theirs.
+adaptkit list method lora explains one choice. --cfg job shows the composed configuration.
+-m sweeps over comma-separated values. --hydra-help lists all flags.
+Tab completion: eval "$(adaptkit -sc install=bash)"
+"""
+
+
+def list_(arguments: list[str]) -> int:
+    """`adaptkit list [KIND [NAME]] [--json]`."""
+    parser = command("list", "What there is to choose, and what its options mean.")
+    parser.add_argument("kind", nargs="?", help=" | ".join((*KINDS, *PLAIN)))
+    parser.add_argument("name", nargs="?", help="one of its names: explain its options")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(arguments)
+    kind = f"{args.kind}s" if args.kind and f"{args.kind}s" in KINDS else args.kind
+    if kind and kind not in (*KINDS, *PLAIN):
+        raise unknown("list", kind, (*KINDS, *PLAIN))
+    if kind in PLAIN or args.name:
+        return explain(kind, args.name, args.json)
+    listing = {each: described(each) for each in ([kind] if kind else KINDS)}
+    if args.json:
+        print(json.dumps(listing, indent=2))
+        return 0
+    for each, entries in listing.items():
+        print(each)
+        width = max((len(name) for name in entries), default=0)
+        for name, text in entries.items():
+            print(f"  {name:{width}}  {text}")
+    return 0
+
+
+def explain(kind: str, name: str | None, as_json: bool) -> int:
+    """Print the options of one choice: meaning, default and range."""
+    group = kind if kind in PLAIN else kind.removesuffix("s")
+    if name and name not in options(group):
+        raise of_choice(group, name, options(group))
+    if group == "experiment":
+        print((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"), end="")
+        return 0
+    found = options_of(group, name or "")
+    if as_json:
+        print(json.dumps({group: {name or group: [asdict(option) for option in found]}}, indent=2))
+        return 0
+    if name:
+        print(f"{group}={name}: {described(kind)[name]}")
+    print("\n".join(lines(found)) or "  no options")
+    if sets := also_set(group, name or ""):
+        print(f"It also sets {sets}.")
+    return 0
+
+
+def lines(found: list[Option]) -> list[str]:
+    """Return options as aligned lines: key and default, meaning, range."""
+    typed = [f"{option.name}={shown(option.default)}" for option in found]
+    width = min(max((len(word) for word in typed), default=0), 36)
+    return [
+        f"  {word:{width}}  {option.meaning} ({option.rule})"
+        for word, option in zip(typed, found, strict=True)
+    ]
+
+
+def shown(value: Any) -> str:
+    """Return a default as it would be typed; what is computed or must be set is left open."""
+    if isinstance(value, str):
+        return "..." if value.startswith("${") or value == "???" else value or "''"
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{shown(one)}" for key, one in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value)
+
+
+def also_set(group: str, name: str) -> str:
+    """Return what a choice sets in other groups, as a method its learning rate."""
+    if group != "method":
+        return ""
+    plain = load_raw(CONF / group / f"{name}.yaml")
+    return ", ".join(
+        f"{other}.{key}={shown(value)}"
+        for other, node in plain.items()
+        if other in GROUPS and other != group
+        for key, value in node.items()
+    )
+
+
+def help_of_train(overrides: list[str]) -> str:
+    """Return the help of `adaptkit train`, with the options of what was chosen."""
+    plain = composed(overrides)
+    typed = dict(word.split("=", 1) for word in overrides if "=" in word)
+    names = {
+        group: name if (name := typed.get(group)) in options(group) else plain[group]["name"]
+        for group in ("method", "task", "model", "optimizer")
+    }
+    found = [option for group in (*names, *PLAIN) for option in options_in(plain, group)]
+    own = [
+        Option("seed", "of all randomness", plain["seed"], (), "whole number, 0 or more"),
+        Option("output_dir", "the run's directory", "...", (), "text"),
+    ]
+    groups = "\n".join(f"{group}: {', '.join(options(group))}" for group in GROUPS)
+    choices = ", ".join(f"{group}={name}" for group, name in names.items())
+    return HELP.format(groups=groups, options="\n".join(lines([*own, *found])), choices=choices)
+
+
+def described(kind: str) -> dict[str, str]:
+    """Return {name: one line} of one kind."""
+    group = kind.removesuffix("s")
+    registry = REGISTRIES.get(group, {})
+    return {
+        name: headline(registry[name]) if name in registry else source(group, name)
+        for name in options(group)
+    }
+
+
+def headline(cls: type) -> str:
+    """Return the first sentence about a registered class: its module's, which names the paper."""
+    module = sys.modules[cls.__module__]
+    text = (
+        module.__doc__
+        if module.__doc__ and "adaptkit.optimizers" != cls.__module__
+        else cls.__doc__
+    )
+    return (text or "").strip().splitlines()[0].rstrip(".")
+
+
+def source(group: str, name: str) -> str:
+    """Return what a YAML says of itself: its hub id, or its first comment."""
+    plain = load_raw(CONF / group / f"{name}.yaml")
+    first = (CONF / group / f"{name}.yaml").read_text().lstrip().splitlines()[0]
+    if isinstance(plain.get("path"), str) and plain["path"] != "???":
+        return plain["path"] + (f" ({plain['subset']})" if plain.get("subset") else "")
+    return first.lstrip("# ") if first.startswith("#") else ""
