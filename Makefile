@@ -1,14 +1,15 @@
 # make demo: set up and run the main job.  make test: set up and pass the tests.  make smoke: every
-# method on the bundled models.  make lint: style and types.  test-latest, test-lowest: the same tests
-# with the newest and the oldest versions that pyproject.toml allows.  make pin: rewrite constraints.txt
-# with the versions of test-latest.
+# method on the bundled models.  make lint: style and types.  make reliability: kills, damaged
+# checkpoints and full disks.  test-latest, test-lowest: the same tests with the newest and the
+# oldest versions that pyproject.toml allows.  make pin: rewrite constraints.txt with the versions of
+# test-latest.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all test-latest test-lowest pin smoke lint clean
+.PHONY: demo test test-all reliability test-latest test-lowest pin smoke lint clean
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -23,7 +24,10 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-all: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not reliability"
+
+reliability: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m reliability
 
 test-latest:
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=

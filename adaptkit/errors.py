@@ -10,9 +10,13 @@ Every message names the field, the value, the rule and the way out. Nothing here
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import re
-from collections.abc import Collection, Iterable
+import signal
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 
 class AdaptError(Exception):
@@ -29,6 +33,55 @@ class MachineError(AdaptError):
     """Disk, memory or network failed: not the user's mistake, but no defect either."""
 
     status = 1
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to end; like Ctrl-C, it is not an error."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number  # as shells count
+
+
+# The signals by which users and systems ask a program to end; Windows has no SIGHUP.
+TERMINATING = tuple(s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP"))
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What libraries say of a disk that takes no more, and of memory that is used up.
+UNWRITTEN = ("PytorchStreamWriter", "inline_container.cc", "No space left", "File too large",
+             "Disk quota exceeded")  # fmt: skip
+USED_UP = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC")
+
+
+@contextlib.contextmanager
+def machine_failures(place: Path) -> Iterator[None]:
+    """Say in a sentence that the disk is full or the memory used up.
+
+    `place`: the folder that is written to.
+
+    Raises:
+        MachineError: that happened. Any other exception passes.
+    """
+    try:
+        yield
+    except AdaptError:
+        raise
+    except Exception as error:
+        text = str(error)
+        if isinstance(error, MemoryError) or any(words in text for words in USED_UP):
+            raise MachineError(
+                f"out of memory ({first_line(error)}). Lower trainer.batch_size and raise "
+                "trainer.gradient_accumulation by the same factor: the updates stay the same. "
+                "Lower trainer.eval_batch_size if it happens while scoring, and task.max_length if "
+                "texts are long."
+            ) from error
+        full = isinstance(error, OSError) and error.errno in NO_SPACE
+        if full or any(words in text for words in UNWRITTEN):
+            named = (isinstance(error, OSError) and error.filename) or place
+            raise MachineError(
+                f"{named}: the disk is full, or takes no files of this size. Make room; the same "
+                "command then goes on from the last whole checkpoint, if there is one."
+            ) from error
+        raise
 
 
 def invalid(field: str, value: object, rule: str, way_out: str = "") -> ConfigError:

@@ -5,8 +5,12 @@ No torch at import time: a mistake in the configuration is answered before it is
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +19,7 @@ from adaptkit.config.compose import compose_job, plain_data
 from adaptkit.config.groups import CONF
 from adaptkit.config.overrides import register_resolvers, translate_hydra_errors
 from adaptkit.config.settings import Settings, settings
-from adaptkit.errors import AdaptError
+from adaptkit.errors import AdaptError, Interrupted
 from adaptkit.runs.directory import claimed
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
@@ -126,7 +130,7 @@ def run_job(cfg: Any) -> Outcome:
 
 def carry_out(plain: dict[str, Any]) -> Outcome:
     """Run one job in this process; every failure becomes an exit status and a short message."""
-    name = short(plain["output_dir"])
+    name = console.short(plain["output_dir"])
     directory = Path(plain["output_dir"])
     try:
         job = checked(plain)
@@ -136,9 +140,8 @@ def carry_out(plain: dict[str, Any]) -> Outcome:
     except AdaptError as error:
         console.error(str(error))
         return Outcome(name, error.status, None, str(error))
-    except KeyboardInterrupt:
-        console.error(f"interrupted; the same command resumes from the last checkpoint ({name})")
-        return Outcome(name, 130, None, "interrupted")
+    except KeyboardInterrupt as stop:
+        return Outcome(name, console.interrupted(stop, plain), None, "interrupted")
     except Exception as error:
         message = console.unexpected(error, directory)
         return Outcome(name, 1, None, message)
@@ -146,8 +149,6 @@ def carry_out(plain: dict[str, Any]) -> Outcome:
 
 def in_child(plain: dict[str, Any]) -> Outcome:
     """Run one job of a sweep in a process of its own: its memory, its crash and its peaks."""
-    import multiprocessing
-
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(kind)
     set_environment()
@@ -158,29 +159,42 @@ def in_child(plain: dict[str, Any]) -> Outcome:
     child.start()
     sender.close()
     try:
-        outcome = receiver.recv()
+        outcome = answer(receiver, child)
     except EOFError:
         child.join()
-        name = short(plain["output_dir"])
+        name = console.short(plain["output_dir"])
         message = f"the process died (exit code {child.exitcode}): killed, or out of memory"
         console.error(f"{name}: {message}")
         return Outcome(name, 1, None, message)
     child.join()
-    if outcome.status == 130:
-        raise KeyboardInterrupt
+    if outcome.status > 128:
+        raise Interrupted(outcome.status - 128)
     return outcome
 
 
-def _child(plain: dict[str, Any], sender: Any) -> None:
-    sender.send(carry_out(plain))
-
-
-def short(directory: str) -> str:
-    """Return a run directory as the user would type it."""
+def answer(receiver: Any, child: Any) -> Outcome:
+    """Return what a child sends; if this process is asked to end, let the child save first."""
     try:
-        return str(Path(directory).relative_to(Path.cwd()))
-    except ValueError:
-        return directory
+        return receiver.recv()
+    except KeyboardInterrupt:
+        child.terminate()  # after Ctrl-C it knows already, and a second signal changes nothing
+        with contextlib.suppress(EOFError):
+            receiver.recv()
+        raise
+
+
+def _child(plain: dict[str, Any], sender: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with console.raising_signals(), contextlib.suppress(BrokenPipeError):
+        sender.send(carry_out(plain))
+
+
+def _end_with_parent() -> None:
+    """Ask this process to end when the sweep that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":  # python -m adaptkit.train method=lora task=sst2

@@ -173,8 +173,8 @@ def bits(value: Any) -> Any:
     return value
 
 
-def command(*words: str, hash_seed: int = 0) -> subprocess.Popen:
-    """Start `adaptkit WORDS` in a process of its own."""
+def command(*words: str, hash_seed: int = 0, group: bool = False) -> subprocess.Popen:
+    """Start `adaptkit WORDS` in a process of its own, or in a group of processes of its own."""
     environment = {
         **os.environ,
         "PYTHONHASHSEED": str(hash_seed),
@@ -185,6 +185,7 @@ def command(*words: str, hash_seed: int = 0) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "adaptkit", *words],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=group,
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ from runs import (
 )
 
 from adaptkit.runs import run as pipeline
-from adaptkit.training.state import COMPLETE
+from adaptkit.training.checkpoints import COMPLETE
 from adaptkit.training.trainer import AdaptTrainer
 
 

@@ -60,6 +60,11 @@ def differences(directory: Path, plain: Mapping[str, Any]) -> list[str]:
     )
 
 
+def relevant(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that say what a run computes, in a fixed order."""
+    return {k: v for k, v in sorted(flat(plain).items()) if k not in IRRELEVANT}
+
+
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as {dotted.key: value}."""
     if not isinstance(node, Mapping) or not node:

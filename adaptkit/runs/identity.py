@@ -92,6 +92,6 @@ def check_same(directory: Path, now: Mapping[str, Any]) -> None:
         )
 
 
-def write(directory: Path, now: Mapping[str, Any]) -> None:
+def note(directory: Path, now: Mapping[str, Any]) -> None:
     """Note next to the checkpoints what the run is made of."""
     write_json(directory / CHECKPOINTS / FILE, now)

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -167,12 +167,24 @@ def record_failure(run: Settings, error: Exception, started: datetime) -> None:
         log.error("the record of the failure could not be written")
 
 
+class LogFile(logging.FileHandler):
+    """A log that cannot be written, on a full disk, neither ends a run nor prints tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Close the file; what is left in its buffer may not fit on the disk."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_to_file(directory: Path) -> Iterator[None]:
     """Append the log to train.log as well."""
     handler: logging.Handler = logging.NullHandler()
     if is_main_process():
-        handler = logging.FileHandler(directory / LOG, encoding="utf-8")
+        handler = LogFile(directory / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)

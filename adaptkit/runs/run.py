@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import shutil
 import time
@@ -17,18 +18,18 @@ from transformers import TrainerCallback
 
 from adaptkit.adaptation import count
 from adaptkit.config.settings import Settings
-from adaptkit.errors import AdaptError, MachineError
+from adaptkit.errors import AdaptError, MachineError, machine_failures
 from adaptkit.models.heads import HEADS
-from adaptkit.runs import identity
 from adaptkit.runs.delta import digest, read_delta, save_delta
 from adaptkit.runs.directory import (
     CHECKPOINTS,
     DELTA,
     claimed,
     clear,
+    relevant,
     write_config,
 )
-from adaptkit.runs.identity import check_same, made_of
+from adaptkit.runs.identity import check_same, made_of, note
 from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import count_examples, feed_of, plain_model, prepare, restored, scorer_of
@@ -43,12 +44,14 @@ from adaptkit.runs.record import (
     scoring_facts,
 )
 from adaptkit.runs.repeat import check_bound, done_before, starts_again
-from adaptkit.storage.files import is_main_process
+from adaptkit.storage.files import is_main_process, to_json
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
 from adaptkit.training.batching import Feed
+from adaptkit.training.checkpoints import number
+from adaptkit.training.interruption import Interruption
 from adaptkit.training.scorer import Prepared, Scored, flat_scores
-from adaptkit.training.state import last_complete
+from adaptkit.training.state import last_checkpoint
 from adaptkit.training.trainer import AdaptTrainer, Scorable
 
 SAMPLE_WARNING = (
@@ -82,7 +85,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         MachineError: disk, memory or network failed.
     """
     directory = settings.output_dir
-    with claimed(directory):
+    with machine_failures(directory), claimed(directory):
         if done := done_before(settings, interface.say):
             return done
         origin = settings.task.origin(settings.data)
@@ -102,10 +105,11 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         if again and is_main_process():
             clear(directory)  # only now: all that can be checked is checked
         write_config(settings)
-        identity.write(directory, now)
+        note(directory, now)
         with log_to_file(directory):
             try:
-                result = complete(settings, splits, costs, started, interface)
+                with machine_failures(directory):
+                    result = complete(settings, splits, costs, started, interface)
                 if now["model"] is None:  # fetched from the hub since
                     now["model"] = made_of(settings, origin)["model"]
                 result = replace(result, made_of=now)
@@ -163,9 +167,11 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
             "trainer.max_steps=0 to score it as it is."
         )
     trainer, proof = trainer_of(settings, splits, prepared, interface)
-    resumed = last_complete(directory / CHECKPOINTS)
+    resumed, remarks = last_checkpoint(directory / CHECKPOINTS, trainer.identity)
+    for remark in remarks:
+        interface.say(remark)
     if resumed:
-        interface.say(f"resuming from update {resumed.name.rpartition('-')[2]}")
+        interface.say(f"resuming from update {number(resumed)}")
     reset_peak(prepared.device)
     if updates:
         trainer.run(resumed)
@@ -209,7 +215,18 @@ def trainer_of(
         feeds = {s: scorer.cached(feed) for s, feed in feeds.items()}
     validation = {s: Scorable(feed, splits.validation[s]) for s, feed in feeds.items()}
     callbacks = interface.callbacks("training")
-    return AdaptTrainer(scorer, settings.recipe, train_feed, validation, callbacks), proof
+    trainer = AdaptTrainer(
+        scorer, settings.recipe, train_feed, validation, callbacks,
+        identity=identity(settings, splits, prepared.fingerprint),
+        interruption=Interruption(interface.say),
+    )  # fmt: skip
+    return trainer, proof
+
+
+def identity(settings: Settings, splits: Splits, body: str) -> str:
+    """Return what a run's checkpoints share: a digest of its settings, rows and base model."""
+    parts = (relevant(settings.plain), splits.fingerprint(), body)
+    return hashlib.sha256(to_json(parts).encode()).hexdigest()
 
 
 def progress(trainer: AdaptTrainer) -> dict[str, Any]:

@@ -30,7 +30,9 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.chmod(0o666 & ~umask())  # safetensors writes files for the owner alone
+        sync(temporary)  # or a loss of power could leave the new name with nothing in it
         os.replace(temporary, path)
+        sync(path.parent)
     except BaseException as error:  # an interruption, too, leaves nothing behind
         temporary.unlink(missing_ok=True)
         # safetensors reports a full disk with an exception of its own.
@@ -62,6 +64,18 @@ def digest(files: Iterable[Path], part: bool = False) -> str:
                 file.seek(start)
                 whole.update(file.read(piece))
     return whole.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk itself."""
+    folder = path.is_dir()
+    # Some systems cannot do it for folders; what lies in them is written all the same.
+    with contextlib.suppress(OSError) if folder else contextlib.nullcontext():
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def check_free(folder: Path, option: str) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.errors import AdaptError
+from adaptkit.errors import TERMINATING, AdaptError, Interrupted, machine_failures
+from adaptkit.runs.directory import CHECKPOINTS
 from adaptkit.storage.files import is_main_process
 from adaptkit.terminal.libraries import set_environment, without_garbage_collection
+from adaptkit.training.checkpoints import last_sealed
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
@@ -23,10 +27,14 @@ if TYPE_CHECKING:
 def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command; return its exit status: 0 done, 2 a problem to fix, 1 a failure."""
     try:
-        return command(arguments)
+        with raising_signals(), machine_failures(Path.cwd()):
+            return command(arguments)
     except AdaptError as problem:
         error(str(problem))
         return problem.status
+    except Interrupted as stop:
+        error(f"interrupted by {stop}")
+        return stop.status
     except KeyboardInterrupt:
         error("interrupted")
         return 130
@@ -36,6 +44,24 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     except OSError as problem:  # outside of any run: a folder that cannot be written, for example
         error(str(problem))
         return 1
+
+
+@contextlib.contextmanager
+def raising_signals() -> Iterator[None]:
+    """Let a request to end raise Interrupted, as Ctrl-C does; one that is ignored stays ignored."""
+
+    def handle(number: int, frame: Any) -> None:
+        raise Interrupted(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    default = [s for s in TERMINATING if main and signal.getsignal(s) == signal.SIG_DFL]
+    for number in default:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in default:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def error(message: str) -> None:
@@ -65,6 +91,29 @@ def unexpected(problem: Exception, directory: Path) -> str:
     except OSError:
         error(f"unexpected failure: {message}\n{trace}")
     return message
+
+
+def interrupted(stop: KeyboardInterrupt, run: Any) -> int:
+    """Say what becomes of a run that was asked to end, and return the exit status."""
+    directory, name = run["output_dir"], short(run["output_dir"])
+    update = last_sealed(Path(directory) / CHECKPOINTS)
+    if update is None:
+        way_on = "there is no checkpoint yet, so the same command starts again"
+    elif run["trainer"].get("resume") == "never":
+        way_on = f"without trainer.resume=never the same command resumes from update {update}"
+    else:
+        way_on = f"the same command resumes from update {update}"
+    if is_main_process():
+        error(f"interrupted; {way_on} ({name})")
+    return stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT
+
+
+def short(directory: str) -> str:
+    """Return a run directory as the user would type it."""
+    try:
+        return str(Path(directory).relative_to(Path.cwd()))
+    except ValueError:
+        return directory
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ def training_arguments(recipe: Recipe, precision: str, device: torch.device) -> 
         eval_steps=trainer.eval_every,
         save_strategy="steps" if every else "epoch",
         save_steps=every or 500,
-        save_total_limit=2,  # the one being written may be cut short
+        save_total_limit=None,  # `checkpoints.seal` removes them: the Trainer goes by dates
         logging_steps=trainer.log_every,
         logging_nan_inf_filter=False,  # a loss that is not a number stops the run
         fp16=precision == "fp16",

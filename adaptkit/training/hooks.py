@@ -21,9 +21,11 @@ class Hooks(TrainerCallback):
         skipped: Callable[[], bool],  # True: fp16 overflowed, the weights did not move
         check_losses: Callable[[], None],
         set_epoch: Callable[[int], None],
+        interrupted: Callable[[], bool],  # True: a checkpoint is wanted now
     ) -> None:
         self.adaptation, self.now, self.skipped = adaptation, now, skipped
         self.check_losses, self.set_epoch = check_losses, set_epoch
+        self.interrupted = interrupted
         self.save_later = False
 
     def on_epoch_begin(
@@ -55,7 +57,10 @@ class Hooks(TrainerCallback):
         ends = control.should_training_stop or float(state.epoch or 0).is_integer()
         if ends and args.eval_strategy == IntervalStrategy.EPOCH:
             self.save_later, control.should_save = control.should_save, False
-        self._flush(control)
+            self._flush(control)
+        else:
+            self._flush(control)
+            self._save_if_interrupted(control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -64,6 +69,14 @@ class Hooks(TrainerCallback):
         control.should_save = control.should_save or self.save_later
         self.save_later = False
         self._flush(control)
+        if args.eval_strategy == IntervalStrategy.EPOCH:
+            self._save_if_interrupted(control)
+
+    def _save_if_interrupted(self, control: TrainerControl) -> None:
+        """Save although none is due; nothing is logged, so that a resumed log is the same."""
+        if self.interrupted():
+            self.check_losses()
+            control.should_save = True
 
     def _flush(self, control: TrainerControl) -> None:
         """Log what was summed up before it is saved, so that a resumed log is the same."""

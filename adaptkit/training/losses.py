@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,6 +49,15 @@ class Losses:
                 self.sums[name] += value
             self.updates.add(update)
         self.pending.clear()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of losses that were not reported yet."""
+        return {"sums": dict(self.sums), "updates": sorted(self.updates)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.sums.update(state["sums"])
+        self.updates.update(state["updates"])
 
     def averages(self) -> dict[str, float]:
         """Return the means over the updates since the last call."""

@@ -149,6 +149,15 @@ def distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def summed(counts: list[int], device: torch.device) -> list[int]:
+    """Return the sums of counts over all processes, in every process."""
+    if not distributed():
+        return counts
+    table = torch.tensor(counts, device=device)
+    dist.all_reduce(table)
+    return table.tolist()
+
+
 def gathered(part: Any) -> list[Any]:
     """Return the parts of all processes, in every process."""
     if not distributed():

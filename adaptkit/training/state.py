@@ -1,34 +1,39 @@
-"""TrainingState: what a checkpoint holds next to the Trainer's own files, and which can be trusted.
+"""TrainingState: what a checkpoint holds next to the Trainer's own files.
 
 The Trainer saves optimizer, schedule, random state and its log; added are the trainable tensors
-(not the whole model), the best weights so far, the state of hooks, and the clock. A checkpoint
-counts once its last file, `complete`, is there: a save that was cut short is removed.
+(not the whole model), the best weights so far, the state of hooks, the losses that were not
+reported yet, and the clock.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
 from adaptkit.adaptation import Adaptation
 from adaptkit.storage.files import is_main_process, save_tensors, write_text
+from adaptkit.training import checkpoints
+from adaptkit.training.losses import Losses
+from adaptkit.training.scorer import distributed
 
 STATE = "adaptkit.json"  # what the Trainer's own files do not hold
-COMPLETE = "complete"  # written last
 DELTA, BEST, HOOKS = "delta.safetensors", "best.safetensors", "hooks.safetensors"
 
 
 @dataclass
 class TrainingState:
-    """The best evaluation so far, and the clock."""
+    """The best evaluation so far, losses to be reported, and the clock."""
 
+    losses: Losses
     best_score: float | None = None  # None: nothing was evaluated yet
     best_update: int = 0
     best_delta: dict[str, Tensor] | None = None
@@ -38,6 +43,18 @@ class TrainingState:
     def elapsed(self) -> float:
         """Return seconds of training so far, those before an interruption included."""
         return time.monotonic() - self.started
+
+    def improves(self, value: float, update: int, kept: Adaptation | None) -> bool:
+        """Note an evaluation, and the weights of `kept` if it is the best so far."""
+        if math.isnan(value):  # a constant prediction has no correlation
+            value = -math.inf
+        if self.best_score is not None and value <= self.best_score:
+            return False
+        self.best_score, self.best_update = value, update
+        if kept is not None:  # in every process: all score the same weights
+            delta = kept.delta()
+            self.best_delta = {name: t.to("cpu", copy=True) for name, t in delta.items()}
+        return True
 
     def write(self, folder: Path, adaptation: Adaptation, over: bool) -> None:
         """Write the state, what trains and the hooks' state; `over`: training has ended."""
@@ -56,6 +73,7 @@ class TrainingState:
             "best_update": self.best_update,
             "seconds": self.elapsed(),
             "eval_seconds": self.eval_seconds,
+            "losses": self.losses.state(),
             "over": over,
         }
         write_text(folder / STATE, json.dumps(facts))
@@ -70,6 +88,7 @@ class TrainingState:
         self.best_score, self.best_update = facts["best_score"], facts["best_update"]
         self.started = time.monotonic() - facts["seconds"]
         self.eval_seconds = facts["eval_seconds"]
+        self.losses.load_state(facts["losses"])
         hooks = load_file(folder / HOOKS)
         for name, hook in adaptation.stateful().items():
             mine = {k[len(name) + 1 :]: t for k, t in hooks.items() if k.startswith(f"{name}:")}
@@ -81,12 +100,12 @@ def is_over(checkpoint: Path) -> bool:
     return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["over"]
 
 
-def last_complete(checkpoints: Path) -> Path | None:
-    """Return the newest checkpoint whose save was finished; remove what was cut short."""
-    complete = []
-    for folder in checkpoints.glob("checkpoint-*"):
-        if (folder / COMPLETE).is_file():
-            complete.append((int(folder.name.rpartition("-")[2]), folder))
-        elif is_main_process():
-            shutil.rmtree(folder, ignore_errors=True)
-    return max(complete)[1] if complete else None
+def last_checkpoint(folder: Path, run: str) -> tuple[Path | None, list[str]]:
+    """Return the newest whole checkpoint of a run, and remarks on those passed over.
+
+    In a distributed run one process looks, and all get its answer.
+    """
+    found: list[Any] = [checkpoints.choose(folder, run) if is_main_process() else None]
+    if distributed():
+        dist.broadcast_object_list(found)
+    return found[0]

@@ -12,7 +12,6 @@ batch. A penalty is a mean over its batch, weighted by the batch's share of the 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -31,14 +30,15 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from adaptkit.adaptation import Batch, Step
-from adaptkit.storage.files import to_json, write_text
-from adaptkit.training import state
+from adaptkit.storage.files import to_json
+from adaptkit.training import checkpoints, state
 from adaptkit.training.arguments import parameter_groups, training_arguments
 from adaptkit.training.batching import BucketSampler, Feed, Shards
 from adaptkit.training.hooks import Hooks
+from adaptkit.training.interruption import Interruption
 from adaptkit.training.losses import Losses
 from adaptkit.training.precision import autocast
-from adaptkit.training.scorer import Scored, Scorer, distributed, flat_scores
+from adaptkit.training.scorer import Scored, Scorer, distributed, flat_scores, summed
 from adaptkit.training.settings import Recipe
 
 
@@ -64,12 +64,16 @@ class AdaptTrainer(Trainer):
         train: Feed,
         validation: Mapping[str, Scorable],
         callbacks: tuple[TrainerCallback, ...] = (),
+        identity: str = "",  # of the run: no other run's checkpoints are loaded
+        interruption: Interruption | None = None,
     ) -> None:
+        self.identity, self.interruption = identity, interruption or Interruption()
         self.prepared, self.task, self.recipe = scorer.prepared, scorer.task, recipe
         self.adaptation = scorer.prepared.adaptation
-        self.feed, self.validation, self.progress = train, validation, state.TrainingState()
+        self.feed, self.validation = train, validation
         self.kept: tuple[int, dict[str, Scored]] = (-1, {})  # update, what was scored after it
         self.losses = Losses(recipe.optimizer.lr)
+        self.progress = state.TrainingState(self.losses)
         self._written = 0  # lines of history.jsonl
         device = scorer.prepared.device
         super().__init__(
@@ -94,6 +98,7 @@ class AdaptTrainer(Trainer):
             skipped=lambda: self.accelerator.optimizer_step_was_skipped,
             check_losses=self.losses.check,
             set_epoch=lambda epoch: self.batches.set_epoch(epoch),
+            interrupted=self.interruption.is_due,
         )
 
     def now(self, made: int = 0) -> Step:
@@ -123,10 +128,10 @@ class AdaptTrainer(Trainer):
         """Return the batches of one update, and what they count in all processes."""
         updates = zip(range(num_batches), epoch_iterator, strict=False)
         batches = [batch.to(device) for _, batch in updates]
-        count = torch.tensor(sum(batch.weight for batch in batches), device=device)
-        if distributed():
-            dist.all_reduce(count)
-        return batches, int(count)
+        weight = sum(batch.weight for batch in batches)
+        count, interrupted = summed([weight, int(self.interruption.came())], device)
+        self.interruption.agreed = interrupted > 0
+        return batches, count
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:  # type: ignore[override]
         return inputs  # on the device already
@@ -208,16 +213,8 @@ class AdaptTrainer(Trainer):
     def _improves(self, score: float) -> bool:
         """Note a score, and keep the weights that made it if it is the best so far."""
         value = score if self.task.larger_is_better else -score
-        if math.isnan(value):  # a constant prediction has no correlation
-            value = -math.inf
-        best = self.progress.best_score
-        if best is not None and value <= best:
-            return False
-        self.progress.best_score, self.progress.best_update = value, self.state.global_step
-        if self.recipe.trainer.keep == "best":  # in every process: all score the same weights
-            delta = self.adaptation.delta()
-            self.progress.best_delta = {n: t.to("cpu", copy=True) for n, t in delta.items()}
-        return True
+        kept = self.adaptation if self.recipe.trainer.keep == "best" else None
+        return self.progress.improves(value, self.state.global_step, kept)
 
     def evaluated(self) -> set[int]:
         """Return the updates after which the validation splits were scored."""
@@ -251,12 +248,14 @@ class AdaptTrainer(Trainer):
         return Path(self.args.output_dir or "")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        folder = self.checkpoints / f"checkpoint-{self.state.global_step}"
-        if distributed():
-            dist.barrier()  # every process has written its part
-        if self.is_world_process_zero():
-            write_text(folder / state.COMPLETE, "")
+        folder = checkpoints.folder_of(self.checkpoints, self.state.global_step)
+        with checkpoints.writing(folder):
+            super()._save_checkpoint(model, trial)
+            if distributed():
+                dist.barrier()  # every process has written its part
+            if self.is_world_process_zero():
+                checkpoints.seal(folder, self.identity)
+        self.interruption.raise_if_due()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.checkpoints)
@@ -269,7 +268,8 @@ class AdaptTrainer(Trainer):
         within an epoch, and forgets that it was stopped early.
         """
         if checkpoint is None or not state.is_over(checkpoint):
-            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with self.interruption.deferred():
+                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             return
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self._load_from_checkpoint(str(checkpoint))
