@@ -272,7 +272,7 @@ def test_data(place: Path, checkpoints, damage, words: list[str]) -> None:
         (["data.source=local"], ["data.source=local", "data.root"]),
         (["task=classify", "task.path=./no.csv", "task.text=a"], ["task.path=./no.csv", "no such"]),
         (["task=classify", "task.path=../one.txt", "task.text=a"], ["one.txt", ".csv"]),
-        (["task=classify", "task.path=../one.csv", "task.text=a"], ["one.csv", "1 rows"]),
+        (["task=classify", "task.path=../one.csv", "task.text=a"], ["all 1 rows", "label '0'"]),
         (["data.root=../data", "+task.also.more=extra"], ["'extra'", "validation.jsonl"]),
         (["data.root=../data", "task.metric=accuracy_and_f1", "task.labels=[a,b,c]"], ["two"]),
         (["data.root=../scores", "task=stsb"], ["stsb", "row 2", "'high'", "not a number"]),

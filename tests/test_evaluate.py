@@ -143,3 +143,35 @@ def test_empty_cells_are_no_class(tmp_path, checkpoints):
     answer = call("train", "model=auto", f"model.path={checkpoints['bert']}", "task=classify",
                   f"task.path={tmp_path}", "task.text=text")  # fmt: skip
     assert answer.status == 2 and "has empty cells" in answer.err
+
+
+def test_all_rows_of_an_own_file_are_scored(finished, tmp_path):
+    """The run's columns and labels hold; what is typed changes."""
+    run, _ = finished
+    lines = [f"{text},{name}" for text, name in ROWS * 10]
+    (tmp_path / "mine.csv").write_text("\n".join(["text,answer", *lines]))
+    answer = call("eval", run, f"task.path={tmp_path / 'mine.csv'}", "--json",
+                  "--output", tmp_path / "e")  # fmt: skip
+    assert answer.status == 0, answer.err
+    assert json.loads(answer.out)["data"]["rows"]["validation"] == 40
+    answer = call("eval", run, f"task.path={tmp_path / 'mine.csv'}", "task.validation=tset")
+    assert answer.status == 2 and "has the splits train and validation" in answer.err
+
+
+def test_the_file_that_a_run_was_trained_on_gives_its_held_out_rows(finished, tmp_path):
+    run, _ = finished
+    lines = [f"{text},{name}" for text, name in ROWS * 10]
+    (tmp_path / "mine.csv").write_text("\n".join(["text,answer", *lines]))
+    model = json.loads((run / "result.json").read_text())["settings"]["model.path"]
+    answer = call(
+        "train", "model=auto", f"model.path={model}", "trainer=debug", "task=classify",
+        f"task.path={tmp_path / 'mine.csv'}", "task.text=text", "task.label=answer",
+        "method=bitfit", f"output_dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert answer.status == 0 and "4 of its 40 rows" in answer.err
+    recorded = json.loads((tmp_path / "run" / "result.json").read_text())["data"]
+    assert recorded["rows"] == {"train": 36, "validation": 4}
+    assert "4 of its 40 rows" in recorded["notes"][0]
+    assert call("verify", tmp_path / "run").status == 0
+    answer = call("eval", tmp_path / "run", "--json")
+    assert json.loads(answer.out)["data"]["rows"]["validation"] == 4

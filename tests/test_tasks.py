@@ -92,6 +92,70 @@ def test_one_file_is_cut_in_two(extension, tmp_path):
     assert second.validation[""]["text"][:] == validation  # seeds are compared on the same rows
 
 
+def one_file(folder: Path, counts: dict[str, int]) -> Classify:
+    """A task over one file with so many rows of each class, mixed."""
+    labels = [name for name, count in counts.items() for _ in range(count)]
+    order = np.random.default_rng(1).permutation(len(labels))
+    rows = [{"text": f"row {i}", "label": labels[k]} for i, k in enumerate(order)]
+    return classify(write(folder / "all.csv", rows))
+
+
+@pytest.mark.parametrize(
+    "counts", [{"a": 700, "b": 250, "c": 50}, {"a": 30, "b": 9, "rare": 1}, {"a": 2, "b": 1}]
+)
+def test_the_held_out_tenth_has_the_proportions_of_the_classes(counts, tmp_path):
+    splits = one_file(tmp_path, counts).load(Given(), 0)
+    held, learnt = (Counter(r["label"][:]) for r in (splits.validation[""], splits.train))
+    total = sum(counts.values())
+    assert sum(held.values()) == max(1, round(total / 10))
+    assert held + learnt == counts
+    assert set(learnt) == set(counts)  # one row of each class at least is trained on
+    for name, count in counts.items():
+        assert abs(held[name] - count * sum(held.values()) / total) <= 1
+
+
+def test_one_file_is_disclosed(tmp_path):
+    (note,) = one_file(tmp_path, {"a": 20, "b": 20}).load(Given(), 0).notes
+    assert "all.csv is one file: 4 of its 40 rows (a tenth of each class) are held out" in note
+
+
+def test_rows_of_one_file_keep_their_numbers(tmp_path):
+    task = one_file(tmp_path, {"a": 20, "b": 20})
+    splits = task.load(Given(train_rows=10), 0)
+    for rows in (splits.train, splits.validation[""]):
+        assert [f"row {i}" for i in rows["id"][:]] == rows["text"][:]
+    lines = (tmp_path / "all.csv").read_text().splitlines()
+    lines[17] = "row 16,"  # row 17 of the table
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    with pytest.raises(AdaptError, match="row 17"):
+        classify(tmp_path / "all.csv", labels=("a", "b")).load(Given(), 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        ("task.validation=tset", {"validation": "tset"}),
+        ("task.validation=train", {"validation": "train"}),
+        ("task.train=validation", {"train": "validation"}),
+        ("task.also.more=test", {"also": {"more": "test"}}),
+    ],
+)
+def test_one_file_has_two_splits(option, names, tmp_path):
+    path = one_file(tmp_path, {"a": 20, "b": 20}).path
+    with pytest.raises(AdaptError, match=f"{option}: .* has the splits train and validation"):
+        classify(Path(path), **names).load(Given(), 0)
+
+
+def test_every_row_of_one_file(tmp_path):
+    splits = one_file(tmp_path, {"a": 20, "b": 1}).load(Given(), 0, train=False, every_row=True)
+    assert len(splits.validation[""]) == 21 and not splits.notes
+
+
+def test_a_file_with_one_row_per_class_cannot_be_cut(tmp_path):
+    with pytest.raises(AdaptError, match="2 rows cannot be cut into two splits"):
+        one_file(tmp_path, {"a": 1, "b": 1}).load(Given(), 0)
+
+
 @pytest.mark.parametrize("extension", ["parquet", "jsonl", "csv"])
 def test_texts_come_through_as_they_are(extension, tmp_path):
     texts = ["a, b", 'say "no"', " blanks ", "l1\nl2", "naïve – 日本 🙂", "", "\t", "null", "NA"]

@@ -104,6 +104,8 @@ def eval_(arguments: list[str]) -> int:
     else:
         rows = result.data["rows"]["validation"]
         scores = console.scores(result)
+        for note in result.data["notes"]:
+            console.say(note)
         print(f"{args.run} on {result.task} ({result.split}, {rows} rows): {scores}")
         print(f"  {place}")
     return 0

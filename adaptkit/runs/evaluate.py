@@ -45,7 +45,7 @@ def evaluate(
     run, own = changed(saved, overrides), saved.settings.task
     if not run.task.bound and type(run.task) is type(own):  # a file may lack one of the classes
         run = replace(run, task=run.task.with_classes(own.classes))
-    splits = run.task.load(run.data, run.seed, train=False)
+    splits = run.task.load(run.data, run.seed, train=False, every_row=other_file(saved, run))
     run = replace(run, task=splits.task)  # scores its own classes, in its own order
     prepared = restored(where_typed(saved, run, overrides))
     form = with_classes_of(own, splits.task).form  # those of the head
@@ -66,6 +66,12 @@ def evaluate(
     write_predictions(place, scored)
     result.write(place)
     return result, place
+
+
+def other_file(saved: SavedRun, run: Settings) -> bool:
+    """Tell whether the rows are in another place than those of which the run knows a part."""
+    known = saved.result.data.get("path") if saved.result else None
+    return run.task.origin(run.data).path != known
 
 
 def where_typed(saved: SavedRun, run: Settings, overrides: Sequence[str]) -> SavedRun:
@@ -104,6 +110,10 @@ def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
         group, _, option = key.partition(".")
         if option and group not in groups:
             plain[group][option] = value
+    if "task.path" in touched and Path(str(plain["task"]["path"])).expanduser().is_file():
+        # The run's names of splits say nothing of a single file: all its rows are scored.
+        names = {"task.validation": "validation", "task.also": {}}
+        plain["task"] |= {k[5:]: v for k, v in names.items() if k not in touched}
     return replace(settings(with_absolute_paths(plain)), output_dir=saved.directory)
 
 

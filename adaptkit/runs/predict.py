@@ -14,7 +14,7 @@ from adaptkit.errors import AdaptError, first_line
 from adaptkit.runs.delta import load_run
 from adaptkit.runs.evaluate import as_recorded
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
-from adaptkit.tasks.source import odd_one
+from adaptkit.tasks.files import odd_one
 from adaptkit.tasks.task import Answer
 from adaptkit.training.scorer import Prepared
 

@@ -136,6 +136,7 @@ def scoring_facts(run: Settings, splits: Splits, scores: dict[str, float]) -> di
                 "validation": len(splits.validation[""]),
             },
             "fingerprint": splits.fingerprint(),
+            "notes": list(splits.notes),
         },
     }
 

@@ -79,7 +79,10 @@ class Classify(TableTask):
         if not self.labels:
             where = f"task {self.name}: column {self.label!r}"
             stored = names_in(rows, self.label)
-            task = replace(self, labels=classes_in(rows[self.label][:], stored, where))
+            found = classes_in(rows[self.label][:], stored, where)
+            if len(found) < 2:
+                raise self._one_class(len(rows), found[0], split)
+            task = replace(self, labels=found)
         if self.metric == "accuracy_and_f1" and len(task.labels) != 2:
             raise AdaptError(
                 f"task.metric={self.metric}: needs two classes, not {len(task.labels)}."
@@ -97,11 +100,14 @@ class Classify(TableTask):
         namer = Namer(self.classes, names_in(rows, self.label), where)
         names = [namer.name(value, row) for row, value in enumerate(rows[self.label][:], 1)]
         if split == self.train and len(set(names)) < 2:
-            raise AdaptError(
-                f"{where}: all {len(rows)} rows have the label {names[0]!r}; there is nothing to "
-                "tell apart."
-            )
+            raise self._one_class(len(rows), names[0], split)
         return names
+
+    def _one_class(self, rows: int, name: str, split: str) -> AdaptError:
+        return AdaptError(
+            f"task {self.name}, split {split}: all {rows} rows have the label {name!r}; there is "
+            "nothing to tell apart."
+        )
 
     def strata(self, labels: Sequence[str]) -> list[str]:
         """Return the classes."""

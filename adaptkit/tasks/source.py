@@ -1,10 +1,10 @@
 """Where a task's rows come from: a local folder or file, or the hub.
 
-    DIR/<task>/<split>.parquet|jsonl|csv    with data.root=DIR
-    task.path=DIR                           DIR/<split>.parquet|jsonl|csv
-    task.path=FILE.parquet|jsonl|csv        one file; a validation part is cut from it
-    task.path=owner/name                    a hub data set, or its cache
-    adaptkit/samples/<task>                 a few hundred rows of our own grammar, bundled
+    DIR/<task>/<split>.EXTENSION    with data.root=DIR; files.EXTENSIONS lists the formats
+    task.path=DIR                   DIR/<split>.EXTENSION
+    task.path=FILE                  one file; a validation part is held out of it
+    task.path=owner/name            a hub data set, or its cache
+    adaptkit/samples/<task>         a few hundred rows of our own grammar, bundled
 
 `data.source=auto` takes the first that has the task, the sample only where the others cannot be
 had, and says so; `hub` and `local` never fall back. No loading scripts are run. A broken row is
@@ -13,24 +13,20 @@ an error that names the row.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from adaptkit.errors import AdaptError, MachineError, at_least, first_line, invalid
 from adaptkit.storage import bundled
+from adaptkit.tasks.files import EXTENSIONS, read_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-EXTENSIONS = ("parquet", "jsonl", "csv")
-LONGEST_CELL = 1 << 30  # characters; Python's own limit is below that of a long text
 HELD_OUT = 0.1  # share of a single file that becomes the validation split
 
 
@@ -64,6 +60,11 @@ class DataSource:
     kind: str  # hub | local | sample
     path: str
     files: tuple[Path, ...] = ()  # of the splits, where they lie on this machine
+
+    @property
+    def one_file(self) -> bool:
+        """True if all rows are in one file, and no file says which of them are to be scored."""
+        return self.kind == "local" and Path(self.path).is_file()
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,13 @@ def _on_hub(spec: DatasetSpec) -> bool:
     return True
 
 
-def read(spec: DatasetSpec, origin: DataSource, split: str) -> Dataset:
-    """Return one split as a `datasets.Dataset`.
+def read(
+    spec: DatasetSpec, origin: DataSource, split: str, columns: Collection[str] | None = None
+) -> Dataset:
+    """Return one split, or the one file, as a `datasets.Dataset`.
+
+    `columns`: of a local file only those of these columns that it has; what the others hold does
+    not matter then.
 
     Raises:
         AdaptError: the split does not exist, or a row is broken.
@@ -166,15 +172,15 @@ def read(spec: DatasetSpec, origin: DataSource, split: str) -> Dataset:
     if origin.kind == "hub":
         return _from_hub(spec, split)
     place = Path(origin.path)
-    if place.is_file():
-        return _part(_from_file(place), split, place)
+    if origin.one_file:
+        return read_file(place, columns)
     if file := file_of(place, split):
-        return _from_file(file)
-    files = sorted(p.name for p in place.iterdir() if p.suffix.lstrip(".") in EXTENSIONS)
+        return read_file(file, columns)
+    files = sorted(p.name for p in place.iterdir() if p.name.endswith(EXTENSIONS))
     there = ", ".join(files) or "nothing"
     raise AdaptError(
         f"task {spec.name}: no split {split!r} in {place} (there is: {there})."
-        f" Expected {split}.parquet, .jsonl or .csv."
+        f" Expected {split}.parquet, .jsonl, .json, .csv or .tsv (text also as .gz)."
     )
 
 
@@ -186,105 +192,34 @@ def file_of(place: Path, split: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _part(rows: Dataset, split: str, file: Path) -> Dataset:
-    """Cut the one file into train and validation, always in the same way."""
-    if len(rows) < 2:
-        raise AdaptError(f"task.path={file}: {len(rows)} rows cannot be cut into two splits.")
-    parts = rows.train_test_split(test_size=max(1, round(len(rows) * HELD_OUT)), seed=0)
-    return parts["train" if split == "train" else "test"]
+def held_out(strata: Sequence[Hashable], where: str) -> tuple[list[int], list[int]]:
+    """Cut rows into those to train on and a tenth to score, always in the same way.
 
+    `strata` holds one value (a class) per row: the tenth keeps their proportions, and at least one
+    row of each is trained on.
 
-def _from_file(file: Path) -> Dataset:
-    readers = {".parquet": _parquet, ".jsonl": _jsonl, ".csv": _csv}
-    if file.suffix not in readers:
-        raise AdaptError(f"task.path={file}: must end in .parquet, .jsonl or .csv.")
-    rows = readers[file.suffix](file)
-    if len(rows) == 0:
-        raise AdaptError(f"{file}: has no rows. An empty split cannot be used.")
-    return rows
+    Raises:
+        AdaptError: no row can be held out; `where` names the file.
+    """
+    import numpy as np
 
-
-def _parquet(file: Path) -> Dataset:
-    import pyarrow
-    import pyarrow.parquet
-    from datasets import Dataset, Features
-
-    try:
-        table = pyarrow.parquet.read_table(file)
-        features = Features.from_arrow_schema(table.schema)  # keeps class names, where stored
-        return Dataset(table.cast(features.arrow_schema)).cast(features)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise AdaptError(f"{file}: is not a readable Parquet file: {first_line(error)}.") from error
-
-
-def _jsonl(file: Path) -> Dataset:
-    lines = enumerate(_text(file).split("\n"), 1)
-    return _from_rows([_object(line, file, number) for number, line in lines if line.strip()], file)
-
-
-def _text(file: Path) -> str:
-    """Return a file's text, without the byte order mark that spreadsheets write."""
-    content = file.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise AdaptError(f"{file}: line {line} is not UTF-8. Convert the file to UTF-8.") from error
-
-
-def _object(line: str, file: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise AdaptError(f"{file}: row {number} is not JSON: {error}.") from error
-    if not isinstance(row, dict):
-        raise AdaptError(f"{file}: row {number} is not an object with columns: {line.strip()[:60]}")
-    return row
-
-
-def _csv(file: Path) -> Dataset:
-    rows = []
-    csv.field_size_limit(LONGEST_CELL)
-    try:
-        for number, row in enumerate(csv.DictReader(io.StringIO(_text(file)), strict=True), 1):
-            if None in row or None in row.values():
-                raise AdaptError(
-                    f"{file}: row {number} has another number of cells than the header."
-                )
-            rows.append(row)
-    except csv.Error as error:
-        raise AdaptError(f"{file}: row {len(rows) + 1} is broken: {error}.") from error
-    return _from_rows(rows, file)
-
-
-def _from_rows(rows: list[dict[str, Any]], file: Path) -> Dataset:
-    from datasets import Dataset
-
-    columns = list(rows[0]) if rows else []
-    for number, row in enumerate(rows, 1):
-        if absent := [c for c in columns if c not in row]:
-            raise AdaptError(f"{file}: row {number} lacks the column {absent[0]!r}.")
-    try:
-        return Dataset.from_dict({c: [row[c] for row in rows] for c in columns})
-    except Exception as error:  # pyarrow raises several kinds for mixed types
-        raise AdaptError(f"{file}: {odd_one(rows, columns) or first_line(error)}.") from error
-
-
-def odd_one(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str | None:
-    """Name the first value that is of another type than those above it."""
-    for column in columns:
-        first: type | None = None
-        for number, row in enumerate(rows, 1):
-            if row[column] is None:
-                continue
-            kind = type(row[column])
-            first = first or kind
-            if kind is not first:
-                return (
-                    f"row {number}: {column} is {row[column]!r}, but earlier rows "
-                    f"hold {first.__name__}; a column holds values of one type"
-                )
-    return None
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for i in np.random.default_rng(0).permutation(len(strata)).tolist():
+        members[strata[i]].append(i)
+    # The rank of a row within its class, relative to the size of the class; the last one stays.
+    ranks = {
+        i: (place + 0.5) / len(rows)
+        for rows in members.values()
+        for place, i in enumerate(rows[:-1])
+    }
+    if not ranks:
+        raise AdaptError(
+            f"{where}: {len(strata)} rows cannot be cut into two splits, because one row of each "
+            "class stays in training. Give a folder with a file of each split."
+        )
+    count = max(1, round(len(strata) * HELD_OUT))
+    held = set(sorted(ranks, key=ranks.__getitem__)[:count])
+    return [i for i in range(len(strata)) if i not in held], sorted(held)
 
 
 def _from_hub(spec: DatasetSpec, split: str) -> Dataset:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
-from adaptkit.tasks import source
+from adaptkit.tasks import one_file, source
 from adaptkit.tasks.task import ID, LABEL, Answer, Form, Splits
 
 if TYPE_CHECKING:
@@ -93,14 +93,11 @@ class TableTask(ABC):
         Raises:
             AdaptError: no such split or column, no rows, or two rows with one id.
         """
-        rows = source.read(self.spec(data), origin, split)
-        for column in columns:
-            if column not in rows.column_names:
-                raise AdaptError(
-                    f"task {self.name}, split {split}: no column {column!r}; "
-                    f"{did_you_mean(column, rows.column_names)}"
-                    f"columns: {', '.join(rows.column_names)}. Set {self.option_of(column)}."
-                )
+        wanted = {*columns, *([self.id] if self.id else [])}
+        rows = source.read(self.spec(data), origin, split, wanted)
+        if any(column not in rows.column_names for column in columns):
+            there = source.read(self.spec(data), origin, split).column_names
+            self.check_columns(there, split, columns)
         if len(rows) == 0:
             raise AdaptError(f"task {self.name}, split {split}: has no rows.")
         if self.label in columns[:-1]:
@@ -115,6 +112,20 @@ class TableTask(ABC):
                     f"keeps the rows' {taken}s under that name. Rename it in the file."
                 )
         return self.with_ids(rows, split)
+
+    def check_columns(self, there: Sequence[str], split: str, columns: Sequence[str]) -> None:
+        """Check that a split has the columns.
+
+        Raises:
+            AdaptError: one is missing; the message names those that are like it.
+        """
+        for column in columns:
+            if column not in there:
+                raise AdaptError(
+                    f"task {self.name}, split {split}: no column {column!r}; "
+                    f"{did_you_mean(column, there)}"
+                    f"columns: {', '.join(there)}. Set {self.option_of(column)}."
+                )
 
     def option_of(self, column: str) -> str:
         """Return the option that names a column, for messages."""
@@ -207,13 +218,19 @@ class TableTask(ABC):
 
     # ---- loading ----
 
-    def load(self, data: source.Data, seed: int, train: bool = True) -> Splits:
+    def load(
+        self, data: source.Data, seed: int, train: bool = True, every_row: bool = False
+    ) -> Splits:
         """Read, check and sample the splits.
+
+        `every_row`: if all rows are in one file, score them all, and hold none out.
 
         Raises:
             AdaptError: a split, column or value is missing or wrong; the message names it.
         """
         origin, columns = self.origin(data), (*self.columns, self.label)
+        if origin.one_file:
+            return one_file.load(self, origin, data, seed, train, every_row)
         raw = {s: self.read(data, name, origin, columns) for s, name in self.scored().items()}
         raw_train = self.read(data, self.train, origin, columns) if train else None
         if raw_train is None:
@@ -221,21 +238,24 @@ class TableTask(ABC):
         else:
             task = self.bind(raw_train, self.train)
         validation = {
-            suffix: task.labelled(rows, self.scored()[suffix], data.eval_rows, seed)
+            suffix: task.some(task.labelled(rows, self.scored()[suffix]), data.eval_rows, seed)
             for suffix, rows in raw.items()
         }
         rows = None
         if raw_train is not None:
-            rows = task.labelled(raw_train, self.train, data.train_rows, seed)
+            rows = task.some(task.labelled(raw_train, self.train), data.train_rows, seed)
         return Splits(task, rows, validation, origin)
 
-    def labelled(self, rows: Dataset, split: str, count: int | None, seed: int) -> Dataset:
-        """Return checked rows, at most `count`, with `id`, the task's columns and `label`."""
+    def labelled(self, rows: Dataset, split: str) -> Dataset:
+        """Return checked rows with `id`, the task's columns and `label`."""
         self.check(rows, split)
         labels = self.read_labels(rows, split)
         kept = list(dict.fromkeys([ID, *self.columns, LABEL]))
-        named = with_column(rows, LABEL, labels).select_columns(kept)
-        return source.subset(named, count, seed, self.strata(labels))
+        return with_column(rows, LABEL, labels).select_columns(kept)
+
+    def some(self, rows: Dataset, count: int | None, seed: int) -> Dataset:
+        """Return at most `count` of checked rows, seeded."""
+        return source.subset(rows, count, seed, self.strata(rows[LABEL][:]))
 
     def check_texts(self, rows: Dataset, split: str, columns: Sequence[str]) -> None:
         """Check that columns hold texts.

@@ -51,6 +51,7 @@ class Splits:
     train: Dataset | None
     validation: dict[str, Dataset]  # by the suffix of their scores
     source: DataSource
+    notes: tuple[str, ...] = ()  # how the rows were read, for the user and the record
 
     def seen(self) -> tuple[Dataset, str]:
         """Return the rows whose labels a baseline may know, and a remark if not for training."""
@@ -214,8 +215,10 @@ class Task(Protocol):
         """Return where the rows will come from."""
         ...
 
-    def load(self, data: Data, seed: int, train: bool = True) -> Splits:
+    def load(self, data: Data, seed: int, train: bool = True, every_row: bool = False) -> Splits:
         """Read, check and sample the splits.
+
+        `every_row`: if all rows are in one file, score them all, and hold none out.
 
         Raises:
             AdaptError: a split, column or value is missing or wrong; the message names it.

@@ -1,0 +1,221 @@
+"""Files of rows: Parquet, JSON lines, JSON arrays, CSV and TSV; the text formats also as .gz.
+
+A file that is broken is an error that names the row. Of a file only the columns that a task asks
+for are looked at: what the others hold does not matter.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adaptkit.errors import AdaptError, first_line
+
+if TYPE_CHECKING:
+    import pyarrow
+    from datasets import Dataset, Features
+
+TEXT_FORMATS = ("jsonl", "json", "csv", "tsv")
+EXTENSIONS = ("parquet", *TEXT_FORMATS, *(f"{name}.gz" for name in TEXT_FORMATS))
+LONGEST_CELL = 1 << 30  # characters; Python's own limit is below that of a long text
+
+Row = dict[str, Any]
+
+
+def read_file(file: Path, columns: Collection[str] | None = None) -> Dataset:
+    """Return the rows of a file; `columns`: only those of these that it has.
+
+    Raises:
+        AdaptError: the format is not known, a row is broken, or there are no rows.
+    """
+    kind = next((name for name in EXTENSIONS if file.name.lower().endswith(f".{name}")), None)
+    if kind is None:
+        raise AdaptError(
+            f"task.path={file}: must end in .parquet, .jsonl, .json, .csv or .tsv; text may be "
+            "compressed (.csv.gz)."
+        )
+    rows = _parquet(file, columns) if kind == "parquet" else _text_rows(file, kind, columns)
+    if len(rows) == 0:
+        raise AdaptError(f"{file}: has no rows. An empty split cannot be used.")
+    return rows
+
+
+# ---- Parquet ----
+
+
+def _parquet(file: Path, columns: Collection[str] | None) -> Dataset:
+    import pyarrow
+    import pyarrow.parquet
+    from datasets import Dataset
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as stored:
+            names = stored.schema_arrow.names
+            wanted = [name for name in names if columns is None or name in columns]
+            check_once(wanted, file)
+            table = _plain(stored.read(columns=wanted))
+            features = _features(table, file)
+        return Dataset(table.cast(features.arrow_schema)).cast(features)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise AdaptError(f"{file}: is not a readable Parquet file: {first_line(error)}.") from error
+
+
+def _plain(table: pyarrow.Table) -> pyarrow.Table:
+    """Return a table with its categories, as pandas writes them, spelt out."""
+    import pyarrow
+
+    for index, column in enumerate(table.schema):
+        if pyarrow.types.is_dictionary(column.type):
+            values = table.column(index).cast(column.type.value_type)
+            table = table.set_column(index, column.name, values)
+    return table
+
+
+def _features(table: pyarrow.Table, file: Path) -> Features:
+    """Return the types of the columns, with the class names that the file stores."""
+    from datasets import Features
+
+    try:
+        return Features.from_arrow_schema(table.schema)
+    except Exception as error:  # whatever a foreign program wrote there
+        raise AdaptError(
+            f"{file}: the types of its columns cannot be read: {first_line(error)}. Write the "
+            "file again, without the metadata 'huggingface'."
+        ) from error
+
+
+# ---- text ----
+
+
+def _text_rows(file: Path, kind: str, columns: Collection[str] | None) -> Dataset:
+    text = _text(file, compressed=kind.endswith(".gz"))
+    if kind.startswith("json"):
+        rows = _array(text, file) if text.lstrip().startswith("[") else _lines(text, file)
+    else:
+        rows = _cells(text, file, "\t" if kind.startswith("tsv") else ",", columns)
+    return _from_rows(rows, file, columns)
+
+
+def _text(file: Path, compressed: bool) -> str:
+    """Return a file's text, without the byte order mark that spreadsheets write."""
+    content = file.read_bytes()
+    if compressed:
+        try:
+            content = gzip.decompress(content)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise AdaptError(
+                f"{file}: is not a readable gzip file: {first_line(error)}."
+            ) from error
+    try:
+        text = content.decode("utf-8-sig")
+        broken = content.find(b"\0")
+    except UnicodeDecodeError as error:
+        broken = error.start
+    if broken < 0:
+        return text
+    line = content.count(b"\n", 0, broken) + 1
+    raise AdaptError(
+        f"{file}: line {line} is not UTF-8 text (byte 0x{content[broken]:02x}). Convert the file, "
+        "for example by: iconv -f cp1252 -t utf-8 OLD > NEW (from UTF-16: -f utf-16)."
+    )
+
+
+def _lines(text: str, file: Path) -> list[Row]:
+    lines = enumerate(text.split("\n"), 1)
+    return [_object(_json(line, file, n), file, n) for n, line in lines if line.strip()]
+
+
+def _array(text: str, file: Path) -> list[Row]:
+    parts = _json(text, file, 1)
+    return [_object(part, file, number) for number, part in enumerate(parts, 1)]
+
+
+def _json(text: str, file: Path, number: int) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> Row:
+        row = dict(pairs)
+        if len(row) < len(pairs):
+            check_once([name for name, _ in pairs], file, f"row {number} ")
+        return row
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        raise AdaptError(f"{file}: row {number} is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise AdaptError(f"{file}: row {number} is nested too deeply to be read.") from error
+
+
+def _object(row: Any, file: Path, number: int) -> Row:
+    if not isinstance(row, dict):
+        raise AdaptError(f"{file}: row {number} is not an object with columns: {str(row)[:60]}")
+    return row
+
+
+def _cells(text: str, file: Path, delimiter: str, columns: Collection[str] | None) -> list[Row]:
+    rows: list[Row] = []
+    csv.field_size_limit(LONGEST_CELL)
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = table.fieldnames or []
+        check_once([name for name in header if columns is None or name in columns], file)
+        for number, row in enumerate(table, 1):
+            if None in row or None in row.values():
+                raise AdaptError(
+                    f"{file}: row {number} has another number of cells than the header."
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise AdaptError(f"{file}: row {len(rows) + 1} is broken: {error}.") from error
+    return rows
+
+
+def check_once(names: Sequence[str], file: Path, where: str = "") -> None:
+    """Reject a column that stands twice: which one is meant?
+
+    Raises:
+        AdaptError: one does.
+    """
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise AdaptError(f"{file}: {where}has {times} columns named {name!r}. Rename one.")
+
+
+def _from_rows(rows: list[Row], file: Path, wanted: Collection[str] | None) -> Dataset:
+    from datasets import Dataset
+
+    every = dict.fromkeys(name for row in rows for name in row)
+    if wanted is None:
+        columns = list(rows[0]) if rows else []
+    else:
+        columns = [name for name in every if name in wanted]
+    for number, row in enumerate(rows, 1):
+        if absent := [c for c in columns if c not in row]:
+            raise AdaptError(f"{file}: row {number} lacks the column {absent[0]!r}.")
+    try:
+        return Dataset.from_dict({c: [row[c] for row in rows] for c in columns})
+    except Exception as error:  # pyarrow raises several kinds for mixed types
+        raise AdaptError(f"{file}: {odd_one(rows, columns) or first_line(error)}.") from error
+
+
+def odd_one(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str | None:
+    """Name the first value that is of another type than those above it."""
+    for column in columns:
+        first: type | None = None
+        for number, row in enumerate(rows, 1):
+            if row[column] is None:
+                continue
+            kind = type(row[column])
+            first = first or kind
+            if kind is not first:
+                return (
+                    f"row {number}: {column} is {row[column]!r}, but earlier rows "
+                    f"hold {first.__name__}; a column holds values of one type"
+                )
+    return None

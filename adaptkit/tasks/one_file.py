@@ -1,0 +1,58 @@
+"""All rows in one file: a tenth of each class is held out to be scored, the rest is trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adaptkit.errors import AdaptError
+from adaptkit.tasks.source import Data, DataSource, held_out
+from adaptkit.tasks.task import LABEL, Splits
+
+if TYPE_CHECKING:
+    from adaptkit.tasks.table import TableTask
+
+
+def load(
+    task: TableTask, origin: DataSource, data: Data, seed: int, train: bool, every_row: bool
+) -> Splits:
+    """Read and check one file; hold out a tenth of it, or score `every_row`.
+
+    Rows are checked before they are cut, so that messages number them as the file does.
+
+    Raises:
+        AdaptError: a split, column or value is missing or wrong, or nothing can be held out.
+    """
+    check_names(task, origin, train)
+    split = task.train if train else task.validation
+    raw = task.read(data, split, origin, (*task.columns, task.label))
+    task = task.bind(raw, split)
+    rows = task.labelled(raw, split)
+    if every_row:
+        return Splits(task, None, {"": task.some(rows, data.eval_rows, seed)}, origin)
+    where, strata = f"task.path={origin.path}", task.strata(rows[LABEL][:])
+    learnt, held = held_out(strata or [""] * len(rows), where)
+    share = "a tenth of each class" if strata else "a tenth"
+    note = (
+        f"{where} is one file: {len(held)} of its {len(rows)} rows ({share}) are held out as the "
+        "validation split, and never trained on"
+    )
+    trained = task.some(rows.select(learnt), data.train_rows, seed) if train else None
+    scored = {"": task.some(rows.select(held), data.eval_rows, seed)}
+    return Splits(task, trained, scored, origin, (note,))
+
+
+def check_names(task: TableTask, origin: DataSource, train: bool) -> None:
+    """Check that nothing but train and validation is asked of one file.
+
+    Raises:
+        AdaptError: another split is.
+    """
+    asked = {"task.validation": task.validation}
+    asked |= {f"task.also.{name}": split for name, split in task.also.items()}
+    asked |= {"task.train": task.train} if train else {}
+    for option, split in asked.items():
+        if split != ("train" if option == "task.train" else "validation"):
+            raise AdaptError(
+                f"{option}={split}: {origin.path} is one file, and has the splits train and "
+                "validation (a tenth of its rows). For others give a folder with a file of each."
+            )

@@ -1,0 +1,130 @@
+"""Files of rows: every format gives the same rows, and a broken file is one clear sentence."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pandas
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from adaptkit.errors import AdaptError
+from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.files import EXTENSIONS, read_file
+from adaptkit.tasks.source import Data
+
+TEXTS = ["a, b", 'say "no"', " blanks ", "l1\nl2", "tab\there", "naïve – 日本 🙂", "", "null", "NA"]
+ROWS = [{"text": text, "label": f"c{i % 2}"} for i, text in enumerate(TEXTS)]
+GOOD = '{"text": "a", "label": "x"}\n'
+
+
+def encoded(rows: list[dict], kind: str) -> bytes:
+    if kind == "parquet":
+        out = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out)
+        return out.getvalue()
+    name = kind.removesuffix(".gz")
+    if name == "jsonl":
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    elif name == "json":
+        text = json.dumps(rows, indent=1)
+    else:
+        lines = io.StringIO()
+        delimiter = {"csv": ",", "tsv": "\t"}[name]
+        writer = csv.DictWriter(lines, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+        text = lines.getvalue()
+    return gzip.compress(text.encode()) if kind.endswith(".gz") else text.encode()
+
+
+def put(file: Path, content: str | bytes) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return file
+
+
+@pytest.mark.parametrize("kind", EXTENSIONS)
+@pytest.mark.parametrize("where", ["folder", "root", "file"])
+def test_every_format_gives_the_same_rows(kind, where, tmp_path):
+    for split in ("train", "validation"):
+        put(tmp_path / "mine" / f"{split}.{kind}", encoded(ROWS, kind))
+    path = {"folder": "mine", "file": f"mine/train.{kind}"}.get(where)
+    task = Classify("mine", path=path and str(tmp_path / path), text=("text",))
+    splits = task.load(Data(root=str(tmp_path) if where == "root" else None), 0)
+    rows = list(splits.train) + (list(splits.validation[""]) if where == "file" else [])
+    rows.sort(key=lambda row: int(row["id"]))
+    assert [{"text": row["text"], "label": row["label"]} for row in rows] == ROWS
+
+
+def test_byte_order_marks_and_line_ends(tmp_path):
+    plain = encoded(ROWS[:3], "csv").replace(b"\r\n", b"\n")
+    for number, content in enumerate((plain, plain.replace(b"\n", b"\r\n"))):
+        for mark in (b"", b"\xef\xbb\xbf"):
+            rows = read_file(put(tmp_path / f"{number}.csv", mark + content))
+            assert rows.to_list() == ROWS[:3]
+    lines = encoded(ROWS, "jsonl").replace(b"\n", b"\r\n")
+    assert read_file(put(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + lines)).to_list() == ROWS
+
+
+BROKEN = {
+    "empty": ("a.csv", "", "has no rows"),
+    "empty array": ("a.json", "[]", "has no rows"),
+    "cp1252": ("a.csv", b"text,label\na,x\ncaf\xe9,y\n", r"line 3 .*0xe9.*iconv -f cp1252"),
+    "UTF-16": ("a.csv", "text,label\na,x\n".encode("utf-16"), "line 1 is not UTF-8.*utf-16"),
+    "NUL bytes": ("a.csv", b"text,label\na,x\nb\0,y\n", "line 3 is not UTF-8 text .byte 0x00"),
+    "ragged": ("a.tsv", "text\tlabel\na\tx\nb\n", "row 2 has another number of cells"),
+    "a column twice": ("a.csv", "text,text,label\na,b,x\n", "2 columns named 'text'"),
+    "a key twice": ("a.jsonl", GOOD + '{"text": "a", "text": "b"}', "row 2 has 2 columns named"),
+    "nested deeply": ("a.jsonl", GOOD + "[" * 100_000, "row 2 is nested too deeply"),
+    "array of texts": ("a.json", '["a", "b"]', "row 1 is not an object with columns: a"),
+    "one object": ("a.json", '{"data": 1', "row 1 is not JSON"),
+    "not gzip": ("a.csv.gz", "text,label\n", "is not a readable gzip file"),
+    "cut gzip": ("a.csv.gz", gzip.compress(b"text,label\n" * 99)[:-9], "not a readable gzip file"),
+    "another format": ("a.txt", "a\n", r"must end in .parquet, .jsonl, .json, .csv or .tsv"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_is_one_sentence(name, content, message, tmp_path):
+    with pytest.raises(AdaptError, match=message) as caught:
+        read_file(put(tmp_path / name, content), ("text", "label"))
+    assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+def test_other_columns_do_not_matter(tmp_path):
+    """A map in Parquet, values of two types and holes in JSON: no task reads those columns."""
+    strange = pyarrow.array(
+        [[("a", 1)], [("b", 2)]], pyarrow.map_(pyarrow.string(), pyarrow.int64())
+    )
+    table = pyarrow.table({"text": ["a", "b"], "label": ["x", "y"], "strange": strange})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    lines = [
+        '{"text": "a", "label": "x", "m": 1}',
+        '{"text": "b", "label": "y", "m": "no", "n": 2}',
+    ]
+    put(tmp_path / "validation.jsonl", "\n".join([*lines, '{"text": "c", "label": "y"}']))
+    splits = Classify("mine", path=str(tmp_path), text=("text",)).load(Data(), 0)
+    assert splits.train["text"][:] == ["a", "b"]
+    assert splits.validation[""]["text"][:] == ["a", "b", "c"]
+
+
+def test_broken_metadata_of_parquet(tmp_path):
+    table = pyarrow.table({"text": ["a", "b"], "label": ["x", "y"]})
+    for number, broken in enumerate((b"{", b'{"info": {"features": {"text": {"_type": "No"}}}}')):
+        file = tmp_path / f"{number}.parquet"
+        pyarrow.parquet.write_table(table.replace_schema_metadata({b"huggingface": broken}), file)
+        with pytest.raises(AdaptError, match="types of its columns cannot be read") as caught:
+            read_file(file)
+        assert "\n" not in str(caught.value)
+
+
+def test_categories_of_pandas_are_texts(tmp_path):
+    frame = pandas.DataFrame(ROWS).astype({"label": "category"})
+    frame.to_parquet(tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet", ("text", "label")).to_list() == ROWS
