@@ -93,8 +93,8 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         splits = settings.task.load(settings.data, settings.seed)
         settings = settings.bind(splits.task)
         warn_of_sample(settings, splits, interface)
-        for note in splits.notes:
-            interface.say(note)
+        for remark in splits.notes:
+            interface.say(remark)
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
         again = starts_again(settings, origin.kind)
