@@ -20,7 +20,7 @@ from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
 from adaptkit.tasks.task import Splits, Task
-from adaptkit.training.scorer import Prepared, Scored, flat_scores
+from adaptkit.training.scorer import Prepared, Scored
 
 
 def score(run: Settings, prepared: Prepared, splits: Splits) -> dict[str, Scored]:
@@ -60,7 +60,7 @@ def evaluate(
         started,
         "done",
         evaluated_run=str(directory),
-        **scoring_facts(run, splits, flat_scores(scored)),
+        **scoring_facts(run, splits, scored),
         **machine_facts(prepared.device, prepared.precision),
     )
     write_predictions(place, scored)
@@ -110,6 +110,8 @@ def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
         group, _, option = key.partition(".")
         if option and group not in groups:
             plain[group][option] = value
+    if "task.path" in touched and "data.root" not in touched:
+        plain["data"]["root"] = None
     if "task.path" in touched and Path(str(plain["task"]["path"])).expanduser().is_file():
         # The run's names of splits say nothing of a single file: all its rows are scored.
         names = {"task.validation": "validation", "task.also": {}}

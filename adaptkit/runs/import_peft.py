@@ -29,7 +29,6 @@ from adaptkit.runs.prepare import prepare
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
 from adaptkit.storage import bundled
 from adaptkit.storage.files import check_free, making_folder, write_lines
-from adaptkit.training.scorer import flat_scores
 
 BUNDLED = re.compile(r"adaptkit/models/mini/([\w-]+)/?$")
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
@@ -80,7 +79,7 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
             delta_bytes=size,
             delta_sha256=digest(folder),
             time={"total_seconds": round(seconds, 3), "train_seconds": 0.0, "eval_seconds": 0.0},
-            **scoring_facts(run, splits, flat_scores(scored)),
+            **scoring_facts(run, splits, scored),
             **machine_facts(prepared.device, prepared.precision),
         )
         result.write(folder)

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from adaptkit.runs.plan import Plan
+    from adaptkit.training.scorer import Scored
 
 log = logging.getLogger("adaptkit")
 
@@ -50,7 +51,9 @@ class RunResult:
     error: str | None = None
     score: float | None = None
     scores: dict[str, float | None] = field(default_factory=dict)
+    score_interval: list[float] | None = None  # 95 %, over the rows
     baseline: dict[str, Any] = field(default_factory=dict)  # name, value
+    remarks: list[str] = field(default_factory=list)  # what a reader of the score should know
     labels: list[str] = field(default_factory=list)  # names of the classes
     data: dict[str, Any] = field(default_factory=dict)  # source, path, rows, fingerprint
     made_of: dict[str, Any] = field(default_factory=dict)  # runs/identity.py
@@ -72,6 +75,12 @@ class RunResult:
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
+
+    @property
+    def indistinct(self) -> bool:
+        """True if the score's interval holds that of the trivial answer; an undefined one is 0."""
+        low, high = self.score_interval or (1.0, 0.0)
+        return low <= (self.baseline.get("value") or 0.0) <= high
 
     def write(self, directory: Path) -> None:
         """Write result.json."""
@@ -120,10 +129,18 @@ def result_of(run: Settings, started: datetime, status: str, **facts: Any) -> Ru
     )
 
 
-def scoring_facts(run: Settings, splits: Splits, scores: dict[str, float]) -> dict[str, Any]:
+def scoring_facts(
+    run: Settings, splits: Splits, scored: Mapping[str, Scored], remarks: Sequence[str | None] = ()
+) -> dict[str, Any]:
     """Return the entries about scores and data."""
+    from adaptkit.runs.remarks import one_answer, score_interval
+    from adaptkit.training.scorer import flat_scores
+
     name, value = run.task.baseline(splits)
+    between, scores = score_interval(run.task, scored[""]), flat_scores(scored)
     return {
+        "score_interval": list(between) if between else None,
+        "remarks": [remark for remark in (one_answer(scored[""]), *remarks) if remark],
         "score": scores[run.task.headline],
         "scores": scores,
         "baseline": {"name": name, "value": value},

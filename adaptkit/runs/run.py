@@ -43,6 +43,7 @@ from adaptkit.runs.record import (
     result_of,
     scoring_facts,
 )
+from adaptkit.runs.remarks import ended_worse
 from adaptkit.runs.repeat import check_bound, done_before, starts_again
 from adaptkit.storage.files import is_main_process, to_json
 from adaptkit.tasks.task import Splits
@@ -50,7 +51,7 @@ from adaptkit.training import precision
 from adaptkit.training.batching import Feed
 from adaptkit.training.checkpoints import number
 from adaptkit.training.interruption import Interruption
-from adaptkit.training.scorer import Prepared, Scored, flat_scores
+from adaptkit.training.scorer import Prepared, Scored
 from adaptkit.training.state import last_checkpoint
 from adaptkit.training.trainer import AdaptTrainer, Scorable
 
@@ -148,8 +149,10 @@ def complete(
     facts = trained.facts
     before = facts["time"].pop("before_seconds")
     facts["time"]["total_seconds"] = round(time.monotonic() - clock + before, 3)
-    scores = flat_scores(trained.scored)
-    return result_of(settings, started, "done", **scoring_facts(settings, splits, scores), **facts)
+    judged = scoring_facts(settings, splits, trained.scored, facts.pop("remarks"))
+    for remark in judged["remarks"]:
+        interface.say(f"WARNING: {remark}")
+    return result_of(settings, started, "done", **judged, **facts)
 
 
 def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface) -> Trained:
@@ -191,6 +194,7 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
     write_predictions(directory, scored)
     facts = {
         "params": asdict(params),
+        "remarks": [ended_worse(trainer.state.log_history)],
         "delta_bytes": size,
         "delta_sha256": digest(directory),
         "time": {"before_seconds": before, **times(trainer, seconds, len(rows))},

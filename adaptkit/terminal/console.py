@@ -174,10 +174,16 @@ def line(record: RunResult) -> str:
 
 
 def baseline(record: RunResult) -> str:
-    """Return the score of the trivial predictor, in brackets."""
-    if record.baseline.get("value") is None:
+    """Return the score of the trivial predictor, in brackets, and whether it is another one."""
+    if not record.baseline:
         return ""
-    return f" ({record.baseline['name']} {decimal(record.baseline['value'])})"
+    name, value = record.baseline["name"], record.baseline["value"]
+    shown = f"{name} {decimal(value)}" if value is not None else name
+    if record.indistinct:
+        shown = f"not distinguishable from {shown}"
+    elif value is None:
+        return ""
+    return f" ({shown})"
 
 
 def decimal(score: float | None) -> str:

@@ -49,6 +49,7 @@ def training_arguments(recipe: Recipe, precision: str, device: torch.device) -> 
         save_steps=every or 500,
         save_total_limit=None,  # `checkpoints.seal` removes them: the Trainer goes by dates
         logging_steps=trainer.log_every,
+        logging_first_step=True,
         logging_nan_inf_filter=False,  # a loss that is not a number stops the run
         fp16=precision == "fp16",
         use_cpu=device.type == "cpu",

@@ -1,0 +1,40 @@
+"""What a reader of a score should know: is it above the trivial one, and was anything learnt?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adaptkit.metrics.bootstrap import interval
+from adaptkit.tasks.task import LABEL, Task
+from adaptkit.training.scorer import Scored
+
+WORSE = 1.25  # times the loss of the first update: more than batches differ by chance
+
+
+def score_interval(task: Task, scored: Scored) -> tuple[float, float] | None:
+    """Return the 95 % interval of the deciding score, if rows can be drawn again for it."""
+    return interval(task.headline, scored.answers, scored.rows[LABEL][:], task.classes)
+
+
+def one_answer(scored: Scored) -> str | None:
+    """Say so if all rows got the same answer, although their labels differ."""
+    answers = {json.dumps(answer) for answer in scored.answers}
+    labels = {json.dumps(label) for label in scored.rows[LABEL][:]}
+    if len(answers) > 1 or len(labels) < 2 or len(scored.answers) < 2:
+        return None
+    return f"all {len(scored.answers)} predictions are {answers.pop()}"
+
+
+def ended_worse(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say so if the training loss of the last logged updates is far above that of the first."""
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    if len(losses) == 1:  # a short run: its evaluations say how it went on
+        losses += [entry["eval_loss"] for entry in history if "eval_loss" in entry][-1:]
+    if len(losses) < 2 or not losses[-1] > WORSE * losses[0]:
+        return None
+    return (
+        f"the training loss rose from {losses[0]:.4g} to {losses[-1]:.4g}: the run ended worse "
+        "than it started; lower optimizer.lr"
+    )
