@@ -38,7 +38,8 @@ def plain_data(cfg: Any) -> dict[str, Any]:
 
 def with_absolute_paths(plain: dict[str, Any]) -> dict[str, Any]:
     """Make paths absolute where they exist, so that a run can be read from any folder."""
-    for group, key in (("data", "root"), ("task", "path"), ("model", "path")):
+    places = (("data", "root"), ("task", "path"), ("model", "path"), ("model", "from_run"))
+    for group, key in places:
         node = plain.get(group)
         value = node.get(key) if isinstance(node, dict) else None
         if node and isinstance(value, str) and value.strip() and Path(value).expanduser().exists():

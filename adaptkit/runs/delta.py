@@ -54,8 +54,6 @@ def save_delta(
 
 def digest(directory: Path) -> str:
     """Return the SHA-256 of a run's tensors, by which damage is found later."""
-    if not is_main_process():
-        return ""
     sha = hashlib.sha256()
     with safe_open(directory / DELTA, framework="np") as file:  # the file's own order varies
         sha.update(json.dumps(file.metadata() or {}, sort_keys=True).encode())
@@ -131,10 +129,12 @@ def check_body(saved: SavedRun, fingerprint: str) -> None:
     Raises:
         AdaptError: the fingerprints differ; both base models are named.
     """
+    parent = saved.settings.model.from_run
     if saved.metadata["fingerprint"] != fingerprint:
         raise AdaptError(
             f"{saved.directory}: was trained for the base model {saved.metadata['body']} with "
             f"fingerprint {saved.metadata['fingerprint'][:12]}, but {saved.settings.model.path} "
             f"has {fingerprint[:12]}. Give the folder or revision it was trained with "
             "(model.path=...)."
+            + (" Or the run it started from (model.from_run) was repeated." if parent else "")
         )

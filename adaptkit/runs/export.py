@@ -99,6 +99,11 @@ def describe_task(config: Any, head: str, labels: Sequence[str]) -> None:
 def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
     """Write adapter_config.json, adapter_model.safetensors and a README."""
     run = saved.settings
+    if run.model.from_run:
+        raise AdaptError(
+            "model.from_run: its base model is what another run left, which PEFT cannot load by a "
+            "name. Use --format merged."
+        )
     form = peft_form(prepared.adaptation, HEADS[run.task.form.head].peft)
     body = place(run.model.path)
     save_form(form, folder, body, run.model.revision)

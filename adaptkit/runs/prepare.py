@@ -17,6 +17,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
 from adaptkit.runs.delta import SavedRun, check_body, load_run
+from adaptkit.runs.from_run import inherit, pinned, resume_delta
 from adaptkit.runs.record import log
 from adaptkit.tasks.task import Form, Reader
 from adaptkit.training import precision
@@ -54,7 +55,7 @@ def reader_of(
 
 
 def load_base(run: Settings, device: torch.device) -> Base:
-    """Load a base model and its tokenizer.
+    """Load a base model and its tokenizer, changed by the run that `model.from_run` names.
 
     Raises:
         AdaptError: they cannot be loaded, or have no head for this task.
@@ -63,8 +64,9 @@ def load_base(run: Settings, device: torch.device) -> Base:
     config = loading.load_config(run.model, form.head, form.outputs)
     tokenizer = loading.load_tokenizer(run.model, config)
     loaded = loading.load_model(run.model, config, form.head)
+    fingerprint = pinned(loaded.fingerprint, inherit(run, loaded.model, restored))
     loaded.model.to(device)  # number formats: precision.cast
-    return Base(loaded.model, config, tokenizer, loaded.head, loaded.fingerprint)
+    return Base(loaded.model, config, tokenizer, loaded.head, fingerprint)
 
 
 def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = None) -> Prepared:
@@ -97,6 +99,8 @@ def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = N
     )
     adaptation = apply(Adaptation.of(base.model, base.new), run.methods, context)
     precision.cast(adaptation, number_format)
+    if stage == "train":
+        resume_delta(run, adaptation)
     if adaptation.form is not None:
         form = adaptation.form(form)
     reader = base.reader(adaptation.extra_tokens)

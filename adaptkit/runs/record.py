@@ -70,6 +70,7 @@ class RunResult:
     processes: int = 1
     versions: dict[str, str] = field(default_factory=dict)
     imported_from: str | None = None  # an adapter of another library
+    from_runs: list[dict[str, Any]] = field(default_factory=list)  # parents, the nearest first
     evaluated_run: str | None = None  # a finished run on other data
 
     def as_dict(self) -> dict[str, Any]:

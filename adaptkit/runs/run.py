@@ -29,6 +29,7 @@ from adaptkit.runs.directory import (
     relevant,
     write_config,
 )
+from adaptkit.runs.from_run import lineage
 from adaptkit.runs.identity import check_same, made_of, note
 from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
@@ -102,6 +103,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         if not again:
             check_bound(settings)
             check_same(directory, now)
+        parents = lineage(settings)
         costs = plan(settings, number_format, memory=False)
         interface.say(counts_line(costs))
         started = datetime.now(timezone.utc)
@@ -119,6 +121,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
             except Exception as error:
                 record_failure(settings, error, started)
                 raise
+        result = replace(result, from_runs=parents)
         result.write(directory)
         if is_main_process():
             shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
@@ -196,7 +199,7 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
         "params": asdict(params),
         "remarks": [ended_worse(trainer.state.log_history)],
         "delta_bytes": size,
-        "delta_sha256": digest(directory),
+        "delta_sha256": digest(directory) if is_main_process() else "",
         "time": {"before_seconds": before, **times(trainer, seconds, len(rows))},
         **progress(trainer),
         **machine_facts(prepared.device, prepared.precision),
