@@ -57,7 +57,8 @@ def test_classes(family: str, checkpoints: Any, tmp_path: Path) -> None:
     outputs = scorer_of(made, prepared).outputs(feed.batch(list(range(len(TEXTS)))))
     mine = outputs.logits.softmax(-1)
     plain: Pipeline = pipeline("text-classification", str(exported(made, prepared, tmp_path)))
-    found = plain(TEXTS, truncation=True, top_k=None)
+    size = 1 if family == "xlnet" else 5  # the pipeline cannot cut XLNet's memories into rows
+    found = plain(TEXTS, truncation=True, top_k=None, batch_size=size)
     table = [{answer["label"]: answer["score"] for answer in answers} for answers in found]
     scores = torch.tensor([[row[label] for label in LABELS] for row in table])
     torch.testing.assert_close(scores, mine, rtol=1e-3, atol=1e-4)
