@@ -12,7 +12,17 @@ import pytest
 import torch
 from commandline import call, data_root
 from safetensors.torch import load_file, save_file
-from test_interop import HEAD, LORA, TOLERANCE, batch_of, by_peft, edited, logits, read_back
+from test_interop import (
+    HEAD,
+    LORA,
+    TOLERANCE,
+    batch_of,
+    by_peft,
+    damaged,
+    edited,
+    logits,
+    read_back,
+)
 
 from adaptkit.errors import AdaptError
 from adaptkit.interop.peft_config import check_pattern
@@ -131,6 +141,7 @@ def deep(levels: int) -> str:
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "text as alpha": ({"lora_alpha": "x"}, "lora_alpha='x': must be a number"),
     "no number as alpha": ({"lora_alpha": float("nan")}, "lora_alpha=nan: must be a number"),
+    "no number that can be used": ({"lora_alpha": 10**400}, "lora_alpha=10+.*: must be a number"),
     "negative rank": ({"r": -1}, "r=-1: must be a whole number of 1 or more"),
     "another rank": ({"r": 16}, "has rank 4 in .* says r=16"),
     "text as a flag": ({"use_rslora": "false"}, "use_rslora='false': must be true or false"),
@@ -204,6 +215,20 @@ def test_tensors_of_another_kind(name: str, mine: Path) -> None:
     with pytest.raises(AdaptError, match=message) as found:
         read_back(mine, tiny_model("bert"))
     assert "\x1b" not in str(found.value)
+
+
+def test_parts_of_dora_and_vera_of_another_shape(tmp_path: Path) -> None:
+    cases = {
+        "magnitude": ({**LORA, "use_dora": True, "target_modules": ["c_attn"]}, lambda t: t[:, :1]
+                      if t.dim() == 2 else t[:1], "made for another body"),
+        "vera_A": ({"make": peft.VeraConfig, "r": 4, "target_modules": ["c_attn"]},
+                   lambda t: t[0], "are not matrices"),
+    }  # fmt: skip
+    for part, (options, change, message) in cases.items():
+        _, body = by_peft("gpt2", tmp_path / part, **options)
+        damaged(tmp_path / part, part, change)
+        with pytest.raises(AdaptError, match=message):
+            read_back(tmp_path / part, body)
 
 
 EVIL = ("(a+)+$", "(.*a){20}", "(.*)*x", "((.)*)*", ".*.*.*.*x", "(?=.*)+", "a{1000}{1000}",

@@ -5,7 +5,6 @@ The file is somebody else's. Its texts are never resolved, and its patterns neve
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,11 +32,12 @@ CHANGED_BODY = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # A pattern without a repeated group and with two repetitions at most takes no time to speak of.
 PATTERN = re.compile(r"(?:[\w.\-|^$]|\\[.dw]|\((?!\?)|\)(?![*+?{])|\[[\w\-]+\]|[*+](?![*+?]))+")
 REPEATED = 2
+HUGE = 1e30
 LONGEST = 120  # characters of a value in a message
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < HUGE
 
 
 def _is_rank(value: Any) -> bool:

@@ -46,6 +46,8 @@ def as_pairs(
                 f"{folder}: save_projection=False: VeRA's matrices are not in the file. Save it "
                 "with save_projection=True."
             )
+        if low.dim() != 2 or up.dim() != 2:
+            raise AdaptError(f"{folder}: base_model.vera_A and vera_B are not matrices.")
         pairs = {
             name: _pair_of_scales(folder, name, parts, low, up) for name, parts in maps.items()
         }

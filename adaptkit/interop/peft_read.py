@@ -154,6 +154,9 @@ def _pair_fits(file: PeftFile, tensors: Mapping[str, Tensor], fan_in: int, fan_o
         kinds.add("lora_B.bias")
     if set(tensors) != kinds:
         return False
+    for_outputs = (tensors[kind] for kind in kinds - {"lora_A", "lora_B"})
+    if any(tensor.numel() != fan_out for tensor in for_outputs):
+        return False
     rank, wide = tensors["lora_A"].shape
     if file.config["peft_type"] == "VERA":  # one A for all maps, as wide as the widest
         wide = min(wide, fan_in)
