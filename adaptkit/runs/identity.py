@@ -2,11 +2,12 @@
 
     data        SHA-256 of the files that hold the splits; null for hub data (task.revision)
     model       SHA-256 of the model's folder, or the commit of a hub model
+    parent      SHA-256 of the tensors of the run that it starts from (model.from_run)
     processes   that share the run
     versions    of adaptkit, torch and transformers
 
-A finished run is done only if data and model are the same. An interrupted one goes on only if all
-are: another order of sums or another kernel would end elsewhere than the uninterrupted run.
+A finished run is done only if data, model and parent are the same. An interrupted one goes on only
+if all are: another order of sums or another kernel would end elsewhere than the uninterrupted run.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from typing import Any
 
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, first_line
-from adaptkit.runs.directory import CHECKPOINTS
+from adaptkit.runs.directory import CHECKPOINTS, DELTA
 from adaptkit.storage import bundled, hub
 from adaptkit.storage.files import digest, write_json
 from adaptkit.tasks.source import DataSource
 
 FILE = "made_of.json"  # next to the checkpoints
 WORDS = {"data": "the data files", "model": "the model's files", "processes": "processes",
-         "versions": "versions"}  # fmt: skip
+         "parent": "the run it starts from", "versions": "versions"}  # fmt: skip
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model")
 
 
@@ -36,6 +37,7 @@ def made_of(settings: Settings, origin: DataSource) -> dict[str, Any]:
     return {
         "data": digest(origin.files) if origin.files else None,
         "model": model_digest(settings.model.path, settings.model.revision),
+        "parent": parent_digest(settings.model.from_run),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "versions": {
             name: importlib.metadata.version(name) for name in ("adaptkit", "torch", "transformers")
@@ -50,6 +52,12 @@ def model_digest(path: str, revision: str | None) -> str | None:
         return hub.commit(path, revision)
     files = [file for file in folder.iterdir() if file.suffix in MODEL_FILES and file.is_file()]
     return digest(files, part=True)
+
+
+def parent_digest(directory: str | None) -> str | None:
+    """Identify the tensors of the run that this one starts from; None without one."""
+    file = Path(directory or "") / DELTA
+    return digest([file]) if directory and file.is_file() else None
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:

@@ -45,7 +45,7 @@ def already_done(settings: Settings, source: str, now: Mapping[str, Any]) -> Run
     if result is None or result.status != "done":
         return None
     out_of_reach = source == "sample" and result.data.get("source") != "sample"
-    compared = ("model",) if out_of_reach else ("data", "model")
+    compared = ("model", "parent") if out_of_reach else ("data", "model", "parent")
     if changed := changes(result.made_of, now, compared):
         raise AdaptError(
             f"{directory} holds a finished run, and since then changed: {', '.join(changed)}. Set "
