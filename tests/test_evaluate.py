@@ -142,7 +142,7 @@ def test_empty_cells_are_no_class(tmp_path, checkpoints):
         (tmp_path / f"{split}.csv").write_text(rows)
     answer = call("train", "model=auto", f"model.path={checkpoints['bert']}", "task=classify",
                   f"task.path={tmp_path}", "task.text=text")  # fmt: skip
-    assert answer.status == 2 and "has empty cells" in answer.err
+    assert answer.status == 2 and "row 3: label '' is empty" in answer.err
 
 
 def test_all_rows_of_an_own_file_are_scored(finished, tmp_path):

@@ -23,6 +23,7 @@ from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.storage import hub
 from adaptkit.tasks import source
+from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.tag import Tag
@@ -289,8 +290,15 @@ NAMES = datasets.Features(
     [
         ([0, 1, 1, 0], (), [0, 1, 1, 0], ("0", "1")),
         ([0, 2, 1, 2], (), [0, 2, 1, 2], ("0", "1", "2")),
-        ([2, 0, 2, 0], (), [2, 0, 2, 0], ("0", "1", "2")),  # class 1 does not occur
-        ([True, False, True], (), [1, 0, 1], ("0", "1")),
+        ([2, 0, 2, 0], (), [1, 0, 1, 0], ("0", "2")),  # class 1 does not occur
+        ([0, 5, 100, 5], (), [0, 1, 2, 1], ("0", "5", "100")),
+        ([True, False, True], (), [1, 0, 1], ("False", "True")),
+        ([True, False, True], ("no", "yes"), [1, 0, 1], ("no", "yes")),
+        (["True", "False"], (), [1, 0], ("False", "True")),  # as CSV holds truth values
+        ([0.0, 1.0, 1.0], (), [0, 1, 1], ("0", "1")),  # as pandas holds numbers
+        ([0.0, 1.0, 1.0], ("bad", "good"), [0, 1, 1], ("bad", "good")),
+        (["0.0", "1.0"], (), [0, 1], ("0", "1")),  # as pandas writes them to CSV
+        (["-1", "1"], (), [0, 1], ("-1", "1")),
         (["yes", "no", "yes"], (), [1, 0, 1], ("no", "yes")),  # in the order of the alphabet
         (["yes", "no", "yes"], ("yes", "no"), [0, 1, 0], ("yes", "no")),
         ([0, 1, 1], ("bad", "good"), [0, 1, 1], ("bad", "good")),
@@ -317,6 +325,65 @@ def test_numbering(values, given, expected, names, tmp_path):
     assert numbers(splits, splits.train) == expected
     assert numbers(splits, splits.validation[""]) == expected
     assert all(type(number) is int for number in numbers(splits, splits.train))
+
+
+EMPTY = "is empty. Fill it in, or drop the row"
+NO_CLASS = {
+    "null": ([0, 1, None], f"row 3: label None {EMPTY}"),
+    "null among texts": (["a", None, "b"], f"row 2: label None {EMPTY}"),
+    "nan": ([0.0, float("nan"), 1.0], f"row 2: label nan {EMPTY}"),
+    "empty cell": (["a", "b", ""], f"row 3: label '' {EMPTY}"),
+    "blank cell": (["a", "b", " "], f"row 3: label ' ' {EMPTY}"),
+    "list": ([["a"], ["b"]], r"row 1: label \['a'\] is a list, not a class"),
+    "object": ([{"a": 1}, {"a": 2}], r"row 1: label \{'a': 1\} is a dict, not a class"),
+    "score": ([1.0, 0.5], "row 2: label 0.5 is not a class. For scores use task=regress"),
+}
+
+
+@pytest.mark.parametrize("labels", [(), ("a", "b")], ids=["from the data", "named"])
+@pytest.mark.parametrize(("values", "message"), NO_CLASS.values(), ids=NO_CLASS)
+def test_what_is_not_a_class(values, message, labels, tmp_path):
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", [{"text": "x", "label": value} for value in values])
+    with pytest.raises(AdaptError, match=message):
+        classify(tmp_path, labels=labels).load(Given(), 0)
+
+
+@pytest.mark.parametrize("extension", ["jsonl", "csv", "parquet"])
+def test_labels_that_differ_in_blanks(extension, tmp_path):
+    values = ["neg", "pos", "neg "]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.{extension}", [{"text": "x", "label": v} for v in values])
+    with pytest.raises(AdaptError, match="labels 'neg' and 'neg ' differ only in the blanks"):
+        classify(tmp_path).load(Given(), 0)
+    with pytest.raises(AdaptError, match="row 3: label 'neg ' is none of .* has blanks around it"):
+        classify(tmp_path, labels=("neg", "pos")).load(Given(), 0)
+
+
+@pytest.mark.parametrize("tags", [[0.0, 5.0], ["0", "5"], [0, 5]], ids=str)
+def test_tags_are_numbered_as_classes_are(tags, tmp_path):
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", [{"tokens": ["x", "y"], "tags": tags}])
+    splits = Tag("mine", path=str(tmp_path)).load(Given(), 0)
+    assert splits.task.classes == ("0", "5")
+    write(tmp_path / "train.jsonl", [{"tokens": ["x", "y"], "tags": [tags[0], None]}])
+    with pytest.raises(AdaptError, match=f"row 1: label None {EMPTY}"):
+        Tag("mine", path=str(tmp_path)).load(Given(), 0)
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0], ["0", "1"], ["0.0", "1.0"], [0, 1]], ids=str)
+def test_numbers_of_choices(values, tmp_path):
+    rows = [{"text": "x", "choices": ["a", "b"], "label": value} for value in values]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    task = Choice("mine", path=str(tmp_path), text="text", choices=("choices",))
+    assert task.load(Given(), 0).train["label"][:] == [0, 1]
+
+
+def test_the_rows_of_each_class_are_counted(tmp_path):
+    splits = one_file(tmp_path, {"a": 19, "b": 10, "rare": 1}).load(Given(), 0)
+    expected = "27 training rows of 3 classes (a 17, b 9, rare 1); 3 validation rows"
+    assert splits.summary() == expected
 
 
 def test_class_names_stored_in_parquet(tmp_path):

@@ -95,8 +95,8 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         splits = settings.task.load(settings.data, settings.seed)
         settings = settings.bind(splits.task)
         warn_of_sample(settings, splits, interface)
-        for remark in splits.notes:
-            interface.say(remark)
+        for line in (splits.summary(), *splits.notes):
+            interface.say(line)
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
         again = starts_again(settings, origin.kind)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError, invalid, one_of
 from adaptkit.tasks.forms.choice import ChoiceForm, alternatives_of
+from adaptkit.tasks.labels import whole
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
 
@@ -82,9 +83,7 @@ class Choice(TableTask):
         """
         numbers = []
         for number, row in enumerate(rows, 1):
-            value, count = row[self.label], len(alternatives_of(row, self.choices))
-            if isinstance(value, str) and value.isdecimal():
-                value = int(value)
+            value, count = whole(row[self.label]), len(alternatives_of(row, self.choices))
             if not isinstance(value, int) or not 0 <= value < count:
                 hidden = " The labels of this split are withheld." if value == -1 else ""
                 raise AdaptError(

@@ -79,7 +79,7 @@ class Classify(TableTask):
         if not self.labels:
             where = f"task {self.name}: column {self.label!r}"
             stored = names_in(rows, self.label)
-            found = classes_in(rows[self.label][:], stored, where)
+            found = classes_in(enumerate(rows[self.label][:], 1), stored, where)
             if len(found) < 2:
                 raise self._one_class(len(rows), found[0], split)
             task = replace(self, labels=found)

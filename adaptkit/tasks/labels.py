@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,38 +12,81 @@ from typing import Any
 from adaptkit.errors import AdaptError, invalid
 
 MOST = 1000  # classes; more are taken for something else
+NUMERAL = re.compile(r"[+-]?\d+(\.0*)?")  # of a whole number
 
 
-def classes_in(values: Iterable[Any], stored: Sequence[str] | None, where: str) -> tuple[str, ...]:
-    """Return the names of the classes that a column holds, in the order of their numbers.
+def whole(value: Any) -> Any:
+    """Return a value, as a whole number if it is one: CSV holds them as texts, pandas as floats."""
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    if isinstance(value, str) and NUMERAL.fullmatch(value):
+        return int(value.partition(".")[0])
+    return value
 
-    `stored`: the names that the file itself gives its numbers.
+
+def check_label(value: Any, where: str) -> None:
+    """Check that a stored value can mean a class.
 
     Raises:
-        AdaptError: the values are no classes; `where` names the column.
+        AdaptError: it cannot; `where` names the row.
+    """
+    empty = value is None or (isinstance(value, float) and math.isnan(value))
+    if empty or (isinstance(value, str) and not value.strip()):
+        raise AdaptError(f"{where}: label {value!r} is empty. Fill it in, or drop the row.")
+    if isinstance(value, list | dict):
+        raise AdaptError(
+            f"{where}: label {str(value)[:60]} is a {type(value).__name__}, not a class. A row has "
+            "one class; for tagged words use task=tag."
+        )
+    if not isinstance(whole(value), int | str):
+        raise AdaptError(f"{where}: label {value!r} is not a class. For scores use task=regress.")
+
+
+def classes_in(
+    values: Iterable[tuple[int, Any]], stored: Sequence[str] | None, where: str
+) -> tuple[str, ...]:
+    """Return the names of the classes that a column holds: by number, or by the alphabet.
+
+    `values`: the number of a row, and a value in it. `stored`: the names that the file itself
+    gives its numbers.
+
+    Raises:
+        AdaptError: the values are not classes; `where` names the column.
     """
     if stored:
         return tuple(stored)
-    seen = list(values)
-    if any(isinstance(value, list | dict) for value in seen):
-        raise AdaptError(f"{where} holds lists, not classes. For tagged words use task=tag.")
-    different = set(seen)
+    different: set[Any] = set()
+    for row, value in values:
+        check_label(value, f"{where}, row {row}")
+        different.add(value)
     if not different:
         raise AdaptError(f"{where} is empty: there are no classes in it.")
-    if not all(isinstance(v, int | str | bool) for v in different) or len(different) > MOST:
+    if len(different) > MOST:
         raise AdaptError(
             f"{where} does not hold classes (for example {next(iter(different))!r}; "
             f"{len(different)} different values). For scores use task=regress."
         )
-    if any(isinstance(v, str) and not v.strip() for v in different):
-        raise AdaptError(f"{where} has empty cells. Fill them in, or drop the rows.")
-    if all(isinstance(v, str) and v.isdecimal() for v in different):
-        different = {int(v) for v in different}  # CSV has no numbers
-    if not all(isinstance(v, int) for v in different):
-        return tuple(sorted(str(v) for v in different))
-    if min(different) == 0 and max(different) < MOST:
-        return tuple(str(i) for i in range(max(different) + 1))
-    return tuple(str(v) for v in sorted(different))
+    numbers = {value if isinstance(value, bool) else whole(value) for value in different}
+    if all(isinstance(value, int) for value in numbers):
+        return tuple(str(value) for value in sorted(numbers))
+    return alphabetical({str(value) for value in different}, where)
+
+
+def alphabetical(names: set[str], where: str) -> tuple[str, ...]:
+    """Return names in the order of the alphabet.
+
+    Raises:
+        AdaptError: two differ only in blanks.
+    """
+    bare: dict[str, str] = {}
+    for name in sorted(names):
+        if name.strip() in bare:
+            raise AdaptError(
+                f"{where}: labels {bare[name.strip()]!r} and {name!r} differ only in the blanks "
+                "around them. Make them one, or name all classes in task.labels."
+            )
+        bare[name.strip()] = name
+    return tuple(sorted(names))
 
 
 def check_distinct(classes: Sequence[str]) -> None:
@@ -82,8 +127,8 @@ class Namer:
         Raises:
             AdaptError: it means none of them.
         """
-        digits = isinstance(value, str) and value.isdecimal()
-        known = int(value) if digits or isinstance(value, bool) else value
+        check_label(value, f"{self.where}, row {row}")
+        known = whole(value)
         if not self.stored:
             for written in (str(value), str(known)):
                 if written in self.classes:
@@ -96,5 +141,10 @@ class Namer:
         hidden = " The labels of this split are withheld; score on another." if value == -1 else ""
         raise AdaptError(
             f"{self.where}, row {row}: label {value!r} is none of the {len(self.classes)} classes "
-            f"{', '.join(self.classes[:8])}.{hidden}"
+            f"{', '.join(self.classes[:8])}.{hidden or self._way_out(value)}"
         )
+
+    def _way_out(self, value: Any) -> str:
+        if isinstance(value, str) and value.strip() in self.classes:
+            return " It has blanks around it: remove them."
+        return " If it is a class, name all classes in task.labels."

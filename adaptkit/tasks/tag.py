@@ -85,7 +85,7 @@ class Tag(TableTask):
                     f"task {self.name}, split {split}, row {number}: {self.label} is "
                     f"{str(tags)[:60]}, not a list of tags."
                 )
-        values = (tag for tags in rows[self.label][:] for tag in tags)
+        values = ((row, tag) for row, tags in enumerate(rows[self.label][:], 1) for tag in tags)
         where = f"task {self.name}: column {self.label!r}"
         return replace(self, labels=classes_in(values, names_in_lists(rows, self.label), where))
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Answer = Any  # plain JSON
+SHOWN = 8  # classes in a line
 ID, LABEL = "id", "label"  # columns that every task's rows have; a row to predict has no label
 
 
@@ -58,6 +60,23 @@ class Splits:
         if self.train is None:
             return self.validation[""], " of these rows"
         return self.train, ""
+
+    def summary(self) -> str:
+        """Say how many rows there are, and how many of each class are trained on."""
+        parts = [f"{len(v)} validation rows{s and f' ({s})'}" for s, v in self.validation.items()]
+        if self.train is not None:
+            parts.insert(0, f"{len(self.train)} training rows{self._classes_of(self.train)}")
+        return "; ".join(parts)
+
+    def _classes_of(self, rows: Dataset) -> str:
+        if not self.task.classes:
+            return ""
+        lists = (label if isinstance(label, list) else [label] for label in rows[LABEL][:])
+        counts = Counter(name for names in lists for name in names)
+        shown = [f"{name} {counts[name]}" for name in self.task.classes[:SHOWN]]
+        more = len(self.task.classes) - SHOWN
+        rest = f" and {more} more" if more > 0 else ""
+        return f" of {len(self.task.classes)} classes ({', '.join(shown)}{rest})"
 
     def fingerprint(self) -> str:
         """Identify the rows: SHA-256 over all values of all columns."""
