@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from families import tiny_config, tiny_tokenizer
+from families import FAMILIES, tiny_config, tiny_tokenizer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaptkit.adaptation import Batch
@@ -500,13 +500,65 @@ def test_ordinary_texts_are_encoded_as_the_tokenizer_does(name, pair):
     columns = ("one", "two") if pair else ("one",)
     found = encoded(rows, tokenizer, text=columns)
     for row, ids in zip(rows, found["input_ids"], strict=True):
-        expected = tokenizer(*(row[column] for column in columns))
-        assert ids == expected["input_ids"]
+        texts = [row[column] for column in columns]
+        expected = tokenizer(*texts)["input_ids"]
+        if pair and name == "gpt2":  # its tokenizer joins a pair
+            first, second = (tokenizer(text)["input_ids"] for text in texts)
+            expected = [*first, tokenizer.eos_token_id, *second]
+        assert ids == expected
     assert found["length"][:] == [len(ids) for ids in found["input_ids"]]
     assert ("token_type_ids" in found.column_names) == (
         "token_type_ids" in tokenizer.model_input_names
     )
-    assert set(found.column_names) - {"token_type_ids"} == {"input_ids", "target", "length", "row"}
+    assert set(found.column_names) - {"token_type_ids"} == {
+        "input_ids", "target", "length", "row", "cut",
+    }  # fmt: skip
+
+
+SENTENCE = "he is not guilty"
+CUTS = [(SENTENCE[:i], SENTENCE[i:]) for i in range(len(SENTENCE) + 1)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("kind", ["pair", "choice"])
+def test_pairs_of_equal_concatenation_are_read_differently(kind, name):
+    """Cut where a word begins, the same text gives other pairs, and other ids."""
+    tokenizer = tiny_tokenizer(name)
+    cuts = [(a, b) for a, b in CUTS if not b or b[0] == " " or not a]
+    rows = datasets.Dataset.from_list([{"a": a, "b": b, "c": [b, "x"]} for a, b in cuts])
+    if kind == "pair":
+        form = Classify("t", text=("a", "b"), labels=("n", "p")).form
+        found = form.encode(rows, Reader(tokenizer))["input_ids"][:]
+    else:
+        form = Choice("t", text="a", choices=("c",)).form
+        found = [ids[0] for ids in form.encode(rows, Reader(tokenizer))["input_ids"]]
+    assert len({tuple(ids) for ids in found}) == len(cuts) == 5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("limit", [4, 9, 11, 12, 40])
+def test_a_pair_keeps_its_second_text_within_the_limit(name, limit):
+    """The longer text is cut, and the separator stays."""
+    tokenizer = tiny_tokenizer(name)
+    row = {"a": "the film was not bad at all for an hour", "b": "good plot"}
+    cut, whole = (encoded([row], tokenizer, n, text=("a", "b")) for n in (limit, 99))
+    (ids,), (full,) = cut["input_ids"], whole["input_ids"]
+    assert len(ids) == min(limit, len(full))
+    assert (whole["cut"][0], cut["cut"][0]) == (0, len(full) - len(ids))
+    if limit >= 9:
+        assert ids[-2:] == full[-2:]
+        assert tokenizer.eos_token_id in ids or name not in ("gpt2", "gpt_neox", "qwen2")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "qwen2"])
+def test_a_text_cannot_hold_the_separator(name):
+    tokenizer = tiny_tokenizer(name)
+    rows = [{"a": "good", "b": "bad"}, {"a": "", "b": "bad"}, {"a": "good", "b": ""}]
+    rows.append({"a": f"good{tokenizer.eos_token}", "b": "bad"})
+    ids = encoded(rows, tokenizer, text=("a", "b"))["input_ids"][:]
+    end, good, bad = tokenizer.eos_token_id, *(tokenizer(w)["input_ids"] for w in ("good", "bad"))
+    assert ids[:3] == [[*good, end, *bad], [end, *bad], [*good, end]]
+    assert ids[3].count(end) == 1
 
 
 def test_pairs_carry_types():

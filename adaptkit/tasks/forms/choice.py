@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.forms.padding import padded_inputs, plain_text, tokenized
+from adaptkit.tasks.forms.padding import padded_inputs, plain_text, separator, tokenized
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader, row_name
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class ChoiceForm(Form):
         flat = tokenized(reader.tokenizer, [firsts, seconds], longest, cut="only_first")
         columns: dict[str, list] = {name: regrouped(values, sizes) for name, values in flat.items()}
         columns["length"] = [max(map(len, ids)) for ids in columns["input_ids"]]
+        columns["cut"] = [max(lost) for lost in columns["cut"]]
         columns["row"] = list(range(len(sizes)))
         if LABEL in rows.column_names:
             columns["target"] = rows[LABEL][:]
@@ -83,7 +84,8 @@ class ChoiceForm(Form):
         longest: int,
     ) -> None:
         tokenizer = reader.tokenizer
-        room = longest - tokenizer.num_special_tokens_to_add(pair=True) - 1
+        special = tokenizer.num_special_tokens_to_add(pair=True) + len(separator(tokenizer))
+        room = longest - special - 1
         plain = plain_text(tokenizer)
         tokens = tokenizer(
             [plain(choice) for choice in choices],

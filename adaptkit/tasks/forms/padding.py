@@ -46,19 +46,63 @@ def tokenized(
 ) -> dict[str, list]:
     """Return token ids of single texts or pairs; special tokens written in a text are plain text.
 
-    `texts` holds one list, or two of the same length; `cut` is the tokenizer's `truncation`.
+    `texts` holds one list, or two of the same length; `cut` is the tokenizer's `truncation`. The
+    column `cut` counts the tokens that each loses.
     """
     plain = plain_text(tokenizer)
     columns = [[plain(text) for text in column] for column in texts]
+    between = separator(tokenizer) if len(texts) == 2 else []
     tokens = tokenizer(
-        *columns, truncation=cut, max_length=longest, split_special_tokens=True,
+        *columns, truncation=cut, max_length=longest - len(between), split_special_tokens=True,
         return_attention_mask=False,
     )  # fmt: skip
+    lists: dict[str, list] = dict(tokens)
+    if between:
+        places = [border(tokens.sequence_ids(i)) for i in range(len(lists["input_ids"]))]
+        fill = {"input_ids": between, "token_type_ids": [0] * len(between)}
+        for name, rows in lists.items():
+            lists[name] = [
+                [*ids[:place], *fill[name], *ids[place:]]
+                for ids, place in zip(rows, places, strict=True)
+            ]
+    lost = [0] * len(columns[0])
+    full = [i for i, ids in enumerate(lists["input_ids"]) if len(ids) >= longest]
+    if full:
+        uncut = tokenizer(
+            *([column[i] for i in full] for column in columns),
+            split_special_tokens=True, return_attention_mask=False, verbose=False,
+        )["input_ids"]  # fmt: skip
+        for i, ids in zip(full, uncut, strict=True):
+            lost[i] = len(ids) + len(between) - len(lists["input_ids"][i])
     # A tokenizer that adds no special token gives an empty text no token at all: it gets one.
     alone = {"input_ids": tokenizer.eos_token_id or 0}
-    return {
-        name: [values or [alone.get(name, 0)] for values in lists] for name, lists in tokens.items()
-    }
+    found = {name: [ids or [alone.get(name, 0)] for ids in rows] for name, rows in lists.items()}
+    return {**found, "cut": lost}
+
+
+def separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids to put between the texts of a pair; none if the tokenizer puts some itself.
+
+    The tokenizers of GPT-2, GPT-NeoX and Qwen join a pair, so that ("he is", " not guilty") and
+    ("he is not", " guilty") would be read alike. Their end-of-text token goes between: it separates
+    texts in pretraining as well, and no text can hold it. A tokenizer without one gets a newline.
+    """
+
+    def ids(*texts: str, special: bool) -> list[int]:
+        return list(tokenizer(*texts, add_special_tokens=special)["input_ids"])
+
+    pair, both = ids("a", "b", special=True), ids("a", special=False) + ids("b", special=False)
+    if all(pair[i : i + len(both)] != both for i in range(len(pair))):
+        return []
+    known = [tokenizer.sep_token_id, tokenizer.eos_token_id]
+    return next(([i] for i in known if i is not None), ids("\n", special=False))
+
+
+def border(owners: Sequence[int | None]) -> int:
+    """Return where the second text of a pair begins; `owners` says whose each token is."""
+    if 1 in owners:
+        return owners.index(1)
+    return max((i + 1 for i, owner in enumerate(owners) if owner == 0), default=0)
 
 
 def plain_text(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
