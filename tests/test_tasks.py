@@ -143,7 +143,7 @@ def test_rows_of_one_file_keep_their_numbers(tmp_path):
 )
 def test_one_file_has_two_splits(option, names, tmp_path):
     path = one_file(tmp_path, {"a": 20, "b": 20}).path
-    with pytest.raises(AdaptError, match=f"{option}: .* has the splits train and validation"):
+    with pytest.raises(AdaptError, match=rf"{option}: .* has the splits train and validation"):
         classify(Path(path), **names).load(Given(), 0)
 
 
@@ -356,7 +356,7 @@ def test_labels_that_differ_in_blanks(extension, tmp_path):
         write(tmp_path / f"{split}.{extension}", [{"text": "x", "label": v} for v in values])
     with pytest.raises(AdaptError, match="labels 'neg' and 'neg ' differ only in the blanks"):
         classify(tmp_path).load(Given(), 0)
-    with pytest.raises(AdaptError, match="row 3: label 'neg ' is none of .* has blanks around it"):
+    with pytest.raises(AdaptError, match=r"row 3: label 'neg ' is none of .* has blanks around it"):
         classify(tmp_path, labels=("neg", "pos")).load(Given(), 0)
 
 

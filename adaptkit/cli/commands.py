@@ -97,6 +97,7 @@ def eval_(arguments: list[str]) -> int:
     check_run(args.run)
     with console.working():
         from adaptkit.runs.evaluate import evaluate
+        from adaptkit.runs.lengths import remarks
 
         result, place = evaluate(args.run, args.overrides, args.output)
     if args.json:
@@ -104,8 +105,8 @@ def eval_(arguments: list[str]) -> int:
     else:
         rows = result.data["rows"]["validation"]
         scores = console.scores(result)
-        for note in result.data["notes"]:
-            console.say(note)
+        for line in (*result.data["notes"], *remarks(result.lengths)):
+            console.say(line)
         print(f"{args.run} on {result.task} ({result.split}, {rows} rows): {scores}")
         print(f"  {place}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,20 +16,31 @@ from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
 from adaptkit.runs.directory import CONFIG
+from adaptkit.runs.lengths import by_split, lengths_of
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
 from adaptkit.tasks.task import Splits, Task
+from adaptkit.training.batching import Feed
 from adaptkit.training.scorer import Prepared, Scored
 
 
 def score(run: Settings, prepared: Prepared, splits: Splits) -> dict[str, Scored]:
     """Score every validation split."""
+    return score_feeds(run, prepared, splits, feeds_of(run, prepared, splits))
+
+
+def feeds_of(run: Settings, prepared: Prepared, splits: Splits) -> dict[str, Feed]:
+    """Encode every validation split."""
+    return {s: feed_of(run, prepared, rows) for s, rows in splits.validation.items()}
+
+
+def score_feeds(
+    run: Settings, prepared: Prepared, splits: Splits, feeds: Mapping[str, Feed]
+) -> dict[str, Scored]:
+    """Score validation splits that are encoded."""
     scorer = scorer_of(run, prepared)
-    return {
-        suffix: scorer.score(feed_of(run, prepared, rows), rows)
-        for suffix, rows in splits.validation.items()
-    }
+    return {s: scorer.score(feed, splits.validation[s]) for s, feed in feeds.items()}
 
 
 def evaluate(
@@ -51,7 +62,9 @@ def evaluate(
     form = with_classes_of(own, splits.task).form  # those of the head
     if prepared.adaptation.form is not None:
         form = prepared.adaptation.form(form)
-    scored = score(run, replace(prepared, form=form), splits)
+    prepared = replace(prepared, form=form)
+    feeds = feeds_of(run, prepared, splits)
+    scored = score_feeds(run, prepared, splits, feeds)
     if output and (output / CONFIG).is_file():
         raise AdaptError(f"--output={output}: is a run directory. Give another folder.")
     place = output or directory / "eval" / f"{run.task.name}-{run.task.split}"
@@ -60,6 +73,7 @@ def evaluate(
         started,
         "done",
         evaluated_run=str(directory),
+        lengths=lengths_of(run, prepared, by_split(feeds)),
         **scoring_facts(run, splits, scored),
         **machine_facts(prepared.device, prepared.precision),
     )

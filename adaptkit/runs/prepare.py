@@ -18,7 +18,6 @@ from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
 from adaptkit.runs.delta import SavedRun, check_body, load_run
 from adaptkit.runs.from_run import inherit, pinned, resume_delta
-from adaptkit.runs.record import log
 from adaptkit.tasks.task import Form, Reader
 from adaptkit.training import precision
 from adaptkit.training.batching import BucketSampler, Feed
@@ -135,18 +134,8 @@ def mean_loss(form: Form, model: nn.Module, batch: Batch) -> Tensor:
 
 
 def feed_of(run: Settings, prepared: Prepared, rows: Dataset) -> Feed:
-    """Encode rows, and log how many examples reach the limit."""
-    feed = Feed(prepared.form.encode(rows, prepared.reader), prepared.form, prepared.reader)
-    longest = prepared.reader.length(run.task.max_length)
-    full = sum(length >= longest for length in feed.lengths)
-    if full:
-        log.info(
-            "%d of %d examples have the full %d tokens; longer texts were cut or split",
-            full,
-            len(feed),
-            longest,
-        )
-    return feed
+    """Encode rows."""
+    return Feed(prepared.form.encode(rows, prepared.reader), prepared.form, prepared.reader)
 
 
 def plain_model(run: Settings, device: torch.device) -> Callable[[], nn.Module]:

@@ -57,6 +57,7 @@ class RunResult:
     labels: list[str] = field(default_factory=list)  # names of the classes
     data: dict[str, Any] = field(default_factory=dict)  # source, path, rows, fingerprint
     made_of: dict[str, Any] = field(default_factory=dict)  # runs/identity.py
+    lengths: dict[str, Any] = field(default_factory=dict)  # limit in tokens, rows that are cut
     params: dict[str, Any] = field(default_factory=dict)
     delta_bytes: int = 0
     delta_sha256: str = ""

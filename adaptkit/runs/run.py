@@ -31,6 +31,7 @@ from adaptkit.runs.directory import (
 )
 from adaptkit.runs.from_run import lineage
 from adaptkit.runs.identity import check_same, made_of, note
+from adaptkit.runs.lengths import by_split, lengths_of, remarks
 from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import count_examples, feed_of, plain_model, prepare, restored, scorer_of
@@ -174,9 +175,9 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
             f"method={settings.method_name}: trains nothing, so there are no updates to make. Set "
             "trainer.max_steps=0 to score it as it is."
         )
-    trainer, proof = trainer_of(settings, splits, prepared, interface)
-    resumed, remarks = last_checkpoint(directory / CHECKPOINTS, trainer.identity)
-    for remark in remarks:
+    trainer, proof, lengths = trainer_of(settings, splits, prepared, interface)
+    resumed, passed_over = last_checkpoint(directory / CHECKPOINTS, trainer.identity)
+    for remark in passed_over:
         interface.say(remark)
     if resumed:
         interface.say(f"resuming from update {number(resumed)}")
@@ -198,6 +199,7 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
     facts = {
         "params": asdict(params),
         "remarks": [ended_worse(trainer.state.log_history)],
+        "lengths": lengths,
         "delta_bytes": size,
         "delta_sha256": digest(directory) if is_main_process() else "",
         "time": {"before_seconds": before, **times(trainer, seconds, len(rows))},
@@ -209,12 +211,15 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
 
 def trainer_of(
     settings: Settings, splits: Splits, prepared: Prepared, interface: Interface
-) -> tuple[AdaptTrainer, Feed]:
-    """Return the trainer of a run, and the examples by which a rebuilt model is compared."""
+) -> tuple[AdaptTrainer, Feed, dict[str, Any]]:
+    """Return a run's trainer, the examples that prove a rebuilt model, and how texts are cut."""
     scorer = scorer_of(settings, prepared)
     feeds = {s: feed_of(settings, prepared, rows) for s, rows in splits.validation.items()}
     load_base = plain_model(settings, prepared.device)
     train_feed = feed_of(settings, prepared, splits.train)
+    lengths = lengths_of(settings, prepared, {"training": train_feed, **by_split(feeds)})
+    for line in remarks(lengths):
+        interface.say(line)
     train_feed = train_feed.with_examples(prepared.form.prepare(train_feed.examples, load_base))
     proof = feeds[""]
     cache = settings.trainer.cache_frozen == "auto" and prepared.form.sequences == 1
@@ -229,7 +234,7 @@ def trainer_of(
         identity=identity(settings, splits, prepared.fingerprint),
         interruption=Interruption(interface.say),
     )  # fmt: skip
-    return trainer, proof
+    return trainer, proof, lengths
 
 
 def identity(settings: Settings, splits: Splits, body: str) -> str:
