@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -66,10 +67,10 @@ def test_byte_order_marks_and_line_ends(tmp_path):
     plain = encoded(ROWS[:3], "csv").replace(b"\r\n", b"\n")
     for number, content in enumerate((plain, plain.replace(b"\n", b"\r\n"))):
         for mark in (b"", b"\xef\xbb\xbf"):
-            rows = read_file(put(tmp_path / f"{number}.csv", mark + content))
+            rows, _ = read_file(put(tmp_path / f"{number}.csv", mark + content))
             assert rows.to_list() == ROWS[:3]
     lines = encoded(ROWS, "jsonl").replace(b"\n", b"\r\n")
-    assert read_file(put(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + lines)).to_list() == ROWS
+    assert read_file(put(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + lines)).rows.to_list() == ROWS
 
 
 BROKEN = {
@@ -82,7 +83,7 @@ BROKEN = {
     "a column twice": ("a.csv", "text,text,label\na,b,x\n", "2 columns named 'text'"),
     "a key twice": ("a.jsonl", GOOD + '{"text": "a", "text": "b"}', "row 2 has 2 columns named"),
     "nested deeply": ("a.jsonl", GOOD + "[" * 100_000, "row 2 is nested too deeply"),
-    "array of texts": ("a.json", '["a", "b"]', "row 1 is not an object with columns: a"),
+    "array of texts": ("a.json", '["a", "b"]', "row 1 is not an object with columns: 'a'"),
     "one object": ("a.json", '{"data": 1', "row 1 is not JSON"),
     "not gzip": ("a.csv.gz", "text,label\n", "is not a readable gzip file"),
     "cut gzip": ("a.csv.gz", gzip.compress(b"text,label\n" * 99)[:-9], "not a readable gzip file"),
@@ -127,4 +128,40 @@ def test_broken_metadata_of_parquet(tmp_path):
 def test_categories_of_pandas_are_texts(tmp_path):
     frame = pandas.DataFrame(ROWS).astype({"label": "category"})
     frame.to_parquet(tmp_path / "a.parquet")
-    assert read_file(tmp_path / "a.parquet", ("text", "label")).to_list() == ROWS
+    assert read_file(tmp_path / "a.parquet", ("text", "label")).rows.to_list() == ROWS
+
+
+def test_a_column_of_ids_that_is_not_there(tmp_path):
+    """A name that is nearly there is a mistake; otherwise it is said that rows are numbered."""
+    for split in ("train", "validation"):
+        rows = [{**row, "review_id": f"r{i}"} for i, row in enumerate(ROWS)]
+        put(tmp_path / f"{split}.csv", encoded(rows, "csv"))
+    task = Classify("mine", path=str(tmp_path), text=("text",))
+    with pytest.raises(AdaptError, match=r"task\.id=revew_id: .*did you mean review_id\? Set"):
+        replace(task, id="revew_id").load(Data(), 0)
+    with pytest.raises(AdaptError, match=r"task\.id=id: .*did you mean review_id\? Set"):
+        replace(task, id="id").load(Data(), 0)
+    found = replace(task, id="review_id").load(Data(), 0)
+    assert found.train["id"][:2] == ["r0", "r1"] and not found.notes
+    (note,) = replace(task, id="number").load(Data(), 0).notes
+    assert note == "task.id=number: there is no such column, so rows are numbered from 0"
+    (note, also) = (
+        replace(task, id="number", path=str(tmp_path / "train.csv")).load(Data(), 0).notes
+    )
+    assert "one file" in note and also.startswith("task.id=number")
+
+
+@pytest.mark.parametrize("text", [["a", "b"], {"a": 1}, None, 5, True], ids=str)
+def test_what_is_not_a_text(text, tmp_path):
+    for split in ("train", "validation"):
+        rows = [{"text": text, "label": name} for name in "xy"]
+        put(tmp_path / f"{split}.jsonl", encoded(rows, "jsonl"))
+    with pytest.raises(AdaptError, match=r"row 1: text is .*, not a text\.") as caught:
+        Classify("mine", path=str(tmp_path), text=("text",)).load(Data(), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_a_character_is_named(tmp_path):
+    lines = GOOD + json.dumps({"text": "\ud83d", "label": "x"})
+    with pytest.raises(AdaptError, match="row 2: text holds half a character"):
+        read_file(put(tmp_path / "a.jsonl", lines))

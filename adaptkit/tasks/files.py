@@ -14,7 +14,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adaptkit.errors import AdaptError, first_line
 
@@ -29,7 +29,14 @@ LONGEST_CELL = 1 << 30  # characters; Python's own limit is below that of a long
 Row = dict[str, Any]
 
 
-def read_file(file: Path, columns: Collection[str] | None = None) -> Dataset:
+class Table(NamedTuple):
+    """Rows with the columns asked for, and the names of all columns that the file has."""
+
+    rows: Dataset
+    columns: list[str]
+
+
+def read_file(file: Path, columns: Collection[str] | None = None) -> Table:
     """Return the rows of a file; `columns`: only those of these that it has.
 
     Raises:
@@ -41,16 +48,16 @@ def read_file(file: Path, columns: Collection[str] | None = None) -> Dataset:
             f"task.path={file}: must end in .parquet, .jsonl, .json, .csv or .tsv; text may be "
             "compressed (.csv.gz)."
         )
-    rows = _parquet(file, columns) if kind == "parquet" else _text_rows(file, kind, columns)
-    if len(rows) == 0:
+    table = _parquet(file, columns) if kind == "parquet" else _text_rows(file, kind, columns)
+    if len(table.rows) == 0 and (table.rows.column_names or not table.columns):
         raise AdaptError(f"{file}: has no rows. An empty split cannot be used.")
-    return rows
+    return table
 
 
 # ---- Parquet ----
 
 
-def _parquet(file: Path, columns: Collection[str] | None) -> Dataset:
+def _parquet(file: Path, columns: Collection[str] | None) -> Table:
     import pyarrow
     import pyarrow.parquet
     from datasets import Dataset
@@ -62,7 +69,7 @@ def _parquet(file: Path, columns: Collection[str] | None) -> Dataset:
             check_once(wanted, file)
             table = _plain(stored.read(columns=wanted))
             features = _features(table, file)
-        return Dataset(table.cast(features.arrow_schema)).cast(features)
+        return Table(Dataset(table.cast(features.arrow_schema)).cast(features), names)
     except (pyarrow.ArrowException, OSError) as error:
         raise AdaptError(f"{file}: is not a readable Parquet file: {first_line(error)}.") from error
 
@@ -94,7 +101,7 @@ def _features(table: pyarrow.Table, file: Path) -> Features:
 # ---- text ----
 
 
-def _text_rows(file: Path, kind: str, columns: Collection[str] | None) -> Dataset:
+def _text_rows(file: Path, kind: str, columns: Collection[str] | None) -> Table:
     text = _text(file, compressed=kind.endswith(".gz"))
     if kind.startswith("json"):
         rows = _array(text, file) if text.lstrip().startswith("[") else _lines(text, file)
@@ -154,7 +161,7 @@ def _json(text: str, file: Path, number: int) -> Any:
 
 def _object(row: Any, file: Path, number: int) -> Row:
     if not isinstance(row, dict):
-        raise AdaptError(f"{file}: row {number} is not an object with columns: {str(row)[:60]}")
+        raise AdaptError(f"{file}: row {number} is not an object with columns: {row!r:.60}.")
     return row
 
 
@@ -187,10 +194,10 @@ def check_once(names: Sequence[str], file: Path, where: str = "") -> None:
             raise AdaptError(f"{file}: {where}has {times} columns named {name!r}. Rename one.")
 
 
-def _from_rows(rows: list[Row], file: Path, wanted: Collection[str] | None) -> Dataset:
+def _from_rows(rows: list[Row], file: Path, wanted: Collection[str] | None) -> Table:
     from datasets import Dataset
 
-    every = dict.fromkeys(name for row in rows for name in row)
+    every = list(dict.fromkeys(name for row in rows for name in row))
     if wanted is None:
         columns = list(rows[0]) if rows else []
     else:
@@ -199,19 +206,21 @@ def _from_rows(rows: list[Row], file: Path, wanted: Collection[str] | None) -> D
         if absent := [c for c in columns if c not in row]:
             raise AdaptError(f"{file}: row {number} lacks the column {absent[0]!r}.")
     try:
-        return Dataset.from_dict({c: [row[c] for row in rows] for c in columns})
+        return Table(Dataset.from_dict({c: [row[c] for row in rows] for c in columns}), every)
     except Exception as error:  # pyarrow raises several kinds for mixed types
         raise AdaptError(f"{file}: {odd_one(rows, columns) or first_line(error)}.") from error
 
 
 def odd_one(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str | None:
-    """Name the first value that is of another type than those above it."""
+    """Name the first value that is of another type than those above it, or is not a text at all."""
     for column in columns:
         first: type | None = None
         for number, row in enumerate(rows, 1):
             if row[column] is None:
                 continue
             kind = type(row[column])
+            if kind is str and any("\ud800" <= letter <= "\udfff" for letter in row[column]):
+                return f"row {number}: {column} holds half a character (a lone surrogate)"
             first = first or kind
             if kind is not first:
                 return (

@@ -39,7 +39,9 @@ def check_label(value: Any, where: str) -> None:
             "one class; for tagged words use task=tag."
         )
     if not isinstance(whole(value), int | str):
-        raise AdaptError(f"{where}: label {value!r} is not a class. For scores use task=regress.")
+        raise AdaptError(
+            f"{where}: label {value!r:.60} is not a class. For scores use task=regress."
+        )
 
 
 def classes_in(
@@ -140,7 +142,7 @@ class Namer:
             return places[known]
         hidden = " The labels of this split are withheld; score on another." if value == -1 else ""
         raise AdaptError(
-            f"{self.where}, row {row}: label {value!r} is none of the {len(self.classes)} classes "
+            f"{self.where}, row {row}: label {value!r:.60} is none of the {len(self.classes)} classes "
             f"{', '.join(self.classes[:8])}.{hidden or self._way_out(value)}"
         )
 

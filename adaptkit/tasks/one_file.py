@@ -27,8 +27,9 @@ def load(
     raw = task.read(data, split, origin, (*task.columns, task.label))
     task = task.bind(raw, split)
     rows = task.labelled(raw, split)
+    notes = task.unnumbered(raw)
     if every_row:
-        return Splits(task, None, {"": task.some(rows, data.eval_rows, seed)}, origin)
+        return Splits(task, None, {"": task.some(rows, data.eval_rows, seed)}, origin, notes)
     where, strata = f"task.path={origin.path}", task.strata(rows[LABEL][:])
     learnt, held = held_out(strata or [""] * len(rows), where)
     share = "a tenth of each class" if strata else "a tenth"
@@ -38,7 +39,7 @@ def load(
     )
     trained = task.some(rows.select(learnt), data.train_rows, seed) if train else None
     scored = {"": task.some(rows.select(held), data.eval_rows, seed)}
-    return Splits(task, trained, scored, origin, (note,))
+    return Splits(task, trained, scored, origin, (note, *notes))
 
 
 def check_names(task: TableTask, origin: DataSource, train: bool) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from adaptkit.errors import AdaptError, MachineError, at_least, first_line, invalid
 from adaptkit.storage import bundled
-from adaptkit.tasks.files import EXTENSIONS, read_file
+from adaptkit.tasks.files import EXTENSIONS, Table, read_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -159,8 +159,8 @@ def _on_hub(spec: DatasetSpec) -> bool:
 
 def read(
     spec: DatasetSpec, origin: DataSource, split: str, columns: Collection[str] | None = None
-) -> Dataset:
-    """Return one split, or the one file, as a `datasets.Dataset`.
+) -> Table:
+    """Return one split, or the one file.
 
     `columns`: of a local file only those of these columns that it has; what the others hold does
     not matter then.
@@ -170,7 +170,8 @@ def read(
         MachineError: the hub cannot be reached and its cache does not hold the data set.
     """
     if origin.kind == "hub":
-        return _from_hub(spec, split)
+        rows = _from_hub(spec, split)
+        return Table(rows, rows.column_names)
     place = Path(origin.path)
     if origin.one_file:
         return read_file(place, columns)

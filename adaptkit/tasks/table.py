@@ -94,10 +94,8 @@ class TableTask(ABC):
             AdaptError: no such split or column, no rows, or two rows with one id.
         """
         wanted = {*columns, *([self.id] if self.id else [])}
-        rows = source.read(self.spec(data), origin, split, wanted)
-        if any(column not in rows.column_names for column in columns):
-            there = source.read(self.spec(data), origin, split).column_names
-            self.check_columns(there, split, columns)
+        rows, there = source.read(self.spec(data), origin, split, wanted)
+        self.check_columns(there, split, columns)
         if len(rows) == 0:
             raise AdaptError(f"task {self.name}, split {split}: has no rows.")
         if self.label in columns[:-1]:
@@ -126,6 +124,12 @@ class TableTask(ABC):
                     f"{did_you_mean(column, there)}"
                     f"columns: {', '.join(there)}. Set {self.option_of(column)}."
                 )
+        near = did_you_mean(self.id or "", [name for name in there if name not in columns])
+        if self.id and self.id not in there and (near or self.id == ID):
+            raise AdaptError(
+                f"task.id={self.id}: split {split} has no such column; {near}Set task.id, or "
+                "task.id=null to number the rows."
+            )
 
     def option_of(self, column: str) -> str:
         """Return the option that names a column, for messages."""
@@ -218,6 +222,13 @@ class TableTask(ABC):
 
     # ---- loading ----
 
+    def unnumbered(self, *raw: Dataset | None) -> tuple[str, ...]:
+        """Return a remark if the column of ids is named, and rows are numbered for lack of it."""
+        lack = [rows for rows in raw if rows is not None and self.id not in rows.column_names]
+        if not self.id or not lack:
+            return ()
+        return (f"task.id={self.id}: there is no such column, so rows are numbered from 0",)
+
     def load(
         self, data: source.Data, seed: int, train: bool = True, every_row: bool = False
     ) -> Splits:
@@ -244,7 +255,7 @@ class TableTask(ABC):
         rows = None
         if raw_train is not None:
             rows = task.some(task.labelled(raw_train, self.train), data.train_rows, seed)
-        return Splits(task, rows, validation, origin)
+        return Splits(task, rows, validation, origin, self.unnumbered(raw_train, *raw.values()))
 
     def labelled(self, rows: Dataset, split: str) -> Dataset:
         """Return checked rows with `id`, the task's columns and `label`."""
@@ -268,7 +279,7 @@ class TableTask(ABC):
                 if not isinstance(value, str):
                     raise AdaptError(
                         f"task {self.name}, split {split}, row {number}: {column} is "
-                        f"{value!r}, not a text."
+                        f"{value!r:.60}, not a text."
                     )
 
 

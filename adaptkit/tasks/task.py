@@ -73,7 +73,10 @@ class Splits:
             return ""
         lists = (label if isinstance(label, list) else [label] for label in rows[LABEL][:])
         counts = Counter(name for names in lists for name in names)
-        shown = [f"{name} {counts[name]}" for name in self.task.classes[:SHOWN]]
+        # Names are data: control characters in them are shown, not obeyed.
+        shown = [
+            f"{n if n.isprintable() else repr(n)} {counts[n]}" for n in self.task.classes[:SHOWN]
+        ]
         more = len(self.task.classes) - SHOWN
         rest = f" and {more} more" if more > 0 else ""
         return f" of {len(self.task.classes)} classes ({', '.join(shown)}{rest})"
