@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -347,17 +348,39 @@ def quiet_bert(checkpoints: Any, tmp_path_factory: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
+WEIGHTED = ("task.class_weights=[1,5]", "task.label_smoothing=0.1")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "weighted"])
 @pytest.mark.parametrize(("size", "steps"), [(4, 2), (2, 4)])
 def test_accumulation_equals_one_big_batch(kind, size, steps, quiet_bert, tmp_path):
     """13 rows in updates of 8: the second of an epoch has 5, cut into 4 + 1 or 2 + 2 + 1."""
-    whole = trained(tmp_path / "whole", kind, quiet_bert, "trainer.batch_size=8")
+    kind, more = ("classify", WEIGHTED) if kind == "weighted" else (kind, ())
+    whole = trained(tmp_path / "whole", kind, quiet_bert, "trainer.batch_size=8", *more)
     cut = trained(
         tmp_path / "cut", kind, quiet_bert, f"trainer.batch_size={size}",
-        f"trainer.gradient_accumulation={steps}",
+        f"trainer.gradient_accumulation={steps}", *more,
     )  # fmt: skip
     for name, tensor in whole.items():
         torch.testing.assert_close(tensor, cut[name], rtol=0, atol=2e-6, msg=name)
+
+
+def test_balanced_weights_are_recorded_in_numbers(quiet_bert, tmp_path):
+    """So that the run is rebuilt with no training rows; the same command finds it done."""
+    made = settings(compose(overrides_of(
+        tmp_path / "run", "classify", quiet_bert, "task.class_weights=balanced",
+        "task.label_smoothing=0.1")))  # fmt: skip
+    said: list[str] = []
+    record = run(made, Interface(said.append, lambda _: ())).as_dict()
+    lines = (tmp_path / "rows-classify" / "train.jsonl").read_text().splitlines()
+    counts = Counter(json.loads(line)["label"] for line in lines)
+    expected = [13 / (2 * counts[name]) for name in ("bad", "good")]
+    assert record["settings"]["task.class_weights"] == pytest.approx(expected)
+    assert verify(tmp_path / "run") == ""
+    again = run(made, Interface(said.append, lambda _: ()))
+    assert "done before" in said[-1] and again.score == record["score"]
+    plain = trained(tmp_path / "plain" / "run", "classify", quiet_bert)
+    assert bits(plain) != bits(load_file(tmp_path / "run" / "delta.safetensors"))
 
 
 # ---- heads ----

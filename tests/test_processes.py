@@ -12,7 +12,7 @@ import pytest
 import torch
 from families import save_tiny
 from safetensors.torch import load_file
-from test_forms import KINDS, overrides_of
+from test_forms import KINDS, WEIGHTED, overrides_of
 
 SCRIPT = '''
 import sys
@@ -64,12 +64,16 @@ def carry_out(processes: int, script: Path, overrides: list[str], **variables: s
 @pytest.mark.parametrize("kind", ["classify", "tag"])
 @pytest.mark.parametrize("variables", [{}, {"TWO_PASSES": "1"}], ids=["plain", "two passes"])
 def test_two_processes_make_the_run_of_one(kind, variables, quiet, tmp_path):
-    """13 rows in updates of 8, the last one uneven; tags count words, so weights differ."""
+    """13 rows in updates of 8, the last one uneven; tags count words, so weights differ.
+
+    The classes of the plain classification are weighted, and its labels smoothed.
+    """
     if kind == "tag" and variables:
         pytest.skip("the penalty is a mean over rows of one length")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    more = ["trainer.keep=best", "trainer.log_every=1", "trainer.eval_batch_size=4"]
+    weighted = WEIGHTED if kind == "classify" and not variables else ()
+    more = [*weighted, "trainer.keep=best", "trainer.log_every=1", "trainer.eval_batch_size=4"]
     for processes, size in ((1, 8), (2, 4)):
         directory = tmp_path / str(processes) / "run"
         sizes = f"trainer.batch_size={size}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -619,6 +619,60 @@ def test_classify_loss_and_predictions():
     assert float(loss) == pytest.approx(float(expected), abs=1e-6)
     assert form.predict(None, outputs, batch, None) == ["a", "c"]
     assert form.outputs == 3
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("weights", [None, (0.5, 3.0, 1.25)])
+def test_weights_and_smoothing_are_those_of_torch(weights, smoothing):
+    """Summed over rows, for a batch is divided by its rows; torch's own mean is one of weights."""
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(8, 3, generator=generator), torch.tensor([0, 1, 2, 2, 1, 0, 0, 0])
+    form = classify(labels=("a", "b", "c"), class_weights=weights, label_smoothing=smoothing).form
+    batch = Batch({}, {"target": target}, list(range(8)), 8)
+    found = form.loss(SequenceClassifierOutput(logits=logits), batch)
+    w = torch.tensor(weights or (1.0, 1.0, 1.0))
+    reference = torch.nn.CrossEntropyLoss(weight=w, label_smoothing=smoothing, reduction="sum")
+    assert torch.equal(found, reference(logits, target))
+    mean = torch.nn.CrossEntropyLoss(weight=w, label_smoothing=smoothing)(logits, target)
+    torch.testing.assert_close(found / w[target].sum(), mean)
+
+
+def test_balanced_weights(tmp_path):
+    from sklearn.utils.class_weight import compute_class_weight
+
+    task = replace(one_file(tmp_path, {"a": 60, "b": 30, "c": 10}), class_weights="balanced")
+    splits = task.load(Given(train_rows=40), 0)
+    names = splits.train["label"][:]
+    expected = compute_class_weight("balanced", classes=np.array(["a", "b", "c"]), y=names)
+    assert splits.task.class_weights == pytest.approx(tuple(expected))
+    of = dict(zip("abc", splits.task.weights, strict=True))
+    assert np.mean([of[name] for name in names]) == pytest.approx(1)
+    turned = splits.task.with_classes(("c", "a", "b"))
+    assert turned.class_weights == (of["c"], of["a"], of["b"])
+    named = replace(task, labels=("a", "b", "c", "never"))
+    assert named.load(Given(), 0).task.weights[3] == 1.0
+    with pytest.raises(ConfigError, match=r"task\.class_weights='balanced': needs training rows"):
+        task.load(Given(), 0, train=False, every_row=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"class_weights": (1.0, 2.0, 3.0)},
+            r"task\.class_weights=\[1.0, 2.0, 3.0\]: must be one ",
+        ),
+        (
+            {"class_weights": (1.0, 0.0)},
+            r"task\.class_weights=0.0: must be a finite number above 0",
+        ),
+        ({"class_weights": "balnced"}, "did you mean balanced"),
+        ({"label_smoothing": 1.0}, r"task\.label_smoothing=1.0: must be at least 0 and below 1"),
+    ],
+)
+def test_weights_that_are_rejected(options, message):
+    with pytest.raises(ConfigError, match=message):
+        classify(labels=("a", "b"), **options)
 
 
 def test_regress_loss_and_predictions():

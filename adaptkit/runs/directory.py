@@ -28,7 +28,8 @@ LOG = "train.log"
 FILES = (DELTA, RESULT, CONFIG, HISTORY, PREDICTIONS)
 # Say where or how a run is carried out, not what it computes.
 IRRELEVANT = ("output_dir", "trainer.resume", "trainer.log_every", "tracker.name")
-FILLED_IN = ("task.labels",)  # empty as typed, read off the data in config.yaml
+# As typed; read off the data in config.yaml.
+FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": ("balanced",)}
 
 
 def write_config(run: Settings) -> None:
@@ -56,7 +57,7 @@ def differences(directory: Path, plain: Mapping[str, Any]) -> list[str]:
         for key in before.keys() | now.keys()
         if key not in IRRELEVANT
         and before.get(key) != now.get(key)
-        and not (key in FILLED_IN and not now.get(key))
+        and now.get(key) not in FILLED_IN.get(key, ())
     )
 
 

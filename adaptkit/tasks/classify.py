@@ -1,4 +1,14 @@
-"""Classification of one text or a pair: accuracy and its relatives."""
+"""Classification of one text or a pair: accuracy and its relatives.
+
+The loss of a batch is the sum over its rows of the cross-entropy with weights w and smoothing e,
+
+    (1 - e) w[y] (-log p[y])  +  e / C  sum_c w[c] (-log p[c]),
+
+as torch.nn.CrossEntropyLoss defines it. That of an update is the sum of its batches divided by the
+number of rows. Torch's own mean would divide by the sum of w[y], so that the weight of a row would
+depend on the rows it happens to meet, and an update on how it is cut into batches and processes.
+The balanced weights have the mean 1 over the training rows: they leave the size of the loss alone.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from adaptkit.errors import AdaptError, one_of
+from adaptkit.errors import AdaptError, above, invalid, one_of, within
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.labels import Namer, classes_in
 from adaptkit.tasks.table import TableTask
@@ -16,6 +26,7 @@ from adaptkit.tasks.task import LABEL, Answer, Splits
 if TYPE_CHECKING:
     from datasets import Dataset
 
+BALANCED = "balanced"
 METRICS = {  # name -> scores; the first is the one that runs are compared by
     "accuracy": ("accuracy",),
     "accuracy_and_f1": ("f1", "accuracy"),
@@ -30,6 +41,9 @@ class Classify(TableTask):
     text: tuple[str, ...] = ()  # one column, or [first,second] for a pair
     # class names in the order of their numbers; empty: read from the data
     labels: tuple[str | int, ...] = ()
+    # of the loss: balanced, or one number per class in the order of the labels
+    class_weights: str | tuple[float, ...] | None = None
+    label_smoothing: float = 0.0  # share of the target that all classes get in the loss
     metric: str = "accuracy"  # how answers are scored
 
     answer = "a class"
@@ -40,6 +54,16 @@ class Classify(TableTask):
         check_texts(self.text)
         if len(self.labels) == 1:
             raise AdaptError(f"task.labels={list(self.labels)}: name two classes or more.")
+        within("task.label_smoothing", self.label_smoothing, 0, 1)
+        if isinstance(self.class_weights, str):
+            one_of("task.class_weights", self.class_weights, (BALANCED,))
+        for weight in self.weights:
+            above("task.class_weights", weight, 0)
+        if self.weights and self.labels and len(self.weights) != len(self.labels):
+            raise invalid(
+                "task.class_weights", list(self.weights),
+                f"must be one number for each of the {len(self.labels)} classes, in their order",
+            )  # fmt: skip
 
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""
@@ -63,11 +87,41 @@ class Classify(TableTask):
     @property
     def form(self) -> HeadForm:
         """A sequence classifier with one output per class."""
-        return HeadForm(self.text, self.classes, self.max_length)
+        return HeadForm(
+            self.text, self.classes, self.max_length, self.weights, self.label_smoothing
+        )
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weights of the classes, in their order; none if they are all 1, or not known yet."""
+        return self.class_weights if isinstance(self.class_weights, tuple) else ()
 
     def with_classes(self, classes: tuple[str, ...]) -> Classify:
-        """Return the task with its classes in another order."""
-        return replace(self, labels=classes)
+        """Return the task with its classes, and their weights, in another order."""
+        if not (self.labels and self.weights):
+            return replace(self, labels=classes)
+        of = dict(zip(self.classes, self.weights, strict=True))
+        return replace(self, labels=classes, class_weights=tuple(of[name] for name in classes))
+
+    def fitted(self, train: Dataset | None) -> Classify:
+        """Return the task with balanced weights in numbers: rows / (classes x rows of the class).
+
+        A class without a row has the weight 1.
+
+        Raises:
+            AdaptError: there are no training rows.
+        """
+        if self.class_weights != BALANCED:
+            return self
+        if train is None:
+            raise invalid(
+                "task.class_weights", BALANCED, "needs training rows, and none are read here",
+                "Give one number per class",
+            )  # fmt: skip
+        counts = Counter(train[LABEL][:])
+        rows = len(train)
+        weights = (rows / (len(counts) * counts[c]) if counts[c] else 1.0 for c in self.classes)
+        return replace(self, class_weights=tuple(weights))
 
     def bind(self, rows: Dataset, split: str) -> Classify:
         """Return the task with the classes that the label column holds, if it names none itself.

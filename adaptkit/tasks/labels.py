@@ -142,8 +142,8 @@ class Namer:
             return places[known]
         hidden = " The labels of this split are withheld; score on another." if value == -1 else ""
         raise AdaptError(
-            f"{self.where}, row {row}: label {value!r:.60} is none of the {len(self.classes)} classes "
-            f"{', '.join(self.classes[:8])}.{hidden or self._way_out(value)}"
+            f"{self.where}, row {row}: label {value!r:.60} is none of the {len(self.classes)} "
+            f"classes {', '.join(self.classes[:8])}.{hidden or self._way_out(value)}"
         )
 
     def _way_out(self, value: Any) -> str:

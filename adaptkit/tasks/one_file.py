@@ -29,7 +29,9 @@ def load(
     rows = task.labelled(raw, split)
     notes = task.unnumbered(raw)
     if every_row:
-        return Splits(task, None, {"": task.some(rows, data.eval_rows, seed)}, origin, notes)
+        return Splits(
+            task.fitted(None), None, {"": task.some(rows, data.eval_rows, seed)}, origin, notes
+        )
     where, strata = f"task.path={origin.path}", task.strata(rows[LABEL][:])
     learnt, held = held_out(strata or [""] * len(rows), where)
     share = "a tenth of each class" if strata else "a tenth"
@@ -39,7 +41,7 @@ def load(
     )
     trained = task.some(rows.select(learnt), data.train_rows, seed) if train else None
     scored = {"": task.some(rows.select(held), data.eval_rows, seed)}
-    return Splits(task, trained, scored, origin, (note, *notes))
+    return Splits(task.fitted(trained), trained, scored, origin, (note, *notes))
 
 
 def check_names(task: TableTask, origin: DataSource, train: bool) -> None:

@@ -208,6 +208,10 @@ class TableTask(ABC):
         """Return the task with its classes in another order."""
         return self
 
+    def fitted(self, train: Dataset | None) -> TableTask:
+        """Return the task with what its loss takes from the training rows filled in."""
+        return self
+
     def strata(self, labels: Sequence[Any]) -> list[str] | None:
         """Return what a subset keeps the proportions of, one value per row; None: nothing."""
         return None
@@ -255,7 +259,8 @@ class TableTask(ABC):
         rows = None
         if raw_train is not None:
             rows = task.some(task.labelled(raw_train, self.train), data.train_rows, seed)
-        return Splits(task, rows, validation, origin, self.unnumbered(raw_train, *raw.values()))
+        notes = self.unnumbered(raw_train, *raw.values())
+        return Splits(task.fitted(rows), rows, validation, origin, notes)
 
     def labelled(self, rows: Dataset, split: str) -> Dataset:
         """Return checked rows with `id`, the task's columns and `label`."""

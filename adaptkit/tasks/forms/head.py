@@ -26,6 +26,8 @@ class HeadForm(Form):
     text: tuple[str, ...]  # one column, or two for a pair
     classes: tuple[str, ...]  # empty: a number
     max_length: int  # tokens, special ones included; longer texts are cut
+    weights: tuple[float, ...] = ()  # of the classes in the loss; none: 1
+    smoothing: float = 0.0  # share of the target that all classes get
 
     head: ClassVar[str] = "sequence"
     votes: ClassVar[bool] = True
@@ -72,7 +74,10 @@ class HeadForm(Form):
 
         logits, target = outputs.logits.float(), batch.targets["target"]
         if self.classes:
-            return cross_entropy(logits, target, reduction="sum")
+            weight = logits.new_tensor(self.weights) if self.weights else None
+            return cross_entropy(
+                logits, target, weight, label_smoothing=self.smoothing, reduction="sum"
+            )
         return mse_loss(logits.squeeze(-1), target.float(), reduction="sum")
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
