@@ -711,8 +711,8 @@ def test_import(family: str, run_of: Any, place: Path, tmp_path: Path) -> None:
 def test_bundled_body_is_named_by_its_folder(place: Path, tmp_path: Path) -> None:
     directory, out = tmp_path / "run", tmp_path / "adapter"
     done = call(
-        "train", "model=mini-bert", "method=lora", "trainer=debug", "task=sst2",
-        f"data.root={place / 'data'}", f"output_dir={directory}",
+        "train", "model=mini-bert", "model.pooling=null", "method=lora", "trainer=debug",
+        "task=sst2", f"data.root={place / 'data'}", f"output_dir={directory}",
     )  # fmt: skip
     assert done.status == 0, done.err
     assert call("export", directory, "--format", "peft", "--out", out).status == 0
@@ -720,6 +720,11 @@ def test_bundled_body_is_named_by_its_folder(place: Path, tmp_path: Path) -> Non
     assert 'bundled.model("adaptkit:mini-bert")' in card and str(tmp_path) not in card
     config = json.loads((out / "adapter_config.json").read_text())
     assert (Path(config["base_model_name_or_path"]) / "config.json").is_file()
+    # The bundled model's own pooling, which no adapter knows, is not that of an imported run.
+    words = ["model=mini-bert", "task=sst2", f"data.root={place / 'data'}"]
+    done = call("import", out, *words, "--out", tmp_path / "again")
+    assert done.status == 0, done.err
+    assert predictions(tmp_path / "again") == predictions(directory)
 
 
 def test_refusals_of_export(run_of: Any, tmp_path: Path) -> None:

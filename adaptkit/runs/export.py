@@ -54,7 +54,8 @@ def export(directory: Path, kind: str, out: Path) -> str:
     if pooling:
         raise AdaptError(
             f"{directory}, model.pooling={pooling}: neither a plain model nor a PEFT adapter can "
-            "say so, and the head would answer otherwise there. Train without it to export."
+            "say so, and the head would answer otherwise there. Train with model.pooling=null to "
+            "export."
         )
     return write(saved, restored(saved), kind, out)
 

@@ -48,6 +48,8 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
     file = read(adapter)
     check_overrides(overrides)
     plain = composed(file, [*overrides, f"output_dir={os.path.abspath(out)}"])
+    if not any(word.startswith("model.pooling=") for word in overrides):
+        plain["model"]["pooling"] = None  # a bundled model has one of its own
     plain["regularizer"] = {}
     run = settings(plain)
     if run.model.pooling:
