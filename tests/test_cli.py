@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from commandline import LABELS, call, data_root, read, tiny, write
 from families import rows
 
 from adaptkit import __version__
+from adaptkit.cli import completion
 from adaptkit.cli.main import COMMANDS, in_order
 from adaptkit.config.groups import GROUPS, options
 from adaptkit.config.overrides import variant
@@ -238,6 +240,20 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("adaptkit train -m task=s", ["task=sst2", "task=stsb"], ["task=mrpc"]),
         ("adaptkit plan model=rob", ["model=roberta-base"], ["model=gpt2"]),
         ("adaptkit train optimizer.warm", ["optimizer.warmup_ratio="], []),
+        ("adaptkit train method=lora,bit", ["method=lora,bitfit"], ["method=bitfit"]),
+        ("adaptkit train trainer.keep=", ["trainer.keep=best", "trainer.keep=last"], []),
+        ("adaptkit train dat", ["data."], ["data="]),
+        ("adaptkit train tracker", ["tracker="], ["tracker."]),
+        ("adaptkit export run --f", ["--format"], ["method="]),
+        ("adaptkit export run --format ", ["peft", "merged"], []),
+        ("adaptkit export nowhere m", [], ["method=", "model="]),
+        ("adaptkit eval run task=im", ["task=imdb"], []),
+        ("adaptkit eval nowhere", [], ["output_dir="]),
+        ("adaptkit list me", ["methods"], ["method", "method="]),
+        ("adaptkit list methods lo", ["lora"], []),
+        ("adaptkit smoke lo", ["lora"], []),
+        ("adaptkit train --mul", ["--multirun"], []),
+        ("adaptkit trian ", [], ["method="]),
     ],
 )
 def test_completion(
@@ -248,31 +264,91 @@ def test_completion(
     assert not set(none) & set(offered)
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
-def test_completion_works_in_bash(tmp_path: Path) -> None:
-    """Source the script that is printed, then press tab as bash does."""
-    command = tmp_path / "adaptkit"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m adaptkit "$@"\n')
+def test_completion_offers_every_flag() -> None:
+    for command, flags in completion.FLAGS.items():
+        if command != "train":
+            text = call(command, "--help").out
+            assert set(re.findall(r"(--[a-z-]+)", text.partition("options:")[2])) >= set(flags)
+            assert all(f"{flag}" in flags for flag in re.findall(r"\[(--[a-z-]+)", text))
+    assert set(completion.FLAGS) == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "line", "answer"),
+    [
+        ("=:", "adaptkit train method=lor", "lora "),
+        ("", "adaptkit train method=lor", "method=lora "),
+        ("=:", "adaptkit eval outputs/a", "outputs/a\\ film/\noutputs/another/\n"),
+        ("=:", "adaptkit eval outputs/a\\ f", "outputs/a\\ film/\n"),
+        ("=:", "adaptkit train data.root=outputs/a\\ f", "outputs/a\\ film/\n"),
+        ("=:", "adaptkit train task.path=o", "outputs/\n"),
+        ("=:", "adaptkit train regularizer=[l2", "[l2_sp\n"),
+    ],
+)
+def test_answers_as_bash_reads_them(
+    place: Path, breaks: str, line: str, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "outputs" / "a film").mkdir(parents=True)
+    (place / "outputs" / "another").mkdir()
+    monkeypatch.setenv("COMP_WORDBREAKS", breaks)
+    monkeypatch.setenv("COMP_LINE", line)
+    assert call("-sc", "query=bash").out.rstrip("\n") == answer.rstrip("\n")
+
+
+TYPED = {  # what is typed before and after the tabulator -> what the program then gets
+    "adaptkit tr\tmethod=lor\ttask=ss\t": ["train", "method=lora", "task=sst2"],
+    "adaptkit eval out\tru\t": ["eval", "outputs/run/"],
+    "adaptkit export outputs/run --f\tme\t": ["export", "outputs/run", "--format", "merged"],
+    "adaptkit list me\tia\t": ["list", "methods", "ia3"],
+    "adaptkit train trainer.prec\tbf\t": ["train", "trainer.precision=bf16"],
+    "adaptkit verify no\t": ["verify", "no"],
+}
+
+
+@pytest.mark.skipif(not shutil.which("bash") or os.name != "posix", reason="needs bash")
+def test_completion_works_in_bash(place: Path) -> None:
+    """Type into an interactive bash, and look at what the command was given."""
+    import pty
+
+    (place / "outputs" / "run").mkdir(parents=True)
+    command = place.parent / "bin" / "adaptkit"
+    command.parent.mkdir()
+    command.write_text(
+        f'#!/bin/sh\n[ "$1" = -sc ] && exec "{sys.executable}" -m adaptkit "$@"\n'
+        f'printf "%s\\n" "$@" . >> "{place.parent}/given"\n'
+    )
     command.chmod(0o755)
-    script = """
-    eval "$(adaptkit -sc install=bash)"
-    complete -p adaptkit
-    press() {
-        COMP_LINE="$1"; COMP_POINT=${#1}; COMP_WORDS=($1); COMPREPLY=()
-        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-        $(complete -p adaptkit | sed 's/.*-F \\([^ ]*\\).*/\\1/') adaptkit
-        echo "$1:" "${COMPREPLY[@]}"
-    }
-    press "adaptkit tr"
-    press "adaptkit train method=lor"
-    """
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = process("bash", "--norc", "-c", script, PATH=path)
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert lines[0].startswith("complete ")
-    assert lines[1].split(": ")[1].split() == ["train"]
-    assert [word.rpartition("=")[2] for word in lines[2].split(": ")[1].split()] == ["lora"]
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    lines = ['eval "$(adaptkit -sc install=bash)"', *TYPED, "exit"]
+    mine, terminal = pty.openpty()
+    shell = subprocess.Popen(
+        ["bash", "--norc", "--noprofile", "-i"], stdin=terminal, stdout=terminal, stderr=terminal,
+        env={**os.environ, "PATH": path, "TERM": "dumb"}, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    os.write(mine, ("\n".join(lines) + "\n").encode())
+    screen = b""
+    with contextlib.suppress(OSError):  # the terminal closes with the shell
+        while part := os.read(mine, 4096):
+            screen += part
+    os.close(mine)
+    assert shell.wait(timeout=60) == 0
+    given = (place.parent / "given").read_text().split("\n.\n")[:-1]
+    assert [words.split("\n") for words in given] == list(TYPED.values()), screen.decode()
+    assert b"usage" not in screen and b"adaptkit:" not in screen
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts_of_the_shells(shell: str) -> None:
+    installed = call("-sc", f"install={shell}")
+    assert installed.status == 0
+    assert f"-sc query={'fish' if shell == 'fish' else 'bash'}" in installed.out
+    assert "adaptkit" in call("-sc", f"uninstall={shell}").out
+    if shutil.which(shell):
+        assert process(shell, "-n", "-c", installed.out).returncode == 0
+    wrong = call("-sc", "install=tcsh")
+    assert wrong.status == 2
+    assert "bash" in wrong.err
 
 
 # ---- runs ----

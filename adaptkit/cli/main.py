@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 COMMANDS = {
@@ -50,7 +49,9 @@ def dispatch(arguments: list[str]) -> int:
         print(__version__)
         return 0
     if arguments[0] in ("-sc", "--shell-completion") or "-sc" in arguments:
-        return complete(arguments)
+        from adaptkit.cli.completion import complete
+
+        return complete(arguments, COMMANDS)
     command, rest = arguments[0], arguments[1:]
     if command == "train":
         from adaptkit.train import main as train
@@ -112,35 +113,6 @@ def in_order(arguments: list[str]) -> list[str]:
         else:
             overrides.append(word[1:] if word.startswith("+experiment=") else word)
     return [*flags, *overrides]
-
-
-def complete(arguments: list[str]) -> int:
-    """Answer the shell's completion: the command's name here, everything after it by Hydra."""
-    typed = os.environ.get("COMP_LINE", "")
-    words = typed.split()
-    if "query" in "".join(arguments) and (len(words) < 2 or (len(words) == 2 and typed[-1] != " ")):
-        start = words[1] if len(words) == 2 else ""
-        print("\n".join(name for name in COMMANDS if name.startswith(start)))
-        return 0
-    if len(words) >= 2 and words[1] in COMMANDS:
-        # Hydra completes "program overrides": hide the command from it.
-        at = typed.index(words[1])
-        shorter = typed[:at] + typed[at + len(words[1]) :].lstrip()
-        os.environ["COMP_LINE"] = shorter
-        os.environ["COMP_POINT"] = str(len(shorter))
-        os.environ["_HYDRA_COMPLETION"] = "1"
-    import hydra
-
-    from adaptkit.config.groups import CONF
-    from adaptkit.config.overrides import register_resolvers
-
-    register_resolvers()
-    before, sys.argv = sys.argv, ["adaptkit", *[a for a in arguments if a not in COMMANDS]]
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(lambda cfg: 0)()
-    finally:
-        sys.argv = before
-    return 0
 
 
 if __name__ == "__main__":
