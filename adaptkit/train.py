@@ -6,28 +6,40 @@ No torch at import time: a mistake in the configuration is answered before it is
 from __future__ import annotations
 
 import contextlib
+import gc
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.config.compose import compose_job, plain_data
 from adaptkit.config.groups import CONF
-from adaptkit.config.overrides import register_resolvers, translate_hydra_errors
+from adaptkit.config.overrides import (
+    register_resolvers,
+    sweep_lengths,
+    translate_hydra_errors,
+)
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError, Interrupted
 from adaptkit.runs.directory import claimed
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
-from adaptkit.terminal import console
+from adaptkit.terminal import console, sweep
 from adaptkit.terminal.libraries import set_environment
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
+
+
+WORST = (0, 2, 1)  # exit statuses: done, the user's mistake, a failure; a signal's is above 128
 
 
 @dataclass
@@ -38,6 +50,72 @@ class Outcome:
     status: int
     result: RunResult | None
     error: str
+    directory: str = ""
+
+
+@dataclass
+class Sweep:
+    """The jobs of one command, carried out one after the other; mostly there is one."""
+
+    overrides: list[str]
+    started: datetime = field(default_factory=datetime.now)
+    begun: int = 0
+    total: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+    seen: list[Settings] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # of the jobs that were carried out
+
+    def __call__(self, cfg: Any) -> None:
+        """Carry out one composed job, unless the sweep has had the same one.
+
+        Raises:
+            KeyboardInterrupt: the job was interrupted; the sweep ends.
+        """
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        several = HydraConfig.get().mode == RunMode.MULTIRUN
+        self.begun += 1
+        clock = time.monotonic()
+        if several:
+            self.announce(HydraConfig.get())
+        outcome = run_job(cfg, several, self.is_new)
+        if outcome is None:
+            self.total -= 1
+            return
+        self.outcomes.append(outcome)
+        if outcome.status > 128:
+            raise Interrupted(outcome.status - 128)
+        if outcome.result and outcome.result.started_at >= self.started_at:
+            self.seconds.append(time.monotonic() - clock)
+
+    @property
+    def started_at(self) -> str:
+        """When the sweep began, as records write it."""
+        return self.started.astimezone(timezone.utc).isoformat(timespec="seconds")
+
+    def announce(self, hydra: Any) -> None:
+        """Say which of how many jobs begins."""
+        params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+        jobs = math.prod(sweep_lengths([*params, *self.overrides]).values())
+        self.total = self.total or jobs
+        sweep.announce(self.begun, jobs, " ".join(hydra.overrides.task), self.seconds)
+
+    def is_new(self, job: Settings) -> bool:
+        """Tell whether no job before had the same settings (the same place, if one was typed)."""
+        typed = any(word.startswith("output_dir=") for word in self.overrides)
+        place = job.output_dir if typed else Path()
+        self.seen.append(replace(job, plain={}, output_dir=place))
+        return self.seen[-1] not in self.seen[:-1]
+
+    def end(self) -> int:
+        """Show and store the table of several jobs; return the worst exit status."""
+        if len(self.outcomes) > 1 or self.total > 1:
+            console.table(self.outcomes, self.total)
+            if file := sweep.store(self.outcomes, self.started):
+                print(f"  {console.short(str(file))}", flush=True)
+        statuses = [outcome.status for outcome in self.outcomes]
+        return max(statuses, key=lambda s: WORST.index(s) if s in WORST else s, default=0)
 
 
 def main(arguments: list[str]) -> int:
@@ -45,23 +123,24 @@ def main(arguments: list[str]) -> int:
     import hydra
 
     register_resolvers()
-    outcomes: list[Outcome] = []
+    overrides = [a for a in arguments if not a.startswith("-")]
+    jobs = Sweep(overrides)
 
     def job(cfg: Any) -> None:
-        outcomes.append(run_job(cfg))
+        jobs(cfg)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say what is wrong
     before, sys.argv = sys.argv, ["adaptkit train", *arguments]
     try:
-        with translate_hydra_errors([a for a in arguments if not a.startswith("-")]):
+        with translate_hydra_errors(overrides):
+            sweep_lengths(overrides)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except KeyboardInterrupt as stop:
+        jobs.end()
+        return stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT
     finally:
         sys.argv = before
-    if len(outcomes) == 1:
-        return outcomes[0].status
-    if outcomes:
-        console.table(outcomes)
-    return int(any(outcome.status for outcome in outcomes))
+    return jobs.end()
 
 
 def run(overrides: list[str]) -> RunResult:
@@ -108,46 +187,55 @@ def checked(plain: dict[str, Any]) -> Settings:
     return job
 
 
-def run_job(cfg: Any) -> Outcome:
-    """Carry out one composed job: here, or in a child process where it is one of a sweep."""
+def run_job(cfg: Any, several: bool, is_new: Callable[[Settings], bool]) -> Outcome | None:
+    """Carry out one composed job, in a child process where it is one of `several`.
+
+    None: it is not new.
+    """
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    plain: dict[str, Any] = {}
     cfg = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
     name = " ".join(HydraConfig.get().overrides.task)  # its directory may not be known yet
     try:
         plain = plain_data(cfg)
-        settings(plain)  # all that can be checked without torch
+        if not is_new(settings(plain)):  # all that can be checked without torch
+            console.say("the same settings as a job before it: not repeated")
+            return None
     except AdaptError as error:
         console.error(str(error))
         return Outcome(name, error.status, None, str(error))
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return in_child(plain)
-    return carry_out(plain)
+    return carry_out(plain, in_child if several else here)
 
 
-def carry_out(plain: dict[str, Any]) -> Outcome:
-    """Run one job in this process; every failure becomes an exit status and a short message."""
+def carry_out(plain: dict[str, Any], start: Callable[[Settings], Outcome]) -> Outcome:
+    """Start one job unless it is done; every failure becomes an exit status and a message."""
     name = console.short(plain["output_dir"])
     directory = Path(plain["output_dir"])
     try:
         job = checked(plain)
-        result = finished(job) or train(job)
-        console.result(result, directory)
-        return Outcome(name, 0, result, "")
+        if done := finished(job):
+            console.result(done, directory)
+            return Outcome(name, 0, done, "", str(directory))
+        return start(job)
     except AdaptError as error:
         console.error(str(error))
-        return Outcome(name, error.status, None, str(error))
+        return Outcome(name, error.status, None, str(error), str(directory))
     except KeyboardInterrupt as stop:
-        return Outcome(name, console.interrupted(stop, plain), None, "interrupted")
+        return Outcome(name, console.interrupted(stop, plain), None, "interrupted", str(directory))
     except Exception as error:
         message = console.unexpected(error, directory)
-        return Outcome(name, 1, None, message)
+        return Outcome(name, 1, None, message, str(directory))
 
 
-def in_child(plain: dict[str, Any]) -> Outcome:
+def here(job: Settings) -> Outcome:
+    """Run one job in this process."""
+    result = train(job)
+    console.result(result, job.output_dir)
+    return Outcome(console.short(str(job.output_dir)), 0, result, "", str(job.output_dir))
+
+
+def in_child(job: Settings) -> Outcome:
     """Run one job of a sweep in a process of its own: its memory, its crash and its peaks."""
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(kind)
@@ -155,38 +243,43 @@ def in_child(plain: dict[str, Any]) -> Outcome:
     if kind == "forkserver":
         context.set_forkserver_preload(["adaptkit.runs.run"])  # import torch once for all jobs
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(plain, sender))
+    child = context.Process(target=_child, args=(job.plain, sender))
     child.start()
     sender.close()
     try:
         outcome = answer(receiver, child)
     except EOFError:
         child.join()
-        name = console.short(plain["output_dir"])
+        name = console.short(str(job.output_dir))
         message = f"the process died (exit code {child.exitcode}): killed, or out of memory"
         console.error(f"{name}: {message}")
-        return Outcome(name, 1, None, message)
+        return Outcome(name, 1, None, message, str(job.output_dir))
     child.join()
-    if outcome.status > 128:
-        raise Interrupted(outcome.status - 128)
     return outcome
 
 
 def answer(receiver: Any, child: Any) -> Outcome:
-    """Return what a child sends; if this process is asked to end, let the child save first."""
+    """Return what a child sends; if this process is asked to end, let the child save first.
+
+    Raises:
+        EOFError: the child died.
+        KeyboardInterrupt: this process was asked to end when the child was done.
+    """
     try:
-        return receiver.recv()
+        outcome: Outcome = receiver.recv()
     except KeyboardInterrupt:
         child.terminate()  # after Ctrl-C it knows already, and a second signal changes nothing
-        with contextlib.suppress(EOFError):
-            receiver.recv()
-        raise
+        outcome = receiver.recv()
+        if outcome.status <= 128:
+            raise
+    return outcome
 
 
 def _child(plain: dict[str, Any], sender: Any) -> None:
+    gc.freeze()  # what was loaded before the fork stays for good
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with console.raising_signals(), contextlib.suppress(BrokenPipeError):
-        sender.send(carry_out(plain))
+        sender.send(carry_out(plain, here))
 
 
 def _end_with_parent() -> None:

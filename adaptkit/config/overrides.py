@@ -123,6 +123,33 @@ def unreadable(text: str, overrides: list[str]) -> str | None:
     return None
 
 
+def sweep_lengths(overrides: list[str]) -> dict[str, int]:
+    """Return how many values each override of a sweep has; words that cannot be read are left out.
+
+    Raises:
+        ConfigError: one has none: there is nothing to run.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+    from hydra.errors import HydraException
+
+    parser, found = OverridesParser.create(), {}
+    for word in overrides:
+        try:
+            override = parser.parse_override(word)
+        except HydraException:  # said when it is composed
+            continue
+        if not override.is_sweep_override():
+            continue
+        if isinstance(globbed := override.value(), Glob):
+            found[override.key_or_group] = len(globbed.filter(options(override.key_or_group)))
+        else:
+            found[override.key_or_group] = len(list(override.sweep_string_iterator()))
+        if not found[override.key_or_group]:
+            raise ConfigError(f"{word}: has no values, so there is nothing to run.")
+    return found
+
+
 def parsed(override: str) -> tuple[str, Any]:
     """Return key and value of one override, as in task.validation=test.
 

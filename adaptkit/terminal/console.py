@@ -248,8 +248,8 @@ def shortest_distinct_names(names: list[str]) -> list[str]:
     return ["/".join(p[i] for i in differ) or name for p, name in zip(parts, names, strict=True)]
 
 
-def table(outcomes: list[Any]) -> None:
-    """Print how the jobs of a sweep ended."""
+def table(outcomes: list[Any], total: int = 0) -> None:
+    """Print how the jobs of a sweep ended; `total`: with those that were not begun."""
     from rich.console import Console
     from rich.table import Table
 
@@ -260,13 +260,15 @@ def table(outcomes: list[Any]) -> None:
     names = shortest_distinct_names([outcome.name for outcome in outcomes])
     for name, outcome in zip(names, outcomes, strict=True):
         record = outcome.result
+        ended = "interrupted" if outcome.status == 130 else "failed"
         row = (
             ("done", record.data["source"], record.metric, decimal(record.score),
              f"{record.time['total_seconds']:.0f}", "")
-            if record else ("failed", "", "", "", "", outcome.error)
+            if record else (ended, "", "", "", "", outcome.error)
         )  # fmt: skip
         grid.add_row(name, *row)
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(grid)
-    failed = sum(outcome.result is None for outcome in outcomes)
-    print(f"{len(outcomes) - failed} of {len(outcomes)} runs done, {failed} failed", flush=True)
+    failed = sum(outcome.result is None and outcome.status != 130 for outcome in outcomes)
+    done = sum(outcome.result is not None for outcome in outcomes)
+    print(f"{done} of {max(total, len(outcomes))} runs done, {failed} failed", flush=True)

@@ -1,0 +1,139 @@
+"""Sweeps: what is said while they run, their table, duplicates, Ctrl-C, and the exit status."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commandline import call, data_root, tiny
+from test_cli import WITHOUT_TORCH, process
+
+from adaptkit.config.overrides import sweep_lengths
+from adaptkit.errors import ConfigError
+from adaptkit.terminal import sweep
+from adaptkit.train import Outcome, Sweep
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory beside a folder `data` with the task sst2."""
+    data_root(tmp_path / "data")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def stored(place: Path) -> list[dict[str, str]]:
+    """Return the rows of the one table below `outputs`."""
+    (file,) = place.glob("outputs/**/sweep-*.csv")
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_jobs_are_counted_and_the_table_is_stored(place: Path, checkpoints) -> None:
+    """Three of five jobs differ: a word repeated, and one list spelt in two ways."""
+    roles = "method.roles=query,[query],value,query"
+    words = ["-m", "method=lora", roles, *tiny(checkpoints["bert"]), "data.root=../data"]
+    done = process(sys.executable, "-m", "adaptkit", "train", *words, "trainer.max_steps=1")
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"^job (\d) of 4(, about \d+ s left)?: ", done.stderr, re.M)
+    assert [number for number, _ in told] == ["1", "2", "3", "4"]
+    assert [bool(left) for _, left in told] == [False, True, True, True]
+    assert done.stderr.count("the same settings as a job before it") == 2
+    assert "2 of 2 runs done, 0 failed" in done.stdout
+    rows = stored(place)
+    assert [row["status"] for row in rows] == ["done", "done"]
+    assert {row["method"] for row in rows} == {"lora"}
+    assert all((place / row["run"] / "result.json").is_file() for row in rows)
+    assert all(0 <= float(row["score"]) <= 1 and float(row["baseline"]) == 0.5 for row in rows)
+    assert "sweep-" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+SWEEP = """
+import sys
+from adaptkit.cli.main import main
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_interrupted_sweep_shows_its_table(place: Path, checkpoints) -> None:
+    """Ctrl-C reaches parent and child, as from a terminal: no traceback, the table, status 130."""
+    script = place.parent / "sweep.py"
+    script.write_text(SWEEP)
+    words = ["train", "-m", *tiny(checkpoints["bert"]), "data.root=../data", "seed=0,1",
+             "trainer.max_steps=1,100000", "trainer.eval_every=1", "method=bitfit"]  # fmt: skip
+    run = subprocess.Popen(
+        [sys.executable, script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    said = []
+    for line in run.stderr:
+        said.append(line)
+        if "/100000" in line:  # the second job trains
+            os.killpg(run.pid, signal.SIGINT)
+            break
+    out, err = run.communicate(timeout=60)
+    err = "".join(said) + err
+    assert run.returncode == 130, err
+    assert "Traceback" not in err and "BrokenPipe" not in err
+    assert "the same command resumes" in err
+    assert "job 2 of 4" in err and "job 3 of 4" not in err
+    assert "1 of 4 runs done, 0 failed" in out
+    assert "interrupted" in out
+    assert [row["status"] for row in stored(place)] == ["done", "interrupted"]
+
+
+@pytest.mark.parametrize("word", ["seed=range(0,0)", "seed=range(3,1)", "method=glob(zzz*)"])
+def test_empty_sweep_says_so(place: Path, word: str) -> None:
+    for flag in (["-m"], []):
+        answer = call("train", *flag, word)
+        assert answer.status == 2
+        assert answer.err == f"adaptkit: {word}: has no values, so there is nothing to run.\n"
+    assert not any(place.iterdir())
+
+
+def test_how_many_values_a_sweep_has() -> None:
+    words = ["method=lora,bitfit", "seed=range(0,5)", "task=sst2", "method.rank=choice(1,2,3)",
+             "experiment=glob(*mrpc*)", "task.text=[a,b]", "broken=[", "job"]  # fmt: skip
+    assert sweep_lengths(words) == {"method": 2, "seed": 5, "method.rank": 3, "experiment": 1}
+    with pytest.raises(ConfigError, match="nothing to run"):
+        sweep_lengths(["seed=range(1,1)"])
+
+
+@pytest.mark.parametrize(
+    ("statuses", "worst"),
+    [([0, 0], 0), ([2, 2], 2), ([0, 2], 2), ([2, 1, 0], 1), ([0, 130], 130), ([], 0)],
+)
+def test_status_of_a_sweep_is_its_worst(statuses: list[int], worst: int, place: Path) -> None:
+    outcomes = [Outcome("run", status, None, "why") for status in statuses]
+    assert Sweep([], outcomes=outcomes).end() == worst
+
+
+def test_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep.announce(1, 5, "seed=0", [])
+    sweep.announce(3, 5, "seed=2", [10, 30])  # 20 s each, three are left
+    sweep.announce(3, 30, "seed=2", [100])
+    sweep.announce(1001, 5000, "seed=2", [9.0])
+    assert capsys.readouterr().err.splitlines() == [
+        "job 1 of 5: seed=0",
+        "job 3 of 5, about 60 s left: seed=2",
+        "job 3 of 30, about 47 min left: seed=2",
+        "job 1001 of 5000, about 10.0 h left: seed=2",
+    ]
+
+
+def test_repeated_sweep_loads_no_torch(place: Path, checkpoints) -> None:
+    words = ["train", *tiny(checkpoints["bert"]), "data.root=../data", "trainer.max_steps=1"]
+    assert call(*words).status == 0
+    again = process(sys.executable, "-c", WITHOUT_TORCH, *words, "-m", "seed=0,0")
+    assert again.returncode == 0, again.stderr
+    assert "done before" in again.stderr
