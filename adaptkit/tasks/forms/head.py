@@ -39,6 +39,8 @@ class HeadForm(Form):
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
         """Tokenise rows: input_ids (and token_type_ids), length, row, and target if known."""
+        from datasets.fingerprint import generate_random_fingerprint
+
         longest = reader.length(self.max_length)
         numbers = {name: i for i, name in enumerate(self.classes)}
 
@@ -55,6 +57,7 @@ class HeadForm(Form):
         return rows.map(
             examples, batched=True, with_indices=True, remove_columns=rows.column_names,
             keep_in_memory=True, load_from_cache_file=False,
+            new_fingerprint=generate_random_fingerprint(),  # nothing is cached: no hash of it all
         )  # fmt: skip
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
