@@ -164,7 +164,7 @@ def test_unknown_flag(place: Path) -> None:
 def test_eval_of_nothing(place: Path) -> None:
     answer = call("eval")
     assert answer.status == 2
-    assert "required: run\n" in answer.err
+    assert "required: run. adaptkit eval --help says more.\n" in answer.err
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "mlflow"])
