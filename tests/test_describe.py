@@ -156,3 +156,16 @@ def test_plan_names_what_trains() -> None:
     text = call(*words, "--names").out
     name, shape = next(iter(pairs.items()))
     assert f"  {name} {shape}\n" in text
+
+
+def test_help_shows_the_options_of_what_is_chosen() -> None:
+    words = ["task=tag", "model=auto", "method=ia3", "optimizer=sgd", "regularizer=[l2_sp]"]
+    out = call("train", *words, "--help").out
+    for key in (
+        "task.words=tokens", "model.path=...", "method.roles=", "optimizer.momentum=0.9",
+        "regularizer.l2_sp.beta=0.01", "trainer.epochs=3", "data.source=auto", "seed=0",
+    ):  # fmt: skip
+        assert f"  {key}" in out
+    assert "method.rank" not in out
+    assert "method=ia3, task=tag, model=auto, optimizer=sgd" in out
+    assert call("train", "method=lroa", "-h").status == 0  # those of the default

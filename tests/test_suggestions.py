@@ -47,6 +47,7 @@ CASES = [  # what is typed, what must be in the one message
     ("bf16=true", "did you mean trainer.precision=bf16?"),
     ("method.rnk=4", "did you mean method.rank?"),
     ("regularizer.l2_sp.alpha=1", "add regularizer=l2_sp to use it"),
+    ("regularizer=[l2_sp] regularizer.l2_sp.alpa=1", "did you mean regularizer.l2_sp.alpha?"),
     ("~task", "~task: an option can be set, not removed; leave it out"),
     ("~method.rank", "~method.rank: an option can be set, not removed"),
     ("~regularizer", "write regularizer=[]"),

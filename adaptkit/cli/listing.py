@@ -124,6 +124,8 @@ def help_of_train(overrides: list[str]) -> str:
         for group in ("method", "task", "model", "optimizer")
     }
     found = [option for group in (*names, *PLAIN) for option in options_in(plain, group)]
+    for name in plain.get("regularizer") or ():
+        found += options_in(plain, "regularizer", name)
     own = [
         Option("seed", "of all randomness", plain["seed"], (), "whole number, 0 or more"),
         Option("output_dir", "the run's directory", "...", (), "text"),

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from adaptkit.adaptation import Method
 from adaptkit.config.build import build
 from adaptkit.config.overrides import composed
-from adaptkit.errors import ConfigError
+from adaptkit.errors import AdaptError
 from adaptkit.methods import METHODS
 from adaptkit.models.model import Model
 from adaptkit.optimizers import OPTIMIZERS
@@ -142,7 +142,7 @@ def limits(cls: type, name: str, hint: Any, node: dict[str, Any]) -> str:
             known[key] = ["a"] if typing.get_origin(kind) is tuple else "a"
     try:
         replace(build(cls, known, ""), **{name: far})
-    except ConfigError as error:
+    except AdaptError as error:
         subject, _, rule = str(error).partition(": ")
         if subject.partition("=")[0].endswith(f".{name}"):
             listed = rule.partition("There is: ")[2] or rule.removeprefix("must be ")

@@ -175,6 +175,13 @@ def known_keys(overrides: list[str]) -> list[str]:
     return list(dict.fromkeys([*walk(composed(overrides), ""), *GROUPS]))
 
 
+def chosen(group: str, word: str) -> bool:
+    """Tell whether GROUP=CHOICE or GROUP=[CHOICE,...] names choices that exist."""
+    value = word.partition("=")[2]
+    several = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
+    return set(several) <= set(options(group))
+
+
 def composed(overrides: list[str]) -> dict[str, Any]:
     """Return the configuration with the groups the user chose, nothing else set or resolved."""
     from hydra import compose as hydra_compose
@@ -184,11 +191,7 @@ def composed(overrides: list[str]) -> dict[str, Any]:
 
     register_resolvers()
     GlobalHydra.instance().clear()
-    choices = [
-        o
-        for o in overrides
-        if (g := o.partition("=")[0]) in GROUPS and o.partition("=")[2] in options(g)
-    ]
+    choices = [o for o in overrides if (g := o.partition("=")[0]) in GROUPS and chosen(g, o)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra_compose("config", choices)
     plain: Any = OmegaConf.to_container(cfg)
