@@ -47,9 +47,10 @@ class Interrupted(KeyboardInterrupt):
 TERMINATING = tuple(s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What libraries say of a disk that takes no more, and of memory that is used up.
-UNWRITTEN = ("PytorchStreamWriter", "inline_container.cc", "No space left", "File too large",
-             "Disk quota exceeded")  # fmt: skip
-USED_UP = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC")
+UNWRITTEN = ("PytorchStreamWriter", "unexpected pos", "iostream error", "No space left on device",
+             "File too large", "Disk quota exceeded")  # fmt: skip
+USED_UP = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory",
+           "CUBLAS_STATUS_ALLOC")  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -68,8 +69,10 @@ def machine_failures(place: Path) -> Iterator[None]:
     except Exception as error:
         text = str(error)
         if isinstance(error, MemoryError) or any(words in text for words in USED_UP):
+            wanted = re.search(r"llocate ([\d.]+ \w+)", text)
+            more = f" ({wanted[1]} more were wanted)" if wanted else ""
             raise MachineError(
-                f"out of memory ({first_line(error)}). Lower trainer.batch_size and raise "
+                f"out of memory{more}. Lower trainer.batch_size and raise "
                 "trainer.gradient_accumulation by the same factor: the updates stay the same. "
                 "Lower trainer.eval_batch_size if it happens while scoring, and task.max_length if "
                 "texts are long."

@@ -182,6 +182,7 @@ def checked(plain: dict[str, Any]) -> Settings:
         AdaptError: a setting is wrong, or data or model cannot be reached.
     """
     job = settings(plain)
+    job.tracker.check_installed()
     job.task.origin(job.data)
     hub.check_model(job.model.path, job.model.revision)
     return job
@@ -199,7 +200,9 @@ def run_job(cfg: Any, several: bool, is_new: Callable[[Settings], bool]) -> Outc
     name = " ".join(HydraConfig.get().overrides.task)  # its directory may not be known yet
     try:
         plain = plain_data(cfg)
-        if not is_new(settings(plain)):  # all that can be checked without torch
+        job = settings(plain)
+        job.tracker.check_installed()
+        if not is_new(job):  # all that can be checked without torch
             console.say("the same settings as a job before it: not repeated")
             return None
     except AdaptError as error:

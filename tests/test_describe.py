@@ -163,7 +163,7 @@ def test_help_shows_the_options_of_what_is_chosen() -> None:
     out = call("train", *words, "--help").out
     for key in (
         "task.words=tokens", "model.path=...", "method.roles=", "optimizer.momentum=0.9",
-        "regularizer.l2_sp.beta=0.01", "trainer.epochs=3", "data.source=auto", "seed=0",
+        "regularizer.l2_sp.beta=0.01", "trainer.epochs=null", "data.source=auto", "seed=0",
     ):  # fmt: skip
         assert f"  {key}" in out
     assert "method.rank" not in out

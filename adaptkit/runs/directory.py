@@ -27,7 +27,10 @@ HISTORY, PREDICTIONS, CHECKPOINTS = "history.jsonl", "predictions.jsonl", "check
 LOG = "train.log"
 FILES = (DELTA, RESULT, CONFIG, HISTORY, PREDICTIONS)
 # Say where or how a run is carried out, not what it computes.
-IRRELEVANT = ("output_dir", "trainer.resume", "trainer.log_every", "tracker.name")
+IRRELEVANT = (
+    "output_dir", "trainer.resume", "trainer.log_every", "tracker", "tracker.name",
+    "tracker.tensorboard", "tracker.wandb", "tracker.mlflow",
+)  # fmt: skip
 # As typed; read off the data in config.yaml.
 FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": ("balanced",)}
 
@@ -78,7 +81,7 @@ def clear(directory: Path) -> None:
     """Remove what a run wrote, and nothing else that lies in its directory."""
     for name in (*FILES, LOG):
         (directory / name).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, "eval", "tensorboard"):
+    for name in (CHECKPOINTS, "eval", "tensorboard", "wandb"):
         shutil.rmtree(directory / name, ignore_errors=True)
 
 

@@ -12,18 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
 from adaptkit.adaptation import count
 from adaptkit.config.settings import Settings
-from adaptkit.errors import AdaptError, MachineError, machine_failures
-from adaptkit.models.heads import HEADS
-from adaptkit.runs.delta import digest, read_delta, save_delta
+from adaptkit.errors import AdaptError, machine_failures
+from adaptkit.runs.delta import digest, save_delta
 from adaptkit.runs.directory import (
     CHECKPOINTS,
-    DELTA,
     claimed,
     clear,
     relevant,
@@ -34,7 +31,8 @@ from adaptkit.runs.identity import check_same, made_of, note
 from adaptkit.runs.lengths import by_split, lengths_of, remarks
 from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
-from adaptkit.runs.prepare import count_examples, feed_of, plain_model, prepare, restored, scorer_of
+from adaptkit.runs.prepare import count_examples, feed_of, plain_model, prepare, scorer_of
+from adaptkit.runs.proof import first, proof_names, verify_saved
 from adaptkit.runs.record import (
     RunResult,
     counts_line,
@@ -55,6 +53,7 @@ from adaptkit.training.checkpoints import number
 from adaptkit.training.interruption import Interruption
 from adaptkit.training.scorer import Prepared, Scored
 from adaptkit.training.state import last_checkpoint
+from adaptkit.training.trackers import trackers
 from adaptkit.training.trainer import AdaptTrainer, Scorable
 
 SAMPLE_WARNING = (
@@ -228,7 +227,7 @@ def trainer_of(
         train_feed = scorer.cached(train_feed)
         feeds = {s: scorer.cached(feed) for s, feed in feeds.items()}
     validation = {s: Scorable(feed, splits.validation[s]) for s, feed in feeds.items()}
-    callbacks = interface.callbacks("training")
+    callbacks = (*trackers(settings.recipe), *interface.callbacks("training"))
     trainer = AdaptTrainer(
         scorer, settings.recipe, train_feed, validation, callbacks,
         identity=identity(settings, splits, prepared.fingerprint),
@@ -261,39 +260,3 @@ def times(trainer: AdaptTrainer, seconds: float, rows: int) -> dict[str, float]:
         "eval_seconds": round(evaluating, 3),
         "train_samples_per_second": round((trainer.state.epoch or 0.0) * rows / training, 2),
     }
-
-
-def first(settings: Settings, feed: Feed) -> list[int]:
-    """Return the numbers of the examples by which a rebuilt model is compared."""
-    return list(range(min(len(feed), settings.trainer.eval_batch_size)))
-
-
-def proof_names(settings: Settings) -> tuple[str, ...]:
-    """Return the outputs by which a rebuilt model is compared."""
-    return HEADS[settings.task.form.head].proof
-
-
-def verify_saved(settings: Settings, splits: Splits, expected: Mapping[str, Tensor]) -> None:
-    """Load what was saved into a fresh model: it must give the same outputs.
-
-    Raises:
-        MachineError: it does not; the run counts as failed.
-    """
-    prepared = restored(read_delta(settings))
-    feed = feed_of(settings, prepared, splits.validation[""])
-    batch = feed.batch(first(settings, feed))
-    outputs = scorer_of(settings, prepared).proof(batch, tuple(expected))
-    for name, tensor in expected.items():
-        if not same(outputs[name], tensor, prepared.device):
-            raise MachineError(
-                f"{settings.output_dir / DELTA}: the reloaded model gives other {name} (largest "
-                f"difference {float((outputs[name] - tensor).abs().max()):.3g}). The saved file "
-                "cannot be trusted; please report this."
-            )
-
-
-def same(outputs: Tensor, expected: Tensor, device: torch.device) -> bool:
-    """Compare outputs: to the bit on the CPU, where kernels are deterministic."""
-    if device.type == "cpu":
-        return torch.equal(outputs, expected)
-    return torch.allclose(outputs, expected, rtol=1e-3, atol=1e-3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 
 import torch
@@ -30,8 +29,6 @@ def training_arguments(recipe: Recipe, precision: str, device: torch.device) -> 
     """Translate our settings into the Trainer's."""
     trainer, optimizer, directory = recipe.trainer, recipe.optimizer, recipe.directory
     every = trainer.checkpoint_every or trainer.eval_every
-    tracker = recipe.tracker.name
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory / "tensorboard")
     arguments = TrainingArguments(
         output_dir=str(directory / "checkpoints"),
         run_name=str(directory),
@@ -55,7 +52,7 @@ def training_arguments(recipe: Recipe, precision: str, device: torch.device) -> 
         use_cpu=device.type == "cpu",
         seed=recipe.seed,
         ddp_broadcast_buffers=False,  # all processes have the same; a second pass could not follow
-        report_to=[] if tracker == "none" else [tracker],
+        report_to=[],  # `trackers`
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=device.type == "cuda",

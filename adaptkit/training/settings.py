@@ -76,20 +76,32 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class Tracker:
-    """An experiment tracker the Trainer reports to."""
+    """The experiment trackers that a run reports to."""
 
-    name: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"  # where scores are reported
+    tensorboard: bool = False  # report to TensorBoard, in the run's folder
+    wandb: bool = False  # report to Weights & Biases
+    mlflow: bool = False  # report to MLflow
+    # as version 0.2 wrote it
+    name: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
 
-    def __post_init__(self) -> None:
-        packages = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-        package = packages.get(self.name)
-        if package and importlib.util.find_spec(package) is None:
-            raise invalid(
-                "tracker",
-                self.name,
-                f"needs the package {package}, which is not installed",
-                f"pip install 'adaptkit[{self.name}]'",
-            )
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the trackers."""
+        known = ("tensorboard", "wandb", "mlflow")
+        return tuple(name for name in known if getattr(self, name) or name == self.name)
+
+    def check_installed(self) -> None:
+        """Raise ConfigError unless all are installed; a finished run can be read without them."""
+        for name in self.names:
+            spec = importlib.util.find_spec(name)
+            # A folder of that name, which wandb writes to, is found as a package without a file.
+            if spec is None or spec.origin is None:
+                raise invalid(
+                    "tracker",
+                    name,
+                    f"needs the package {name}, which is not installed",
+                    f"pip install 'adaptkit[{name}]'",
+                )
 
 
 @dataclass(frozen=True)
