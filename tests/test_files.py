@@ -14,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from adaptkit.config.compose import compose
 from adaptkit.errors import AdaptError
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.files import EXTENSIONS, read_file
@@ -165,3 +166,9 @@ def test_half_a_character_is_named(tmp_path):
     lines = GOOD + json.dumps({"text": "\ud83d", "label": "x"})
     with pytest.raises(AdaptError, match="row 2: text holds half a character"):
         read_file(put(tmp_path / "a.jsonl", lines))
+
+
+def test_a_task_is_named_after_its_file():
+    for path in ("some/mine.csv", "some/mine.csv.gz", "some/mine"):
+        plain = compose(["task=classify", f"task.path={path}", "task.text=a"])
+        assert plain["task"]["name"] == "mine"

@@ -275,4 +275,6 @@ def register_resolvers() -> None:
     )
     OmegaConf.register_new_resolver("adaptkit.cwd", os.getcwd, replace=True)
     OmegaConf.register_new_resolver("adaptkit.model_name", model_name, replace=True)
-    OmegaConf.register_new_resolver("adaptkit.stem", lambda path: Path(path).stem, replace=True)
+    OmegaConf.register_new_resolver(
+        "adaptkit.stem", lambda path: Path(path.removesuffix(".gz")).stem, replace=True
+    )
