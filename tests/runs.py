@@ -173,7 +173,9 @@ def bits(value: Any) -> Any:
     return value
 
 
-def command(*words: str, hash_seed: int = 0, group: bool = False) -> subprocess.Popen:
+def command(
+    *words: str, hash_seed: int = 0, group: bool = False, stderr: int = subprocess.PIPE
+) -> subprocess.Popen:
     """Start `adaptkit WORDS` in a process of its own, or in a group of processes of its own."""
     environment = {
         **os.environ,
@@ -184,7 +186,7 @@ def command(*words: str, hash_seed: int = 0, group: bool = False) -> subprocess.
     }
     return subprocess.Popen(
         [sys.executable, "-m", "adaptkit", *words],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True,
         start_new_session=group,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -168,3 +169,22 @@ def test_child_ends_with_a_killed_sweep(place, tmp_path):
     time.sleep(0.5)
     assert last_sealed(tmp_path / "run-0" / "checkpoints") == made
     assert not (tmp_path / "run-1").exists()
+
+
+@pytest.mark.reliability
+def test_the_cursor_comes_back(place, tmp_path):
+    """On a terminal, the bar hides it; whatever ends the run, it is shown again."""
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    process = command(*words(place, str(tmp_path / "run-0")), group=True, stderr=slave)
+    os.close(slave)
+    printed = bytearray()
+    wait_for_checkpoint(process, tmp_path / "run-0")
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(OSError):  # Linux ends a terminal without a reader this way
+        while block := os.read(master, 1 << 16):
+            printed += block
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert printed.rfind(b"\x1b[?25h") > printed.rfind(b"\x1b[?25l") > -1
+    assert b"the same command resumes" in printed

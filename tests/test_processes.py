@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from families import save_tiny
+from runs import outcome
 from safetensors.torch import load_file
 from test_forms import KINDS, WEIGHTED, overrides_of
 
 SCRIPT = '''
-import sys
+import os, signal, sys
 from dataclasses import replace
+from transformers import TrainerCallback
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
 from adaptkit.runs.run import Interface, run
+from adaptkit.terminal.console import raising_signals
 
 
 class TwoPasses:
@@ -33,10 +36,20 @@ class TwoPasses:
         return start.plus(penalty={"passes": penalty})
 
 
+class Signal(TrainerCallback):
+    """A request to end that reaches one of the processes only."""
+
+    def on_step_begin(self, args, state, control, **_):
+        if os.environ["RANK"] == "1" and state.global_step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+
 made = settings(compose(sys.argv[1:]))
-if "TWO_PASSES" in __import__("os").environ:
+if "TWO_PASSES" in os.environ:
     made = replace(made, method=TwoPasses(), method_name="test")
-run(made, Interface(lambda _: None, lambda _: ()))
+callbacks = (Signal(),) if "SIGNAL" in os.environ else ()
+with raising_signals():
+    run(made, Interface(lambda line: print(line, file=sys.stderr), lambda _: callbacks))
 '''
 
 
@@ -50,7 +63,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def carry_out(processes: int, script: Path, overrides: list[str], **variables: str) -> None:
+def carry_out(processes: int, script: Path, overrides: list[str], **variables: str) -> str:
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables,
                    "PYTHONPATH": str(Path(__file__).parent.parent)}  # fmt: skip
@@ -58,7 +71,8 @@ def carry_out(processes: int, script: Path, overrides: list[str], **variables: s
         [sys.executable, *(launch if processes > 1 else []), str(script), *overrides],
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert (done.returncode != 0) == ("SIGNAL" in variables), done.stderr[-3000:]
+    return done.stderr
 
 
 @pytest.mark.parametrize("kind", ["classify", "tag"])
@@ -95,3 +109,28 @@ def test_two_processes_make_the_run_of_one(kind, variables, quiet, tmp_path):
     assert [record["processes"] for record in records] == [1, 2]
     assert records[0]["scores"] == pytest.approx(records[1]["scores"], rel=1e-4)
     assert (one / "predictions.jsonl").read_text() == (two / "predictions.jsonl").read_text()
+
+
+@pytest.mark.reliability
+def test_two_processes_end_together_and_go_on(quiet, tmp_path):
+    """One of them is asked to end: both save after the same update, and each keeps its own state.
+
+    A damaged part of one process spoils the checkpoint for both.
+    """
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    more = ["trainer.log_every=1", "trainer.batch_size=4", "trainer.checkpoint_every=3",
+            "method=lora", "method.dropout=0.2", "trainer.max_steps=6"]  # fmt: skip
+
+    def words(name: str) -> list[str]:
+        return overrides_of(tmp_path / name, "classify", quiet, *more)
+
+    carry_out(2, script, words("whole"))
+    carry_out(2, script, words("run"), SIGNAL="1")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    sealed = json.loads((checkpoints / "checkpoint-4" / "complete").read_text())
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(sealed["files"])
+    assert not (tmp_path / "run" / "result.json").exists()
+    (checkpoints / "checkpoint-4" / "rng_state_1.pth").write_bytes(b"")
+    assert "resuming from update 3" in carry_out(2, script, words("run"))
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import TERMINATING, AdaptError, Interrupted, machine_failures
-from adaptkit.runs.directory import CHECKPOINTS
 from adaptkit.storage.files import is_main_process
 from adaptkit.terminal.libraries import set_environment, without_garbage_collection
-from adaptkit.training.checkpoints import last_sealed
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
@@ -95,6 +93,9 @@ def unexpected(problem: Exception, directory: Path) -> str:
 
 def interrupted(stop: KeyboardInterrupt, run: Any) -> int:
     """Say what becomes of a run that was asked to end, and return the exit status."""
+    from adaptkit.runs.directory import CHECKPOINTS
+    from adaptkit.training.checkpoints import last_sealed
+
     directory, name = run["output_dir"], short(run["output_dir"])
     update = last_sealed(Path(directory) / CHECKPOINTS)
     if update is None:
@@ -134,7 +135,8 @@ def working() -> Iterator[Interface]:
         datasets.disable_progress_bars()
         for noisy in ("accelerate", "datasets", "evaluate", "huggingface_hub"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        yield Interface(say, bars)
+        with contextlib.ExitStack() as ending:  # however it ends, the bar goes away
+            yield Interface(say, lambda what: bars(what, ending))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from rich.console import Console
@@ -73,6 +74,10 @@ class Lines(TrainerCallback):
         print(f"update {state.global_step}/{state.max_steps}  {text}", file=sys.stderr, flush=True)
 
 
-def bars(what: str) -> tuple[TrainerCallback, ...]:
-    """Return the callbacks that show progress."""
-    return (Bar(what),) if sys.stderr.isatty() else (Lines(),)
+def bars(what: str, ending: ExitStack) -> tuple[TrainerCallback, ...]:
+    """Return the callbacks that show progress until `ending` is closed."""
+    if not sys.stderr.isatty():
+        return (Lines(),)
+    bar = Bar(what)
+    ending.callback(bar.progress.stop)  # it hides the cursor
+    return (bar,)

@@ -39,7 +39,7 @@ KINDS = (
         "regularizer=[l2_sp]",
     ),
 )
-SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
 TRIALS, IN_EVERY_RUN = 50, (0, 5)
 
 
