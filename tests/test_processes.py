@@ -15,6 +15,8 @@ from runs import outcome
 from safetensors.torch import load_file
 from test_forms import KINDS, WEIGHTED, overrides_of
 
+from adaptkit.runs.verify import verify
+
 SCRIPT = '''
 import os, signal, sys
 from dataclasses import replace
@@ -109,6 +111,7 @@ def test_two_processes_make_the_run_of_one(kind, variables, quiet, tmp_path):
     assert [record["processes"] for record in records] == [1, 2]
     assert records[0]["scores"] == pytest.approx(records[1]["scores"], rel=1e-4)
     assert (one / "predictions.jsonl").read_text() == (two / "predictions.jsonl").read_text()
+    assert verify(two) == ""  # by one process: its recorded loss, too, is that of 13 rows
 
 
 @pytest.mark.reliability
