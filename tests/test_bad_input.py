@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from commandline import LABELS, Answer, call, data_root, read, tiny, write
 from families import rows, save_tiny
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from adaptkit.storage import files, hub
 from adaptkit.tasks.forms.head import HeadForm
@@ -468,7 +470,69 @@ def config_with(**changes: object):
     return change
 
 
+def weights(change):
+    """Return a function that changes one matrix of the body."""
+
+    def rewrite(folder: Path) -> None:
+        file, name = folder / "model.safetensors", "bert.encoder.layer.0.output.dense.weight"
+        tensors = load_file(file)
+        save_file({**tensors, name: change(tensors[name])}, file, {"format": "pt"})
+
+    return rewrite
+
+
+def index(target: str):
+    """Return a function that moves the weights out of the folder and names them in an index."""
+
+    def move(folder: Path) -> None:
+        names = list(load_file(folder / "model.safetensors"))
+        (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+        (folder / "other.safetensors").touch()
+        table = dict.fromkeys(names, target.format(folder=folder.parent))
+        file = folder / "model.safetensors.index.json"
+        file.write_text(json.dumps({"metadata": {}, "weight_map": table}))
+
+    return move
+
+
+def broken_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    (folder / "model.safetensors.index.json").write_text("[1]")
+
+
+def longer_tokenizer(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["zzone", "zztwo"])
+    tokenizer.save_pretrained(folder)
+
+
+DEEP = '{"model_type": "bert", "x": ' + "[" * 100_000 + "]" * 100_000 + "}"
 MODELS = {
+    "index that leaves the folder": (index("../outside.safetensors"), ["'../outside", "index"]),
+    "absolute index": (index("{folder}/outside.safetensors"), ["outside.safetensors'", "index"]),
+    "broken index": (broken_index, ["index.json", "broken"]),
+    "padding before the table": (config_with(pad_token_id=-1), ["-1", "padding", "0 to 239"]),
+    "padding past the table": (config_with(pad_token_id=999), ["999", "padding", "0 to 239"]),
+    "longer tokenizer": (longer_tokenizer, ["tokenizer", "242 tokens", "240 rows"]),
+    "flash attention": (config_with(attn_implementation="flash_attention_2"), ["FlashAttention2"]),
+    "unknown attention": (config_with(attn_implementation="fast"), ["attn_implementation", "fast"]),
+    "unknown activation": (config_with(hidden_act="fast"), ["'fast' is not known"]),
+    "text as width": (config_with(hidden_size="x"), ["hidden_size", "int", "'x'"]),
+    "negative width": (config_with(hidden_size=-1), ["hidden_size=-1", "1 or more"]),
+    "gigantic width": (config_with(hidden_size=10**12), ["cannot be loaded"]),
+    "no heads": (config_with(num_attention_heads=0), ["num_attention_heads=0", "1 or more"]),
+    "no positions": (config_with(max_position_embeddings=0), ["positions", "1 or more"]),
+    "gigantic head": (config_with(num_labels=10**9), ["num_labels=1000000000"]),
+    "scalar": (weights(lambda w: w.sum()), ["layer.0.output.dense.weight", "shapes"]),
+    "not a number": (weights(lambda w: w / 0), ["layer.0.output.dense.weight", "not finite"]),
+    "whole numbers": (weights(lambda w: w.long()), ["layer.0.output.dense.weight", "I64", "F32"]),
+    "bits": (weights(lambda w: w > 0), ["layer.0.output.dense.weight", "BOOL", "F32"]),
+    "empty weights": (text_file("model.safetensors", ""), ["cut short", "fetch it again"]),
+    "empty config": (text_file("config.json", ""), ["config.json", "broken"]),
+    "empty tokenizer": (text_file("tokenizer.json", ""), ["tokenizer cannot be loaded"]),
+    "deep config": (text_file("config.json", DEEP), ["config.json", "broken", "recursion"]),
+    "list as architecture": (config_with(model_type=["bert"]), ["not supported", "bert"]),
+    "adapter inside": (text_file("adapter_config.json", "{}"), ["adapter_config.json", "import"]),
     "no weights": (without("*.safetensors"), ["*.safetensors", "Fetch"]),
     "pickled weights": (pickled, ["*.bin", "save_pretrained"]),
     "truncated weights": (cut_short, ["cut short", "fetch it again"]),
@@ -482,12 +546,22 @@ MODELS = {
 }  # fmt: skip
 
 
+# A plan reads neither numbers nor tokenizers.
+UNPLANNED = [
+    MODELS[name][0]
+    for name in ("no tokenizer", "longer tokenizer", "empty tokenizer", "not a number")
+]
+
+
 @pytest.mark.parametrize(("damage", "words"), MODELS.values(), ids=MODELS)
 def test_model(place: Path, body: Path, damage, words: list[str]) -> None:
     damage(body)
     answer = call("train", "method=lora", *tiny(body), "data.root=../data")
     refused(answer, "model.path=", str(body), *words)
     nothing_left(place)
+    if call("plan", "method=lora", *tiny(body), "data.root=../data").status:
+        return
+    assert damage in UNPLANNED
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "nowhere", "no/such-model"])

@@ -27,8 +27,8 @@ def _longest(config: PreTrainedConfig) -> int | None:
     return config.max_position_embeddings
 
 
-def _past_padding(config: PreTrainedConfig) -> int | None:
-    # RoBERTa numbers positions from padding_idx + 1.
+def past_padding(config: PreTrainedConfig) -> int | None:
+    """Return the longest input of RoBERTa, which numbers positions from padding_idx + 1."""
     return config.max_position_embeddings - (config.pad_token_id or 0) - 1
 
 
@@ -119,7 +119,7 @@ _LLAMA: Patterns = {
 
 
 def _roberta(name: str) -> Family:
-    return Family(name, _bert(), "encoder.layer.*", positions=_past_padding, post_norm=_always)
+    return Family(name, _bert(), "encoder.layer.*", positions=past_padding, post_norm=_always)
 
 
 def _llama(name: str) -> Family:

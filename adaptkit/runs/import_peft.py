@@ -20,6 +20,7 @@ from adaptkit.interop.peft_config import short
 from adaptkit.interop.peft_file import PeftFile, read
 from adaptkit.interop.peft_read import delta_for, method_for
 from adaptkit.models import loading
+from adaptkit.models.empty import empty_model
 from adaptkit.models.heads import HEADS
 from adaptkit.runs.delta import digest, save_delta
 from adaptkit.runs.directory import HISTORY, write_config
@@ -153,6 +154,6 @@ def method_on(file: PeftFile, run: Settings) -> dict[str, Any]:
     form = run.task.form
     config = loading.load_config(run.model, form.head, form.outputs)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = loading.empty_model(run.model, config, form.head).model
+        model = empty_model(run.model, config, form.head).model
     method = method_for(file, model)  # looks at shapes, and at values of the file
     return {**compose([f"method={method['name']}"])["method"], **method}

@@ -14,7 +14,8 @@ from adaptkit.adaptation import Adaptation, Context, Params, apply, count
 from adaptkit.config.settings import Settings
 from adaptkit.models.anatomy import ROLES, family, family_of, roles_of, width
 from adaptkit.models.body import base_of
-from adaptkit.models.loading import empty_model, load_config
+from adaptkit.models.empty import empty_model, gaps
+from adaptkit.models.loading import load_config
 from adaptkit.tasks.task import Form
 from adaptkit.training.precision import DTYPES, autocast, cast, halved
 
@@ -82,8 +83,9 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
     """
     form = run.task.form
     config = load_config(run.model, form.head, form.outputs, offline=True)
+    lacking = gaps(run.model, config, form.head)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        empty = empty_model(run.model, config, form.head)
+        empty = empty_model(run.model, config, form.head, lacking)
         roles = roles_of(empty.model)
         generator = torch.Generator().manual_seed(0)
         context = Context(

@@ -36,6 +36,7 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     new: frozenset[str]  # names of the parameters that the task adds
     fingerprint: str
+    head: str  # its values at the start: key of BEGINNINGS
 
     def reader(self, extra_tokens: int = 0) -> Reader:
         """Return what a form may know of it; a prompt leaves less room for the text."""
@@ -62,10 +63,10 @@ def load_base(run: Settings, device: torch.device) -> Base:
     form = run.task.form
     config = loading.load_config(run.model, form.head, form.outputs)
     tokenizer = loading.load_tokenizer(run.model, config)
-    loaded = loading.load_model(run.model, config, form.head)
+    loaded = loading.load_model(run.model, config, form.head, run.task.classes)
     fingerprint = pinned(loaded.fingerprint, inherit(run, loaded.model, restored))
     loaded.model.to(device)  # number formats: precision.cast
-    return Base(loaded.model, config, tokenizer, loaded.head, fingerprint)
+    return Base(loaded.model, config, tokenizer, loaded.head, fingerprint, loaded.begins)
 
 
 def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = None) -> Prepared:
@@ -103,7 +104,8 @@ def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = N
     if adaptation.form is not None:
         form = adaptation.form(form)
     reader = base.reader(adaptation.extra_tokens)
-    return Prepared(adaptation, form, reader, device, number_format, base.fingerprint)
+    head = base.head if base.new <= adaptation.head else "new"  # a probe replaces it
+    return Prepared(adaptation, form, reader, device, number_format, base.fingerprint, head)
 
 
 def count_examples(run: Settings, rows: Dataset, extra_tokens: int) -> int:

@@ -58,6 +58,7 @@ class RunResult:
     data: dict[str, Any] = field(default_factory=dict)  # source, path, rows, fingerprint
     made_of: dict[str, Any] = field(default_factory=dict)  # runs/identity.py
     lengths: dict[str, Any] = field(default_factory=dict)  # limit in tokens, rows that are cut
+    head: str = ""  # its values before training: kept | reordered | replaced | new
     params: dict[str, Any] = field(default_factory=dict)
     delta_bytes: int = 0
     delta_sha256: str = ""

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from adaptkit.adaptation import count
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, machine_failures
+from adaptkit.models.heads import BEGINNINGS
 from adaptkit.runs.delta import digest, save_delta
 from adaptkit.runs.directory import (
     CHECKPOINTS,
@@ -36,6 +37,7 @@ from adaptkit.runs.proof import first, proof_names, verify_saved
 from adaptkit.runs.record import (
     RunResult,
     counts_line,
+    log,
     log_to_file,
     machine_facts,
     record_failure,
@@ -169,6 +171,7 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
     settings = replace(settings, trainer=settings.trainer.for_rows(examples, world))
     updates = settings.trainer.updates(examples, world)
     prepared = prepare(settings, updates, "train", rows)
+    log.info("%s", BEGINNINGS[prepared.head])
     if updates and not prepared.adaptation.trainable:
         raise AdaptError(
             f"method={settings.method_name}: trains nothing, so there are no updates to make. Set "
@@ -196,6 +199,7 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
     size = save_delta(directory, prepared.adaptation.delta(), settings, prepared.fingerprint)
     write_predictions(directory, scored)
     facts = {
+        "head": prepared.head,
         "params": asdict(params),
         "remarks": [ended_worse(trainer.state.log_history)],
         "lengths": lengths,

@@ -33,6 +33,7 @@ class Prepared:
     device: torch.device
     precision: str
     fingerprint: str  # of the base model
+    head: str  # its values before training: kept | reordered | replaced | new
 
 
 @dataclass(frozen=True)
