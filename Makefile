@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/adaptkit train method=lora task=sst2 data.train_rows=2000 optimizer.lr=5e-3 trainer.epochs=6
+	$(BIN)/adaptkit train method=lora task=sst2
 	@echo "next: $(BIN)/adaptkit train method=full task=mrpc; $(BIN)/adaptkit list methods"
 
 test: $(VENV)/installed
