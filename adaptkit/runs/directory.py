@@ -12,6 +12,7 @@ checkpoints/         training state, removed when the run is done
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from adaptkit.config.compose import load_plain, to_yaml
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
-from adaptkit.storage.files import is_main_process, write_text
+from adaptkit.storage.files import is_main_process, to_json, write_text
 
 DELTA, RESULT, CONFIG = "delta.safetensors", "result.json", "config.yaml"
 HISTORY, PREDICTIONS, CHECKPOINTS = "history.jsonl", "predictions.jsonl", "checkpoints"
@@ -67,6 +68,11 @@ def differences(directory: Path, plain: Mapping[str, Any]) -> list[str]:
 def relevant(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that say what a run computes, in a fixed order."""
     return {k: v for k, v in sorted(flat(plain).items()) if k not in IRRELEVANT}
+
+
+def identity(plain: Mapping[str, Any], rows: str, body: str) -> str:
+    """Return what a run's checkpoints share: a digest of its settings, rows and base model."""
+    return hashlib.sha256(to_json((relevant(plain), rows, body)).encode()).hexdigest()
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import shutil
 import time
@@ -24,7 +23,7 @@ from adaptkit.runs.directory import (
     CHECKPOINTS,
     claimed,
     clear,
-    relevant,
+    identity,
     write_config,
 )
 from adaptkit.runs.from_run import lineage
@@ -47,7 +46,7 @@ from adaptkit.runs.record import (
 )
 from adaptkit.runs.remarks import ended_worse
 from adaptkit.runs.repeat import check_bound, done_before, starts_again
-from adaptkit.storage.files import is_main_process, to_json
+from adaptkit.storage.files import is_main_process
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
 from adaptkit.training.batching import Feed
@@ -234,16 +233,10 @@ def trainer_of(
     callbacks = (*trackers(settings.recipe), *interface.callbacks("training"))
     trainer = AdaptTrainer(
         scorer, settings.recipe, train_feed, validation, callbacks,
-        identity=identity(settings, splits, prepared.fingerprint),
+        identity=identity(settings.plain, splits.fingerprint(), prepared.fingerprint),
         interruption=Interruption(interface.say),
     )  # fmt: skip
     return trainer, proof, lengths
-
-
-def identity(settings: Settings, splits: Splits, body: str) -> str:
-    """Return what a run's checkpoints share: a digest of its settings, rows and base model."""
-    parts = (relevant(settings.plain), splits.fingerprint(), body)
-    return hashlib.sha256(to_json(parts).encode()).hexdigest()
 
 
 def progress(trainer: AdaptTrainer) -> dict[str, Any]:
