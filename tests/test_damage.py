@@ -179,6 +179,20 @@ def test_kill_while_an_old_checkpoint_is_removed(place, whole, run, monkeypatch)
     assert outcome(run) == whole
 
 
+def test_kill_behind_the_record(place, tmp_path, monkeypatch):
+    """The run is done; its checkpoints go with the next command."""
+    made = settings(place, tmp_path / "run", **{"trainer.checkpoint_every": 18})
+    with monkeypatch.context() as once:
+        once.setattr("adaptkit.runs.run.shutil.rmtree", lambda *_, **__: kill())
+        with pytest.raises(Killed):
+            carry_out(made)
+    assert (tmp_path / "run" / "result.json").exists()
+    assert numbers(tmp_path / "run") == [18]
+    _, said = carry_out(made)
+    assert said[-1].startswith("done before")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_all_is_on_the_disk_before_a_checkpoint_counts(place, tmp_path, monkeypatch):
     """A loss of power: files are synced before `complete` is there, and so is the folder."""
     synced: list[str] = []

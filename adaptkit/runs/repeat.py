@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.runs.directory import CHECKPOINTS, CONFIG, DELTA, differences
 from adaptkit.runs.identity import changes, made_of
 from adaptkit.runs.record import RunResult
+from adaptkit.storage.files import is_main_process
 
 
 def done_before(settings: Settings, say: Callable[[str], None]) -> RunResult | None:
@@ -21,6 +23,8 @@ def done_before(settings: Settings, say: Callable[[str], None]) -> RunResult | N
     origin = settings.task.origin(settings.data)
     done = already_done(settings, origin.kind, made_of(settings, origin))
     if done:
+        if is_main_process():  # a kill behind the record left them
+            shutil.rmtree(settings.output_dir / CHECKPOINTS, ignore_errors=True)
         say(f"done before (to repeat it: trainer.resume=never): {settings.output_dir}")
     return done
 
