@@ -32,12 +32,12 @@ FILES = {"config.yaml", "delta.safetensors", "result.json", "history.jsonl", "pr
 KEYS = {  # of result.json
     "task", "task_version", "model", "method", "regularizers", "variant", "seed", "settings",
     "status", "error", "metric", "score", "scores", "baseline", "labels", "split", "data", "params",
-    "delta_bytes", "delta_sha256", "updates", "best_update", "epochs", "time", "memory",
+    "lengths", "delta_bytes", "delta_sha256", "updates", "best_update", "epochs", "time", "memory",
     "precision", "device", "processes", "versions", "started_at", "finished_at",
 }  # fmt: skip
 BELOW = {
     "baseline": {"name", "value"},
-    "data": {"source", "path", "rows", "fingerprint"},
+    "data": {"source", "path", "rows", "fingerprint", "notes"},
     "params": {"total", "trainable", "body_trainable", "head_trainable", "stored",
                "trainable_percent"},
     "time": {"total_seconds", "train_seconds", "eval_seconds", "train_samples_per_second"},
