@@ -78,7 +78,9 @@ def test_folder(extension, where, tmp_path):
     assert splits.train["text"][:] == [row["text"] for row in ROWS]
     assert numbers(splits, splits.train) == [0, 1, 0, 1, 0, 1]
     assert numbers(splits, splits.validation[""]) == [0, 1, 0]
-    assert splits.source == source.DataSource("local", str(tmp_path / "mine"))
+    assert (splits.source.kind, splits.source.path) == ("local", str(tmp_path / "mine"))
+    names = {f"{name}.{extension}" for name in ("train", "validation")}
+    assert {file.name for file in splits.source.files} == names
     assert splits.task.classes == ("0", "1")
 
 

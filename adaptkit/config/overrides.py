@@ -224,7 +224,7 @@ def variant(overrides: list[str], root: str | None = None) -> str:
     values = dict(canonical(override) for override in overrides)  # of two the last one holds
     kept = [f"{key}={value}" for key, value in values.items() if key not in UNNAMED]
     if root is not None:
-        kept.append(f"data.root={os.path.abspath(Path(root).expanduser())}")
+        kept.append(f"data.root={placed(Path(root))}")
     full = ",".join(sorted(kept))
     name = re.sub(r"[^A-Za-z0-9=.,\-+]", "_", full)[:96]
     digest = hashlib.sha256(full.encode()).hexdigest()[:8]
@@ -238,8 +238,14 @@ def canonical(override: str) -> tuple[str, str]:
     parsed = OverridesParser.create().parse_override(override)
     key, value = parsed.get_key_element().lstrip("+~"), parsed.value()
     if key in PATHS and isinstance(value, str) and (path := Path(value).expanduser()).exists():
-        value = os.path.abspath(path)
+        value = placed(path)
     return ("~" if parsed.is_delete() else "") + key, spelled(value)
+
+
+def placed(path: Path) -> str:
+    """Return the name of a file or folder, and a hash of the place where it lies."""
+    whole = os.path.abspath(path.expanduser())
+    return f"{Path(whole).name}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
 
 
 def spelled(value: Any) -> str:
@@ -263,12 +269,19 @@ def model_name(path: str) -> str:
     return "-".join(parts[-2:]).replace(":", "-") or "model"
 
 
+def root_of(cfg: Any) -> str | None:
+    """Return data.root of a configuration that nobody has checked yet."""
+    data = cfg.get("data")
+    root = data.get("root") if isinstance(data, Mapping) else None
+    return root if isinstance(root, str) else None
+
+
 def register_resolvers() -> None:
     """Make `${adaptkit.variant:...}`, `.stem` and others known to OmegaConf."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver(
-        "adaptkit.variant", lambda o, root: variant(list(o), root), replace=True
+        "adaptkit.variant", lambda o, *, _root_: variant(list(o), root_of(_root_)), replace=True
     )
     OmegaConf.register_new_resolver(
         "adaptkit.data_root", lambda: os.environ.get("ADAPTKIT_DATA") or None, replace=True
