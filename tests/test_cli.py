@@ -166,7 +166,15 @@ def test_variant_keeps_runs_apart() -> None:
     assert variant(["method=lora", "task=sst2", "seed=3"]) == "default"
     assert variant(["method=lora", "method.rank=4"]) == "method.rank=4"
     assert variant(["b=1", "a=2"]) == variant(["a=2", "b=1"])
-    names = [["a=b/c"], ["a=b_c"], ["a=b c"], ["a=" + "x" * 200], ["a=" + "x" * 201], ["~a"], ["a="]]
+    names = [
+        ["a=b/c"],
+        ["a=b_c"],
+        ["a=b c"],
+        ["a=" + "x" * 200],
+        ["a=" + "x" * 201],
+        ["~a"],
+        ["a="],
+    ]
     found = [variant(words) for words in names]
     assert len(set(found)) == len(found)
     assert all("/" not in name and len(name) < 120 for name in found)

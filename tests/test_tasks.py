@@ -22,7 +22,6 @@ from adaptkit.config.groups import options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.storage import hub
-from adaptkit.tasks import source
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.regress import Regress
