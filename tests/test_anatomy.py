@@ -15,9 +15,13 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
+from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError
 from adaptkit.models import anatomy
 from adaptkit.models.families import POINTS
+from adaptkit.models.loading import head_names
+from adaptkit.optimizers import AdamW
+from adaptkit.training.arguments import parameter_groups
 
 PREFIX = {
     "deberta-v2": "deberta.", "modernbert": "model.", "xlnet": "transformer.",
@@ -280,3 +284,16 @@ def test_part_of_a_fused_bias_is_refused(family: str) -> None:
     with pytest.raises(AdaptError, match=r"one bias\. Choose all three, or all\."):
         anatomy.biases(model, ("query",))
     assert len(anatomy.biases(model, QKV)) == (0 if family == "modernbert" else LAYERS)
+
+
+def test_no_bias_and_no_norm_decays(family: str) -> None:
+    """Whatever its shape: XLNet keeps biases as matrices, T5 one as a table."""
+    model = tiny_model(family)
+    adaptation = Adaptation.of(model, head_names(model))
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = parameter_groups(adaptation, AdamW(lr=1.0, weight_decay=0.1))
+    decays = {names[id(p)] for g in groups if g["weight_decay"] for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        module = type(model.get_submodule(name.rpartition(".")[0])).__name__
+        spared = "bias" in name or module.endswith("Norm") or parameter.dim() < 2
+        assert (name in decays) == (not spared), name

@@ -9,15 +9,18 @@ from torch import nn
 from transformers import TrainingArguments
 
 from adaptkit.adaptation import Adaptation
+from adaptkit.models.anatomy import is_bias
 from adaptkit.optimizers import Groups, OptimizerSettings
 from adaptkit.training.settings import Recipe
 
 
 def parameter_groups(adaptation: Adaptation, optimizer: OptimizerSettings) -> Groups:
-    """Return groups with lr and weight_decay; vectors and scalars do not decay."""
+    """Return groups with lr and weight_decay; vectors, scalars and biases do not decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in adaptation.trainable.items():
-        decay = optimizer.weight_decay if parameter.dim() > 1 else 0.0
+        # Some biases are matrices: XLNet's r_w_bias, T5's relative_attention_bias.weight.
+        matrix = parameter.dim() > 1 and not any(map(is_bias, name.split(".")))
+        decay = optimizer.weight_decay if matrix else 0.0
         groups[adaptation.factor(name), decay].append(parameter)
     return [
         {"params": parameters, "lr": optimizer.lr * factor, "weight_decay": decay}
