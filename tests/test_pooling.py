@@ -1,6 +1,7 @@
 """Reading the mean or maximum of all tokens: every family's head, computed by hand."""
 
 import copy
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from families import FAMILIES, SENTENCES, tiny_config, tiny_model, tiny_tokenizer
 from runs import carry_out, configure, sentiment
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
@@ -18,7 +20,8 @@ from adaptkit.errors import AdaptError
 from adaptkit.methods.probe import Probe
 from adaptkit.methods.prompt import PromptTuning
 from adaptkit.models.heads import HEADS as MODEL_HEADS
-from adaptkit.models.loading import head_names
+from adaptkit.models.loading import head_names, load_config, load_model, load_tokenizer
+from adaptkit.models.model import Model
 from adaptkit.models.padding import with_padding_moved
 from adaptkit.models.pooling import Pooled
 from adaptkit.runs.delta import load_run
@@ -139,5 +142,63 @@ def test_no_other_library_reads_the_mean(kind: str, checkpoints: Any, tmp_path: 
     changes = {"model.pooling": "mean", "trainer.max_steps": 1}
     carry_out(configure(tmp_path / "run", checkpoints["bert"], data, "method=lora", **changes))
     with pytest.raises(AdaptError, match=r"model\.pooling=mean"):
+        export(tmp_path / "run", kind, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the last token of a decoder ----
+
+DECODERS = ("gpt2", "opt", "llama", "mistral", "qwen2", "gpt_neox")
+
+
+def ending(family: str, checkpoint: Path, folder: Path) -> Path:
+    """A checkpoint whose tokenizer ends every text with the token that it pads with."""
+    shutil.copytree(checkpoint, folder)
+    tokenizer = tiny_tokenizer(family)
+    tokenizer.pad_token = end = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_an_end_token_that_pads_is_read(family: str, checkpoints: Any, tmp_path: Path) -> None:
+    folder = ending(family, checkpoints[family], tmp_path / "body")
+    spec = Model(family, str(folder))
+    config = load_config(spec, "sequence", 2)
+    tokenizer = load_tokenizer(spec, config)
+    assert config.pad_token_id == config.eos_token_id == tokenizer("good")["input_ids"][-1]
+    model = load_model(spec, config, "sequence").model.eval()
+    with torch.no_grad():
+        expect = []
+        for text in SENTENCES:
+            ids = torch.tensor([tokenizer(text)["input_ids"]])
+            expect.append(model.score(model.base_model(ids).last_hidden_state[0, -1]))
+        for side in ("right", "left"):
+            tokenizer.padding_side = side
+            batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+            torch.testing.assert_close(model(**batch).logits, torch.stack(expect), **CLOSE)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_the_last_token_is_that_of_the_published_class(family: str, checkpoints: Any) -> None:
+    spec = Model(family, str(checkpoints[family]))
+    config = load_config(spec, "sequence", 2)
+    model = load_model(spec, config, "sequence").model.eval()
+    plain = classifier(family)
+    plain.load_state_dict(model.state_dict())
+    batch = encoded(family, SENTENCES)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).logits, plain(**batch).logits, **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["peft", "merged"])
+def test_no_other_library_reads_that_end(kind: str, checkpoints: Any, tmp_path: Path) -> None:
+    folder = ending("gpt2", checkpoints["gpt2"], tmp_path / "body")
+    data = sentiment(tmp_path / "data", train=8, validation=4)
+    carry_out(configure(tmp_path / "run", folder, data, "method=lora", **{"trainer.max_steps": 1}))
+    with pytest.raises(AdaptError, match="ends a text with .* padding token of its own"):
         export(tmp_path / "run", kind, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from adaptkit.errors import AdaptError
-from adaptkit.models.anatomy import base_prefix, family_of
+from adaptkit.models.anatomy import base_prefix, family, family_of
 from adaptkit.models.body import base_of
 from adaptkit.models.checkpoint import read
 from adaptkit.models.families import past_padding
@@ -200,9 +200,19 @@ def fingerprint(model: nn.Module, new: set[str]) -> str:
 
 def with_hooks(loaded: nn.Module, model: Model, head: Head) -> nn.Module:
     """Make padding harmless, and let the head read what `model.pooling` says."""
-    if model.pooling:
-        Pooled(model.pooling).attach(base_of(loaded))
+    if how := model.pooling or ("last" if reads_last(loaded, head) else None):
+        Pooled(how).attach(base_of(loaded))
     return with_padding_moved(loaded, head)
+
+
+def reads_last(model: nn.Module, head: Head) -> bool:
+    """Tell whether a classifier reads the last token of the text, as those of decoders do.
+
+    Their own classes look for the last token whose number is not that of padding, and so pass over
+    an end token that serves as padding as well. Here the attention mask says where the text ends.
+    """
+    kind = family(model)
+    return head is HEADS["sequence"] and kind.cls is None and not kind.encoder_decoder
 
 
 def versions() -> dict[str, str]:

@@ -67,6 +67,7 @@ def write(saved: SavedRun, prepared: Prepared, kind: str, out: Path) -> str:
         AdaptError: the method has no such form.
         MachineError: the disk failed, or the plain model gives other logits than the run.
     """
+    check_end(saved, prepared)
     run, model = saved.settings, prepared.adaptation.model.eval()
     describe_task(config_of(model), run.task.form.head, run.task.classes)
     tokenizer = prepared.reader.tokenizer
@@ -95,6 +96,23 @@ def describe_task(config: Any, head: str, labels: Sequence[str]) -> None:
     config.task_specific_params = None
     vars(config).pop("function_to_apply", None)
     config.output_attentions = config.output_hidden_states = False
+
+
+def check_end(saved: SavedRun, prepared: Prepared) -> None:
+    """Reject a run whose last token other libraries would take for padding.
+
+    Raises:
+        AdaptError: a decoder's texts end with the token that is used as padding.
+    """
+    tokenizer, head = prepared.reader.tokenizer, HEADS[saved.settings.task.form.head]
+    if not loading.reads_last(prepared.adaptation.model, head):
+        return
+    if tokenizer("a")["input_ids"][-1] == tokenizer.pad_token_id:
+        raise AdaptError(
+            f"{saved.directory}: the tokenizer ends a text with {tokenizer.pad_token}, which is "
+            "the padding token as well, so that other libraries would read the token before it. "
+            "Give the model's tokenizer a padding token of its own and train again."
+        )
 
 
 def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
