@@ -199,6 +199,6 @@ def test_no_other_library_reads_that_end(kind: str, checkpoints: Any, tmp_path: 
     folder = ending("gpt2", checkpoints["gpt2"], tmp_path / "body")
     data = sentiment(tmp_path / "data", train=8, validation=4)
     carry_out(configure(tmp_path / "run", folder, data, "method=lora", **{"trainer.max_steps": 1}))
-    with pytest.raises(AdaptError, match="ends a text with .* padding token of its own"):
+    with pytest.raises(AdaptError, match=r"ends a text with .* padding token of its own"):
         export(tmp_path / "run", kind, tmp_path / "out")
     assert not (tmp_path / "out").exists()
