@@ -141,6 +141,14 @@ def above(field: str, value: float, low: float) -> None:
         raise invalid(field, value, f"must be a finite number above {low}")
 
 
+def folder_name(field: str, name: str) -> None:
+    """Check that a name can be that of one folder, because a run's folder is made of it."""
+    if name != name.strip() or name in ("", ".", "..") or set("/\\\0") & set(name):
+        raise invalid(
+            field, name, "must be the name of a folder, without slashes", "Name it simply"
+        )
+
+
 def within(field: str, value: float, low: float, high: float) -> None:
     """Raise ConfigError unless `low` <= `value` < `high`."""
     if not low <= value < high:

@@ -29,7 +29,6 @@ from adaptkit.config.overrides import (
 )
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError, Interrupted
-from adaptkit.runs.directory import claimed
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
 from adaptkit.terminal import console, sweep
@@ -157,10 +156,9 @@ def finished(job: Settings) -> RunResult | None:
     """Return the record of a run that is done already; torch is not needed for that.
 
     Raises:
-        AdaptError: the directory holds another run, or another process is at work there.
+        AdaptError: the directory holds another run.
     """
-    with claimed(job.output_dir):
-        return done_before(job, console.say)
+    return done_before(job, console.say)
 
 
 def train(job: Settings) -> RunResult:

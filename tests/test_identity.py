@@ -233,3 +233,67 @@ def test_saved_files_are_readable_as_other_files_are(run, place):
     plain.write_text("")
     modes = {p.name: p.stat().st_mode for p in (place / "run").iterdir() if p.is_file()}
     assert set(modes.values()) == {plain.stat().st_mode}, modes
+
+
+# ---- the folder ----
+
+
+@pytest.mark.parametrize("name", ["../../up", "/tmp/up", "..", "''", "a/b", "' a'"])
+@pytest.mark.parametrize("option", ["task.name", "model.name"])
+def test_names_stay_in_their_folder(place, checkpoints, option, name):
+    answer = call("train", *tiny(checkpoints["bert"]), f"{option}={name}")
+    assert answer.status == 2, answer.err
+    assert option in answer.err and "folder" in answer.err
+    assert not any(place.iterdir())
+
+
+def test_a_folder_with_other_files_is_left_alone(place, checkpoints):
+    (place / "mine").mkdir()
+    (place / "mine" / "thesis.tex").write_text("mine")
+    data_root(place / "data")
+    words = [*tiny(checkpoints["bert"]), "data.root=data", "output_dir=mine"]
+    answer = call("train", *words)
+    assert answer.status == 2 and "thesis.tex" in answer.err and "output_dir" in answer.err
+    assert [p.name for p in (place / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_nothing_is_written_into_a_finished_run(run, place):
+    directory = place / "run"
+    before = {p: p.stat().st_mtime_ns for p in (directory, *directory.iterdir())}
+    assert call("train", *run).status == 0
+    assert call("verify", directory).status == 0
+    assert call("export", directory, "--format", "merged", "--out", "plain").status == 0
+    assert {p: p.stat().st_mtime_ns for p in (directory, *directory.iterdir())} == before
+
+
+def test_what_a_kill_behind_the_record_left_goes(run, place):
+    (place / "run" / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+    assert call("train", *run).status == 0
+    assert not (place / "run" / "checkpoints").exists()
+
+
+def test_all_runs_are_verified(run, place):
+    shutil.copytree("run", "damaged")
+    delta = bytearray((place / "damaged" / "delta.safetensors").read_bytes())
+    delta[-1] ^= 1
+    (place / "damaged" / "delta.safetensors").write_bytes(delta)
+    answer = call("verify", "damaged", "run", "nowhere")
+    assert answer.status == 2
+    assert "run: the same predictions and scores" in answer.out
+    assert "damaged" in answer.err and "nowhere" in answer.err
+
+
+def test_an_evaluation_replaces_no_other(run, place):
+    rows = (place / "data" / "sst2" / "validation.jsonl").read_text()
+    for name in ("one", "two"):
+        (place / f"{name}.jsonl").write_text(rows)
+    words = [[], ["task.path=one.jsonl"], ["task.path=two.jsonl"], ["data.eval_rows=4"]]
+    for more in words:
+        assert call("eval", "run", *more).status == 0
+    assert len(list((place / "run" / "eval").glob("*/result.json"))) == len(words)
+
+
+def test_the_log_tells_the_story(run, place):
+    log = (place / "run" / "train.log").read_text()
+    for word in ("adaptkit", "torch", "cpu", "training rows", "parameters", "done: accuracy"):
+        assert word in log, word

@@ -117,17 +117,21 @@ def verify_(arguments: list[str]) -> int:
     parser = command("verify", "Rebuild a run from disk: the same predictions?")
     parser.add_argument("run", type=Path, nargs="+", help="run directories")
     args = parser.parse_args(arguments)
-    for directory in args.run:
-        check_run(directory)
-    status = 0
+    statuses = []
     with console.working():
         from adaptkit.runs.verify import verify
 
         for directory in args.run:
-            problem = verify(directory)
-            print(f"{directory}: {problem or 'the same predictions and scores'}")
-            status = status or int(bool(problem))
-    return status
+            try:
+                check_run(directory)
+                problem = verify(directory)
+            except AdaptError as error:  # the other runs are verified all the same
+                console.error(str(error))
+                statuses.append(error.status)
+                continue
+            print(f"{directory}: {problem or 'the same predictions and scores'}", flush=True)
+            statuses.append(int(bool(problem)))
+    return 1 if 1 in statuses else max(statuses)
 
 
 def export_(arguments: list[str]) -> int:

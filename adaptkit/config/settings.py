@@ -15,7 +15,7 @@ from typing import Any
 from adaptkit.adaptation import Method
 from adaptkit.config.build import build, coerce, registered
 from adaptkit.config.suggest import of_key
-from adaptkit.errors import ConfigError, within
+from adaptkit.errors import ConfigError, folder_name, within
 from adaptkit.methods import METHODS
 from adaptkit.models.model import Model
 from adaptkit.optimizers import OPTIMIZERS, OptimizerSettings
@@ -89,6 +89,9 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         node = dict(plain[group])
         cls = registered(shown, registry, points, str(node.pop(key, None)))
         parts[group] = build(cls, node, group)
+    model = build(Model, plain["model"], "model")
+    folder_name("model.name", model.name)
+    folder_name("task.name", parts["task"].name)
     regularizers = {
         name: build(
             registered("regularizer", REGULARIZERS, "regularizers", name),
@@ -100,7 +103,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     seed = coerce(plain["seed"], int, "seed")
     within("seed", seed, 0, 2**32)
     return Settings(
-        model=build(Model, plain["model"], "model"),
+        model=model,
         method_name=plain["method"]["name"],
         regularizers=regularizers,
         trainer=build(TrainerSettings, plain["trainer"], "trainer"),

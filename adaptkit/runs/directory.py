@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -123,9 +124,10 @@ def claimed(directory: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold a lock that the system lets go of however the process ends."""
+    path = directory / ".lock"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / ".lock").open("w")
+        lock = path.open("w")
     except (FileExistsError, NotADirectoryError) as error:
         raise AdaptError(
             f"output_dir={directory}: a file is in the way. Give a folder, or a new name."
@@ -142,10 +144,34 @@ def locked(directory: Path) -> Iterator[None]:
         except ImportError:  # Windows has no such lock
             pass
         except OSError as error:
-            raise AdaptError(
-                f"{directory}: another process is running here. Wait for it, or set output_dir."
-            ) from error
+            raise at_work(directory) from error
+        # The one who held it before may have removed the file between our two calls.
+        if not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+            raise at_work(directory)
         try:
             yield
         finally:
-            (directory / ".lock").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def at_work(directory: Path) -> AdaptError:
+    """Return the error for a directory that another process holds."""
+    return AdaptError(
+        f"{directory}: another process is running here. Wait for it, or set output_dir."
+    )
+
+
+def check_place(directory: Path) -> None:
+    """Refuse a folder in which something else lies than what runs write.
+
+    Raises:
+        AdaptError: there are other files, and no run.
+    """
+    ours = {*FILES, LOG, CHECKPOINTS, ".lock", "eval", "tensorboard", "wandb"}
+    if (directory / CONFIG).is_file():
+        return
+    if other := sorted(path.name for path in directory.iterdir() if path.name not in ours):
+        raise AdaptError(
+            f"output_dir={directory}: is not a run and holds other files "
+            f"({', '.join(other[:3])}). Give a new folder."
+        )

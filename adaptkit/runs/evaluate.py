@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit.config.compose import compose, with_absolute_paths
-from adaptkit.config.overrides import parsed
+from adaptkit.config.overrides import parsed, variant
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
@@ -67,7 +67,7 @@ def evaluate(
     scored = score_feeds(run, prepared, splits, feeds)
     if output and (output / CONFIG).is_file():
         raise AdaptError(f"--output={output}: is a run directory. Give another folder.")
-    place = output or directory / "eval" / f"{run.task.name}-{run.task.split}"
+    place = output or directory / "eval" / name_of(run, overrides)
     result = result_of(
         run,
         started,
@@ -80,6 +80,15 @@ def evaluate(
     write_predictions(place, scored)
     result.write(place)
     return result, place
+
+
+def name_of(run: Settings, overrides: Sequence[str]) -> str:
+    """Name an evaluation by the task, the split and what else was typed: none replaces another."""
+    typed = [o for o in overrides if o.partition("=")[0] not in ("task", "task.validation")]
+    other = variant(
+        typed, run.data.root if any(o.startswith("data.root=") for o in typed) else None
+    )
+    return f"{run.task.name}-{run.task.split}" + ("" if other == "default" else f"-{other}")
 
 
 def other_file(saved: SavedRun, run: Settings) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,15 +202,30 @@ class LogFile(logging.FileHandler):
 
 
 @contextmanager
-def log_to_file(directory: Path) -> Iterator[None]:
-    """Append the log to train.log as well."""
+def log_kept() -> Iterator[MemoryHandler]:
+    """Keep the log until it is known that a run will be carried out."""
+    kept = MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    log.addHandler(kept)
+    log.setLevel(logging.INFO)
+    try:
+        yield kept
+    finally:
+        log.removeHandler(kept)
+        kept.close()
+
+
+@contextmanager
+def log_to_file(directory: Path, kept: MemoryHandler) -> Iterator[None]:
+    """Append the log to train.log as well, beginning with what was kept."""
     handler: logging.Handler = logging.NullHandler()
     if is_main_process():
         handler = LogFile(directory / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.removeHandler(kept)
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
     try:
+        for record in kept.buffer:
+            handler.handle(record)
         yield
     finally:
         log.removeHandler(handler)

@@ -21,6 +21,7 @@ from adaptkit.models.heads import BEGINNINGS
 from adaptkit.runs.delta import digest, save_delta
 from adaptkit.runs.directory import (
     CHECKPOINTS,
+    check_place,
     claimed,
     clear,
     identity,
@@ -37,6 +38,7 @@ from adaptkit.runs.record import (
     RunResult,
     counts_line,
     log,
+    log_kept,
     log_to_file,
     machine_facts,
     record_failure,
@@ -88,7 +90,9 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         MachineError: disk, memory or network failed.
     """
     directory = settings.output_dir
-    with machine_failures(directory), claimed(directory):
+    interface = replace(interface, say=logged(interface.say))
+    with machine_failures(directory), claimed(directory), log_kept() as kept:
+        check_place(directory)
         if done := done_before(settings, interface.say):
             return done
         origin = settings.task.origin(settings.data)
@@ -105,6 +109,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
             check_bound(settings)
             check_same(directory, now)
         parents = lineage(settings)
+        log.info("adaptkit %s; %s, %s", now["versions"], device, number_format)
         costs = plan(settings, number_format, memory=False)
         interface.say(counts_line(costs))
         started = datetime.now(timezone.utc)
@@ -112,13 +117,14 @@ def run(settings: Settings, interface: Interface) -> RunResult:
             clear(directory)  # only now: all that can be checked is checked
         write_config(settings)
         note(directory, now)
-        with log_to_file(directory):
+        with log_to_file(directory, kept):
             try:
                 with machine_failures(directory):
                     result = complete(settings, splits, costs, started, interface)
                 if now["model"] is None:  # fetched from the hub since
                     now["model"] = made_of(settings, origin)["model"]
                 result = replace(result, made_of=now)
+                log.info("done: %s %s, %d updates", result.metric, result.score, result.updates)
             except Exception as error:
                 record_failure(settings, error, started)
                 raise
@@ -127,6 +133,16 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         if is_main_process():
             shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
         return result
+
+
+def logged(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what says and logs a remark."""
+
+    def both(remark: str) -> None:
+        log.info("%s", remark)
+        say(remark)
+
+    return both
 
 
 def warn_of_sample(settings: Settings, splits: Splits, interface: Interface) -> None:
