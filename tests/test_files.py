@@ -16,6 +16,7 @@ import pytest
 
 from adaptkit.config.compose import compose
 from adaptkit.errors import AdaptError
+from adaptkit.storage import hub
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.files import EXTENSIONS, read_file
 from adaptkit.tasks.source import Data
@@ -88,6 +89,10 @@ BROKEN = {
     "one object": ("a.json", '{"data": 1', "row 1 is not JSON"),
     "not gzip": ("a.csv.gz", "text,label\n", "is not a readable gzip file"),
     "cut gzip": ("a.csv.gz", gzip.compress(b"text,label\n" * 99)[:-9], "not a readable gzip file"),
+    "semicolons": ("a.csv", "text;label\na;x\n", r"header 'text;label' is cut at ';'"),
+    "tabs in CSV": ("a.csv", "text\tlabel\na\tx\n", r"is cut at '\\t'.*at tabs in \.tsv"),
+    "digits": ("a.json", f'[{{"text": "a", "label": {"9" * 5000}}}]', "row 1 is not JSON.*digits"),
+    "quotes over lines": ("a.tsv", 'text\tlabel\n"a\tx\nb"\ty\n', "has 2 rows if quotes are let"),
     "another format": ("a.txt", "a\n", r"must end in .parquet, .jsonl, .json, .csv or .tsv"),
 }  # fmt: skip
 
@@ -124,6 +129,61 @@ def test_broken_metadata_of_parquet(tmp_path):
         with pytest.raises(AdaptError, match="types of its columns cannot be read") as caught:
             read_file(file)
         assert "\n" not in str(caught.value)
+
+
+def test_metadata_of_other_columns_of_parquet(tmp_path):
+    """Types that this version of `datasets` does not know, or that are out of date."""
+    table = pyarrow.table({"text": ["a"], "label": [1]})
+    names = '{"names": ["x", "y"], "_type": "ClassLabel"}'
+    for number, types in enumerate((
+        f'"label": {names}, "odd": {{"_type": "OfTomorrow"}}', f'"label": {names}, "text": {names}'
+    )):  # fmt: skip
+        file = tmp_path / f"{number}.parquet"
+        stored = f'{{"info": {{"features": {{{types}}}}}}}'.encode()
+        pyarrow.parquet.write_table(table.replace_schema_metadata({b"huggingface": stored}), file)
+        rows = read_file(file, ("text", "label")).rows
+        assert rows.features["label"].names == ["x", "y"] and rows["text"][:] == ["a"]
+
+
+TSV = ['"The shop closed', 'he said "no" twice', '"a" or "b"', '"', "plain", 'end"']
+
+
+def test_quotes_in_tsv_may_be_letters(tmp_path):
+    """As in the files of GLUE: a row is a line, and texts begin with quotes that never end."""
+    lines = [f"{text}\tc{i % 2}" for i, text in enumerate(TSV)]
+    for end in ("\n", "\r\n"):
+        content = end.join(["text\tlabel", *lines]) + end
+        assert read_file(put(tmp_path / "a.tsv", content)).rows["text"][:] == TSV
+    rows = [{"text": 'say "no"', "label": "x"}, {"text": '"whole"', "label": "y"}]
+    assert read_file(put(tmp_path / "b.tsv", encoded(rows, "tsv"))).rows.to_list() == rows
+
+
+def test_a_label_of_many_digits_is_a_name(tmp_path):
+    long = "9" * 5000
+    for split in ("train", "validation"):
+        put(tmp_path / f"{split}.csv", f"text,label\na,{long}\nb,1\n")
+    assert Classify("mine", path=str(tmp_path), text=("text",)).load(Data(), 0).task.classes == (
+        "1", long,
+    )  # fmt: skip
+
+
+def test_a_row_without_its_id(tmp_path):
+    for split in ("train", "validation"):
+        rows = [{"text": "a", "label": i, "key": [7, None][i]} for i in range(2)]
+        put(tmp_path / f"{split}.jsonl", encoded(rows, "jsonl"))
+    with pytest.raises(AdaptError, match=r"row 2: key \(task\.id\) is empty"):
+        Classify("mine", path=str(tmp_path), text=("text",), id="key").load(Data(), 0)
+
+
+def test_a_hub_id_may_end_like_a_file(monkeypatch):
+    monkeypatch.setattr(hub, "reachable", lambda: True)
+    for path, kind in (("owner/reviewscsv", "hub"), ("owner/reviews.csv.gz", None)):
+        task = Classify("mine", path=path, text=("text",))
+        if kind:
+            assert task.origin(Data()).kind == kind
+            continue
+        with pytest.raises(AdaptError, match="no such file"):
+            task.origin(Data())
 
 
 def test_categories_of_pandas_are_texts(tmp_path):

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -42,7 +43,7 @@ def read_file(file: Path, columns: Collection[str] | None = None) -> Table:
     Raises:
         AdaptError: the format is not known, a row is broken, or there are no rows.
     """
-    kind = next((name for name in EXTENSIONS if file.name.lower().endswith(f".{name}")), None)
+    kind = kind_of(file.name)
     if kind is None:
         raise AdaptError(
             f"task.path={file}: must end in .parquet, .jsonl, .json, .csv or .tsv; text may be "
@@ -52,6 +53,11 @@ def read_file(file: Path, columns: Collection[str] | None = None) -> Table:
     if len(table.rows) == 0 and (table.rows.column_names or not table.columns):
         raise AdaptError(f"{file}: has no rows. An empty split cannot be used.")
     return table
+
+
+def kind_of(name: str) -> str | None:
+    """Return the format that the ending of a file's name says, or None."""
+    return next((kind for kind in EXTENSIONS if name.lower().endswith(f".{kind}")), None)
 
 
 # ---- Parquet ----
@@ -69,7 +75,10 @@ def _parquet(file: Path, columns: Collection[str] | None) -> Table:
             check_once(wanted, file)
             table = _plain(stored.read(columns=wanted))
             features = _features(table, file)
-        return Table(Dataset(table.cast(features.arrow_schema)).cast(features), names)
+        return Table(
+            Dataset(table.replace_schema_metadata(None).cast(features.arrow_schema)).cast(features),
+            names,
+        )
     except (pyarrow.ArrowException, OSError) as error:
         raise AdaptError(f"{file}: is not a readable Parquet file: {first_line(error)}.") from error
 
@@ -89,13 +98,20 @@ def _features(table: pyarrow.Table, file: Path) -> Features:
     """Return the types of the columns, with the class names that the file stores."""
     from datasets import Features
 
+    bare = table.replace_schema_metadata(None).schema
     try:
-        return Features.from_arrow_schema(table.schema)
+        stored = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        types = (stored.get("info") or {}).get("features") or {}
+        known = Features.from_dict({name: types[name] for name in bare.names if name in types})
+        features = Features.from_arrow_schema(bare)
     except Exception as error:  # whatever a foreign program wrote there
         raise AdaptError(
             f"{file}: the types of its columns cannot be read: {first_line(error)}. Write the "
             "file again, without the metadata 'huggingface'."
         ) from error
+    meant = known.arrow_schema  # of a column that was written anew it may be out of date
+    kept = {n: known[n] for n in meant.names if meant.field(n).type == bare.field(n).type}
+    return Features({**features, **kept})
 
 
 # ---- text ----
@@ -105,8 +121,10 @@ def _text_rows(file: Path, kind: str, columns: Collection[str] | None) -> Table:
     text = _text(file, compressed=kind.endswith(".gz"))
     if kind.startswith("json"):
         rows = _array(text, file) if text.lstrip().startswith("[") else _lines(text, file)
+    elif kind.startswith("tsv"):
+        rows = _tabbed(text, file, columns)
     else:
-        rows = _cells(text, file, "\t" if kind.startswith("tsv") else ",", columns)
+        rows = _cells(text, file, ",", columns)
     return _from_rows(rows, file, columns)
 
 
@@ -153,8 +171,8 @@ def _json(text: str, file: Path, number: int) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=once)
-    except json.JSONDecodeError as error:
-        raise AdaptError(f"{file}: row {number} is not JSON: {error}.") from error
+    except ValueError as error:  # broken, or a number of thousands of digits
+        raise AdaptError(f"{file}: row {number} is not JSON: {first_line(error)}.") from error
     except RecursionError as error:
         raise AdaptError(f"{file}: row {number} is nested too deeply to be read.") from error
 
@@ -172,6 +190,7 @@ def _cells(text: str, file: Path, delimiter: str, columns: Collection[str] | Non
     try:
         header = table.fieldnames or []
         check_once([name for name in header if columns is None or name in columns], file)
+        check_separator(header, file)
         for number, row in enumerate(table, 1):
             if None in row or None in row.values():
                 raise AdaptError(
@@ -183,6 +202,41 @@ def _cells(text: str, file: Path, delimiter: str, columns: Collection[str] | Non
     return rows
 
 
+def _tabbed(text: str, file: Path, columns: Collection[str] | None) -> list[Row]:
+    """Return the rows of TSV, quoted like CSV, or with quotes that are letters like others.
+
+    Many published files hold texts that begin with a quote and have one row per line.
+
+    Raises:
+        AdaptError: a row is broken, or both readings are possible and differ.
+    """
+    lines = [line.split("\t") for line in re.split("\r\n|\r|\n", text) if line]
+    header, *rest = [[_bare(cell) for cell in line] for line in lines] or [[]]
+    plain = None
+    if all(len(row) == len(header) for row in rest):
+        check_once([name for name in header if columns is None or name in columns], file)
+        plain = [dict(zip(header, row, strict=True)) for row in rest]
+    try:
+        quoted = _cells(text, file, "\t", columns)
+    except AdaptError:
+        if plain is None:
+            raise
+        return plain
+    if plain is not None and plain != quoted:
+        raise AdaptError(
+            f"{file}: has {len(plain)} rows if quotes are letters, {len(quoted)} if they hold "
+            "cells of several lines together. Save it as CSV or JSONL."
+        )
+    return quoted
+
+
+def _bare(cell: str) -> str:
+    """Take the quotes off a cell that is quoted as a whole; other quotes are letters."""
+    inner = cell[1:-1]
+    whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if whole else cell
+
+
 def check_once(names: Sequence[str], file: Path, where: str = "") -> None:
     """Reject a column that stands twice: which one is meant?
 
@@ -192,6 +246,20 @@ def check_once(names: Sequence[str], file: Path, where: str = "") -> None:
     for name, times in Counter(names).items():
         if times > 1:
             raise AdaptError(f"{file}: {where}has {times} columns named {name!r}. Rename one.")
+
+
+def check_separator(header: Sequence[str], file: Path) -> None:
+    """Reject a header that is cut at another character, as spreadsheets of many countries do.
+
+    Raises:
+        AdaptError: it is one name that holds a semicolon, a tab or a bar.
+    """
+    found = [mark for mark in ";\t|" if mark in "".join(header)]
+    if len(header) == 1 and found:
+        raise AdaptError(
+            f"{file}: the header {header[0]!r:.60} is cut at {found[0]!r}, it seems. Cells are cut "
+            "at commas in .csv and at tabs in .tsv: save or name the file accordingly."
+        )
 
 
 def _from_rows(rows: list[Row], file: Path, wanted: Collection[str] | None) -> Table:

@@ -12,7 +12,7 @@ from typing import Any
 from adaptkit.errors import AdaptError, invalid
 
 MOST = 1000  # classes; more are taken for something else
-NUMERAL = re.compile(r"[+-]?\d+(\.0*)?")  # of a whole number
+NUMERAL = re.compile(r"[+-]?\d{1,18}(\.0*)?")  # of a whole number; longer ones are names
 
 
 def whole(value: Any) -> Any:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from adaptkit.errors import AdaptError, MachineError, at_least, first_line, invalid
 from adaptkit.storage import bundled
-from adaptkit.tasks.files import EXTENSIONS, Table, read_file
+from adaptkit.tasks.files import EXTENSIONS, Table, kind_of, read_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -115,7 +115,7 @@ def find(spec: DatasetSpec) -> DataSource:
         )
     if not spec.path:
         raise AdaptError(f"task.path: {spec.name} has no hub id; set task.path or data.root.")
-    if spec.path.startswith((".", "/", "~")) or spec.path.endswith(EXTENSIONS):
+    if spec.path.startswith((".", "/", "~")) or kind_of(spec.path):
         raise AdaptError(f"task.path={spec.path}: no such file or folder.")
     if _on_hub(spec):
         return DataSource("hub", spec.path)
@@ -177,7 +177,7 @@ def read(
         return read_file(place, columns)
     if file := file_of(place, split):
         return read_file(file, columns)
-    files = sorted(p.name for p in place.iterdir() if p.name.endswith(EXTENSIONS))
+    files = sorted(p.name for p in place.iterdir() if kind_of(p.name))
     there = ", ".join(files) or "nothing"
     raise AdaptError(
         f"task {spec.name}: no split {split!r} in {place} (there is: {there})."

@@ -142,11 +142,15 @@ class TableTask(ABC):
         """Return the rows with the column `id`, as text.
 
         Raises:
-            AdaptError: two rows have one id.
+            AdaptError: a row has no id, or two rows have one.
         """
         ids = [str(number) for number in range(len(rows))]
         if self.id in rows.column_names:
-            ids = [str(value) for value in rows[self.id][:]]
+            values = rows[self.id][:]
+            if None in values:
+                where = f"task {self.name}, split {split}, row {values.index(None) + 1}"
+                raise AdaptError(f"{where}: {self.id} (task.id) is empty. Fill it in.")
+            ids = [str(value) for value in values]
         value, times = Counter(ids).most_common(1)[0]
         if times > 1:
             raise AdaptError(
