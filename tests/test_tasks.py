@@ -148,6 +148,13 @@ def test_one_file_has_two_splits(option, names, tmp_path):
         classify(Path(path), **names).load(Given(), 0)
 
 
+def test_both_parts_of_one_file_can_be_scored(tmp_path):
+    task = one_file(tmp_path, {"a": 20, "b": 20})
+    splits = replace(task, also={"seen": "train"}).load(Given(train_rows=10), 0)
+    assert [len(rows) for rows in splits.validation.values()] == [4, 36]
+    assert set(splits.train["text"][:]) < set(splits.validation["seen"]["text"][:])
+
+
 def test_every_row_of_one_file(tmp_path):
     splits = one_file(tmp_path, {"a": 20, "b": 1}).load(Given(), 0, train=False, every_row=True)
     assert len(splits.validation[""]) == 21 and not splits.notes
@@ -383,8 +390,12 @@ def test_numbers_of_choices(values, tmp_path):
 
 def test_the_rows_of_each_class_are_counted(tmp_path):
     splits = one_file(tmp_path, {"a": 19, "b": 10, "rare": 1}).load(Given(), 0)
-    expected = "27 training rows of 3 classes (a 17, b 9, rare 1); 3 validation rows"
-    assert splits.summary() == expected
+    shown = "27 training rows of 3 classes (a 17, b 9, rare 1; imbalanced, 17 to 1)"
+    assert splits.summary() == f"{shown}; 3 validation rows"
+    even = replace(one_file(tmp_path, {"a": 20, "b": 10}), labels=("a", "b", "c"))
+    assert "27 training rows of 3 classes (a 18, b 9, c 0; 1 without a row)" in (
+        even.load(Given(), 0).summary()
+    )
 
 
 def test_class_names_stored_in_parquet(tmp_path):
@@ -417,6 +428,15 @@ def test_names_that_overlap_in_part_are_an_error(tmp_path):
         classify(tmp_path, labels=("neg", "pos")).load(Given(), 0)
     foreign = classify(tmp_path, labels=("bad", "good", "none")).load(Given(), 0)
     assert foreign.train["label"][:] == ["bad", "good"]  # no name is known: numbers are places
+
+
+@pytest.mark.parametrize("labels", [("bad", "good"), ("Pos", "Neg", "Odd"), ("a", "b", "c", "d")])
+def test_numbers_are_places_only_in_lists_of_one_length(labels, tmp_path):
+    """Names that differ in case alone are not foreign: their order may be another one."""
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.parquet", [{"text": "x", "label": i} for i in (0, 1)], NAMES)
+    with pytest.raises(AdaptError, match="the file names its classes neg, pos, odd, the task"):
+        classify(tmp_path, labels=labels).load(Given(), 0)
 
 
 def test_stored_names_that_are_numerals(tmp_path):

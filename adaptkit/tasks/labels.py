@@ -112,9 +112,12 @@ class Namer:
 
     def __post_init__(self) -> None:
         check_distinct(self.classes)
-        if self.by_name and not set(self.stored or ()) <= set(self.classes):
+        if not self.stored or set(self.stored) <= set(self.classes):
+            return
+        alike = {n.strip().casefold() for n in self.stored} & {n.casefold() for n in self.classes}
+        if alike or len(self.stored) != len(self.classes):  # else its numbers are places
             raise AdaptError(
-                f"{self.where}: the file names its classes {', '.join(self.stored or ())}, the "
+                f"{self.where}: the file names its classes {', '.join(self.stored)}, the "
                 f"task {', '.join(self.classes)}. Set task.labels to the names of the file."
             )
 

@@ -39,22 +39,26 @@ def load(
         f"{where} is one file: {len(held)} of its {len(rows)} rows ({share}) are held out as the "
         "validation split, and never trained on"
     )
-    trained = task.some(rows.select(learnt), data.train_rows, seed) if train else None
-    scored = {"": task.some(rows.select(held), data.eval_rows, seed)}
+    parts = {"train": rows.select(learnt), "validation": rows.select(held)}
+    trained = task.some(parts["train"], data.train_rows, seed) if train else None
+    scored = {
+        suffix: task.some(parts[split], data.eval_rows, seed)
+        for suffix, split in task.scored().items()
+    }
     return Splits(task.fitted(trained), trained, scored, origin, (note, *notes))
 
 
 def check_names(task: TableTask, origin: DataSource, train: bool) -> None:
-    """Check that nothing but train and validation is asked of one file.
+    """Check that a file is asked for its own parts: what is held out decides, both may be scored.
 
     Raises:
-        AdaptError: another split is.
+        AdaptError: another split is asked for.
     """
-    asked = {"task.validation": task.validation}
-    asked |= {f"task.also.{name}": split for name, split in task.also.items()}
-    asked |= {"task.train": task.train} if train else {}
-    for option, split in asked.items():
-        if split != ("train" if option == "task.train" else "validation"):
+    asked = [("task.validation", task.validation, {"validation"})]
+    asked += [(f"task.also.{n}", split, {"train", "validation"}) for n, split in task.also.items()]
+    asked += [("task.train", task.train, {"train"})] if train else []
+    for option, split, known in asked:
+        if split not in known:
             raise AdaptError(
                 f"{option}={split}: {origin.path} is one file, and has the splits train and "
                 "validation (a tenth of its rows). For others give a folder with a file of each."

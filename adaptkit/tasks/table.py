@@ -34,7 +34,7 @@ class TableTask(ABC):
     label: str = "label"  # column of the answers
     train: str = "train"  # names of the splits
     validation: str = "validation"  # the split whose score decides
-    also: dict[str, str] = field(default_factory=dict)  # further scored splits: {name: split}
+    also: dict[str, str] = field(default_factory=dict)  # more scored splits: +task.also.NAME=SPLIT
     metric: str = ""  # how answers are scored
     best: str = ""  # the score by which runs are compared; empty: the metric's first
     max_length: int = 128  # tokens, special ones included

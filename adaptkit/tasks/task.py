@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Answer = Any  # plain JSON
 SHOWN = 8  # classes in a line
+SKEWED = 10  # times as many rows as another class: worth a word
 ID, LABEL = "id", "label"  # columns that every task's rows have; a row to predict has no label
 
 
@@ -79,7 +80,11 @@ class Splits:
         ]
         more = len(self.task.classes) - SHOWN
         rest = f" and {more} more" if more > 0 else ""
-        return f" of {len(self.task.classes)} classes ({', '.join(shown)}{rest})"
+        found = f" of {len(self.task.classes)} classes ({', '.join(shown)}{rest}"
+        most, least = max(counts.values()), min(counts.values())
+        skew = f"; imbalanced, {most / least:.0f} to 1" if most >= SKEWED * least else ""
+        absent = sum(not counts[name] for name in self.task.classes)
+        return f"{found}{skew}{f'; {absent} without a row' if absent else ''})"
 
     def fingerprint(self) -> str:
         """Identify the rows: SHA-256 over all values of all columns."""
