@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, tiny_config, tiny_tokenizer
+from transformers import AutoTokenizer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaptkit.adaptation import Batch
@@ -21,6 +22,7 @@ from adaptkit.config.compose import compose
 from adaptkit.config.groups import options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError
+from adaptkit.models.pairs import separate_pairs
 from adaptkit.storage import hub
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
@@ -510,10 +512,17 @@ def test_special_tokens_in_a_text_are_plain_text(name):
     assert special(f"good {SPECIAL[name]} film") == special("good film")
 
 
+def loaded_tokenizer(name: str) -> Any:
+    """The tokenizer of a family, as loading prepares it."""
+    tokenizer = tiny_tokenizer(name)
+    separate_pairs(tokenizer)
+    return tokenizer
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "t5", "xlnet"])
 @pytest.mark.parametrize("pair", [False, True])
 def test_ordinary_texts_are_encoded_as_the_tokenizer_does(name, pair):
-    tokenizer = tiny_tokenizer(name)
+    tokenizer = loaded_tokenizer(name)
     rows = [
         {"one": "the film was not bad", "two": "good"},
         {"one": "meh", "two": "an hour too long"},
@@ -523,8 +532,8 @@ def test_ordinary_texts_are_encoded_as_the_tokenizer_does(name, pair):
     for row, ids in zip(rows, found["input_ids"], strict=True):
         texts = [row[column] for column in columns]
         expected = tokenizer(*texts)["input_ids"]
-        if pair and name == "gpt2":  # its tokenizer joins a pair
-            first, second = (tokenizer(text)["input_ids"] for text in texts)
+        if pair and name == "gpt2":  # the tokenizer that comes with it joins a pair
+            first, second = (tiny_tokenizer(name)(text)["input_ids"] for text in texts)
             expected = [*first, tokenizer.eos_token_id, *second]
         assert ids == expected
     assert found["length"][:] == [len(ids) for ids in found["input_ids"]]
@@ -544,7 +553,7 @@ CUTS = [(SENTENCE[:i], SENTENCE[i:]) for i in range(len(SENTENCE) + 1)]
 @pytest.mark.parametrize("kind", ["pair", "choice"])
 def test_pairs_of_equal_concatenation_are_read_differently(kind, name):
     """Cut where a word begins, the same text gives other pairs, and other ids."""
-    tokenizer = tiny_tokenizer(name)
+    tokenizer = loaded_tokenizer(name)
     cuts = [(a, b) for a, b in CUTS if not b or b[0] == " " or not a]
     rows = datasets.Dataset.from_list([{"a": a, "b": b, "c": [b, "x"]} for a, b in cuts])
     if kind == "pair":
@@ -560,7 +569,7 @@ def test_pairs_of_equal_concatenation_are_read_differently(kind, name):
 @pytest.mark.parametrize("limit", [4, 9, 11, 12, 40])
 def test_a_pair_keeps_its_second_text_within_the_limit(name, limit):
     """The longer text is cut, and the separator stays."""
-    tokenizer = tiny_tokenizer(name)
+    tokenizer = loaded_tokenizer(name)
     row = {"a": "the film was not bad at all for an hour", "b": "good plot"}
     cut, whole = (encoded([row], tokenizer, n, text=("a", "b")) for n in (limit, 99))
     (ids,), (full,) = cut["input_ids"], whole["input_ids"]
@@ -573,13 +582,32 @@ def test_a_pair_keeps_its_second_text_within_the_limit(name, limit):
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "qwen2"])
 def test_a_text_cannot_hold_the_separator(name):
-    tokenizer = tiny_tokenizer(name)
+    tokenizer = loaded_tokenizer(name)
     rows = [{"a": "good", "b": "bad"}, {"a": "", "b": "bad"}, {"a": "good", "b": ""}]
     rows.append({"a": f"good{tokenizer.eos_token}", "b": "bad"})
     ids = encoded(rows, tokenizer, text=("a", "b"))["input_ids"][:]
     end, good, bad = tokenizer.eos_token_id, *(tokenizer(w)["input_ids"] for w in ("good", "bad"))
     assert ids[:3] == [[*good, end, *bad], [end, *bad], [*good, end]]
     assert ids[3].count(end) == 1
+
+
+def test_a_tokenizer_keeps_pairs_apart_where_it_is_saved(tmp_path):
+    """So that an exported model, in a pipeline, reads pairs as the run did."""
+    for name in FAMILIES:
+        tokenizer, bare = loaded_tokenizer(name), tiny_tokenizer(name)
+        tokenizer.save_pretrained(tmp_path / name)
+        again = AutoTokenizer.from_pretrained(tmp_path / name)
+        pair = "he is", " not guilty"
+        assert again(*pair)["input_ids"] == tokenizer(*pair)["input_ids"], name
+        assert again(pair[0])["input_ids"] == bare(pair[0])["input_ids"], name
+        assert (tokenizer(*pair)["input_ids"] == bare(*pair)["input_ids"]) != (
+            name in ("gpt2", "gpt_neox", "qwen2", "qwen3")
+        )
+
+
+def test_a_tokenizer_that_joins_pairs_is_rejected():
+    with pytest.raises(AdaptError, match="puts nothing between two texts"):
+        encoded([{"a": "x", "b": "y"}], tiny_tokenizer("gpt2"), text=("a", "b"))
 
 
 def test_pairs_carry_types():

@@ -20,6 +20,7 @@ from adaptkit.models.checkpoint import read
 from adaptkit.models.families import past_padding
 from adaptkit.models.heads import HEADS, Head, check_head, outputs_by_name
 from adaptkit.models.padding import with_padding_moved
+from adaptkit.models.pairs import separate_pairs
 from adaptkit.models.pooling import Pooled
 from adaptkit.models.weights import check_finite, head_names, new_names, read_weights
 
@@ -99,7 +100,7 @@ def _check_sizes(model: Model, config: PretrainedConfig) -> None:
 
 
 def load_tokenizer(model: Model, config: PretrainedConfig) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, padding on the right, with a padding token.
+    """Return the tokenizer, padding on the right, with a padding token and a separator for pairs.
 
     Raises:
         AdaptError: the folder or hub id has no tokenizer, or that of another model.
@@ -131,6 +132,7 @@ def load_tokenizer(model: Model, config: PretrainedConfig) -> PreTrainedTokenize
         names = tokenizer.model_input_names
         tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
     tokenizer.padding_side = "right"
+    separate_pairs(tokenizer)
     return tokenizer
 
 

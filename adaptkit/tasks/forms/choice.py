@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.forms.padding import padded_inputs, plain_text, separator, tokenized
+from adaptkit.tasks.forms.padding import padded_inputs, plain_text, tokenized
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader, row_name
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class ChoiceForm(Form):
         longest: int,
     ) -> None:
         tokenizer = reader.tokenizer
-        special = tokenizer.num_special_tokens_to_add(pair=True) + len(separator(tokenizer))
-        room = longest - special - 1
+        room = longest - tokenizer.num_special_tokens_to_add(pair=True) - 1
         plain = plain_text(tokenizer)
         tokens = tokenizer(
             [plain(choice) for choice in choices],

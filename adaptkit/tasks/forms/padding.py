@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from adaptkit.errors import AdaptError
+
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -48,23 +50,19 @@ def tokenized(
 
     `texts` holds one list, or two of the same length; `cut` is the tokenizer's `truncation`. The
     column `cut` counts the tokens that each loses.
+
+    Raises:
+        AdaptError: nothing stands between the texts of a pair.
     """
     plain = plain_text(tokenizer)
     columns = [[plain(text) for text in column] for column in texts]
-    between = separator(tokenizer) if len(texts) == 2 else []
+    if len(texts) == 2:
+        check_separator(tokenizer)
     tokens = tokenizer(
-        *columns, truncation=cut, max_length=longest - len(between), split_special_tokens=True,
+        *columns, truncation=cut, max_length=longest, split_special_tokens=True,
         return_attention_mask=False,
     )  # fmt: skip
     lists: dict[str, list] = dict(tokens)
-    if between:
-        places = [border(tokens.sequence_ids(i)) for i in range(len(lists["input_ids"]))]
-        fill = {"input_ids": between, "token_type_ids": [0] * len(between)}
-        for name, rows in lists.items():
-            lists[name] = [
-                [*ids[:place], *fill[name], *ids[place:]]
-                for ids, place in zip(rows, places, strict=True)
-            ]
     lost = [0] * len(columns[0])
     full = [i for i, ids in enumerate(lists["input_ids"]) if len(ids) >= longest]
     if full:
@@ -73,36 +71,26 @@ def tokenized(
             split_special_tokens=True, return_attention_mask=False, verbose=False,
         )["input_ids"]  # fmt: skip
         for i, ids in zip(full, uncut, strict=True):
-            lost[i] = len(ids) + len(between) - len(lists["input_ids"][i])
+            lost[i] = len(ids) - len(lists["input_ids"][i])
     # A tokenizer that adds no special token gives an empty text no token at all: it gets one.
     alone = {"input_ids": tokenizer.eos_token_id or 0}
     found = {name: [ids or [alone.get(name, 0)] for ids in rows] for name, rows in lists.items()}
     return {**found, "cut": lost}
 
 
-def separator(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids to put between the texts of a pair; none if the tokenizer puts some itself.
+def check_separator(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that something stands between the texts of a pair, so that its cut is not lost.
 
-    The tokenizers of GPT-2, GPT-NeoX and Qwen join a pair, so that ("he is", " not guilty") and
-    ("he is not", " guilty") would be read alike. Their end-of-text token goes between: it separates
-    texts in pretraining as well, and no text can hold it. A tokenizer without one gets a newline.
+    Raises:
+        AdaptError: nothing does.
     """
+    from adaptkit.models.pairs import joins_pairs
 
-    def ids(*texts: str, special: bool) -> list[int]:
-        return list(tokenizer(*texts, add_special_tokens=special)["input_ids"])
-
-    pair, both = ids("a", "b", special=True), ids("a", special=False) + ids("b", special=False)
-    if all(pair[i : i + len(both)] != both for i in range(len(pair))):
-        return []
-    known = [tokenizer.sep_token_id, tokenizer.eos_token_id]
-    return next(([i] for i in known if i is not None), ids("\n", special=False))
-
-
-def border(owners: Sequence[int | None]) -> int:
-    """Return where the second text of a pair begins; `owners` says whose each token is."""
-    if 1 in owners:
-        return owners.index(1)
-    return max((i + 1 for i, owner in enumerate(owners) if owner == 0), default=0)
+    if joins_pairs(tokenizer):
+        raise AdaptError(
+            "the task has pairs of texts, and the model's tokenizer puts nothing between two texts "
+            "and has no token for it. Name one in tokenizer_config.json (sep_token or eos_token)."
+        )
 
 
 def plain_text(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
