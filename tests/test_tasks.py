@@ -686,6 +686,39 @@ def test_weights_and_smoothing_are_those_of_torch(weights, smoothing):
     torch.testing.assert_close(found / w[target].sum(), mean)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_weights_of_tags_are_those_of_torch(smoothing):
+    logits = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([[-100, 0, 2, -100], [1, 1, -100, 2]])
+    weights = {"a": 0.5, "c": 4.0}  # b: 1
+    task = Tag("t", labels=("a", "b", "c"), class_weights=weights, label_smoothing=smoothing)
+    batch = Batch({}, {"target": target}, [0, 1], 5)
+    found = task.form.loss(SequenceClassifierOutput(logits=logits), batch)
+    w = torch.tensor([0.5, 1.0, 4.0])
+    mean = torch.nn.CrossEntropyLoss(weight=w, label_smoothing=smoothing)(
+        logits.flatten(0, 1), target.flatten()
+    )
+    torch.testing.assert_close(found / w[target[target >= 0]].sum(), mean)
+
+
+def test_balanced_weights_of_tags_count_words(tmp_path):
+    rows = [{"tokens": ["x"] * 4, "tags": ["a", "a", "a", "b"]}]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    task = Tag("t", path=str(tmp_path), class_weights="balanced").load(Given(), 0).task
+    assert task.class_weights == (4 / 6, 2.0)
+    assert task.with_classes(("b", "a")).class_weights == (2.0, 4 / 6)
+
+
+def test_weights_by_name_follow_their_classes():
+    task = classify(labels=("a", "b"), class_weights={"b": 5.0})
+    assert task.form.weights == (1.0, 5.0)
+    assert task.with_classes(("b", "a")).form.weights == (5.0, 1.0)
+    assert classify(labels=(0, 1), class_weights={1: 2.0}).form.weights == (1.0, 2.0)
+    plain = ["task.labels=[ham,spam]", "task.class_weights={spam: 5}"]
+    assert configured("sst2", *plain).form.weights == (1.0, 5.0)
+
+
 def test_balanced_weights(tmp_path):
     from sklearn.utils.class_weight import compute_class_weight
 
@@ -716,6 +749,8 @@ def test_balanced_weights(tmp_path):
             r"task\.class_weights=0.0: must be a finite number above 0",
         ),
         ({"class_weights": "balnced"}, "did you mean balanced"),
+        ({"class_weights": {"bb": 1.0}}, "class_weights=bb: not known; did you mean b"),
+        ({"class_weights": {"b": -1.0}}, r"class_weights\.b=-1.0: must be a finite number above 0"),
         ({"label_smoothing": 1.0}, r"task\.label_smoothing=1.0: must be at least 0 and below 1"),
     ],
 )

@@ -17,16 +17,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from adaptkit.errors import AdaptError, above, invalid, one_of, within
+from adaptkit.errors import AdaptError, one_of, within
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.labels import Namer, classes_in
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
+from adaptkit.tasks.weights import (
+    BALANCED,
+    Weights,
+    balanced,
+    check_weights,
+    in_order,
+    no_training_rows,
+    reordered,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-BALANCED = "balanced"
 METRICS = {  # name -> scores; the first is the one that runs are compared by
     "accuracy": ("accuracy",),
     "accuracy_and_f1": ("f1", "accuracy"),
@@ -41,8 +49,8 @@ class Classify(TableTask):
     text: tuple[str, ...] = ()  # one column, or [first,second] for a pair
     # class names in the order of their numbers; empty: read from the data
     labels: tuple[str | int, ...] = ()
-    # of the loss: balanced, or one number per class in the order of the labels
-    class_weights: str | tuple[float, ...] | None = None
+    # of the loss: balanced, numbers in the order of the labels, or {class: number}
+    class_weights: Weights = None
     label_smoothing: float = 0.0  # share of the target that all classes get in the loss
     metric: str = "accuracy"  # how answers are scored
 
@@ -55,15 +63,7 @@ class Classify(TableTask):
         if len(self.labels) == 1:
             raise AdaptError(f"task.labels={list(self.labels)}: name two classes or more.")
         within("task.label_smoothing", self.label_smoothing, 0, 1)
-        if isinstance(self.class_weights, str):
-            one_of("task.class_weights", self.class_weights, (BALANCED,))
-        for weight in self.weights:
-            above("task.class_weights", weight, 0)
-        if self.weights and self.labels and len(self.weights) != len(self.labels):
-            raise invalid(
-                "task.class_weights", list(self.weights),
-                f"must be one number for each of the {len(self.labels)} classes, in their order",
-            )  # fmt: skip
+        check_weights(self.class_weights, self.classes)
 
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""
@@ -94,19 +94,15 @@ class Classify(TableTask):
     @property
     def weights(self) -> tuple[float, ...]:
         """Weights of the classes, in their order; none if they are all 1, or not known yet."""
-        return self.class_weights if isinstance(self.class_weights, tuple) else ()
+        return in_order(self.class_weights, self.classes)
 
     def with_classes(self, classes: tuple[str, ...]) -> Classify:
         """Return the task with its classes, and their weights, in another order."""
-        if not (self.labels and self.weights):
-            return replace(self, labels=classes)
-        of = dict(zip(self.classes, self.weights, strict=True))
-        return replace(self, labels=classes, class_weights=tuple(of[name] for name in classes))
+        weights = reordered(self.class_weights, self.classes, classes)
+        return replace(self, labels=classes, class_weights=weights)
 
     def fitted(self, train: Dataset | None) -> Classify:
-        """Return the task with balanced weights in numbers: rows / (classes x rows of the class).
-
-        A class without a row has the weight 1.
+        """Return the task with balanced weights in numbers.
 
         Raises:
             AdaptError: there are no training rows.
@@ -114,14 +110,8 @@ class Classify(TableTask):
         if self.class_weights != BALANCED:
             return self
         if train is None:
-            raise invalid(
-                "task.class_weights", BALANCED, "needs training rows, and none are read here",
-                "Give one number per class",
-            )  # fmt: skip
-        counts = Counter(train[LABEL][:])
-        rows = len(train)
-        weights = (rows / (len(counts) * counts[c]) if counts[c] else 1.0 for c in self.classes)
-        return replace(self, class_weights=tuple(weights))
+            raise no_training_rows()
+        return replace(self, class_weights=balanced(self.classes, train[LABEL][:]))
 
     def bind(self, rows: Dataset, split: str) -> Classify:
         """Return the task with the classes that the label column holds, if it names none itself.

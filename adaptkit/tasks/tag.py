@@ -1,4 +1,7 @@
-"""Tagging: one label per word, as for parts of speech and entities."""
+"""Tagging: one label per word, as for parts of speech and entities.
+
+Weights of the tags and smoothing are those of classification, with words in place of rows.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.errors import AdaptError, one_of
+from adaptkit.errors import AdaptError, one_of, within
 from adaptkit.tasks.forms.tag import TagForm
 from adaptkit.tasks.labels import Namer, classes_in
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
+from adaptkit.tasks.weights import (
+    BALANCED,
+    Weights,
+    balanced,
+    check_weights,
+    in_order,
+    no_training_rows,
+    reordered,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,6 +38,9 @@ class Tag(TableTask):
     words: str = "tokens"  # column of lists of words
     label: str = "tags"  # column of lists of tags
     labels: tuple[str | int, ...] = ()  # tags in the order of their numbers; empty: from the data
+    # of the loss: balanced, numbers in the order of the labels, or {class: number}
+    class_weights: Weights = None
+    label_smoothing: float = 0.0  # share of the target that all classes get in the loss
     metric: str = "accuracy"  # entities: F1 of whole entities in BIO tags
 
     answer = "a tag per word"
@@ -33,6 +48,8 @@ class Tag(TableTask):
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, METRICS)
         super().__post_init__()
+        within("task.label_smoothing", self.label_smoothing, 0, 1)
+        check_weights(self.class_weights, self.classes)
 
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""
@@ -56,11 +73,26 @@ class Tag(TableTask):
     @property
     def form(self) -> TagForm:
         """A token classifier."""
-        return TagForm(self.words, self.classes, self.max_length)
+        weights = in_order(self.class_weights, self.classes)
+        return TagForm(self.words, self.classes, self.max_length, weights, self.label_smoothing)
 
     def with_classes(self, classes: tuple[str, ...]) -> Tag:
-        """Return the task with its tags in another order."""
-        return replace(self, labels=classes)
+        """Return the task with its tags, and their weights, in another order."""
+        weights = reordered(self.class_weights, self.classes, classes)
+        return replace(self, labels=classes, class_weights=weights)
+
+    def fitted(self, train: Dataset | None) -> Tag:
+        """Return the task with balanced weights in numbers, counted in words.
+
+        Raises:
+            AdaptError: there are no training rows.
+        """
+        if self.class_weights != BALANCED:
+            return self
+        if train is None:
+            raise no_training_rows()
+        words = [tag for tags in train[LABEL][:] for tag in tags]
+        return replace(self, class_weights=balanced(self.classes, words))
 
     def check(self, rows: Dataset, split: str) -> None:
         """Check that every row holds a list of words."""

@@ -30,6 +30,8 @@ class TagForm(Form):
     words: str  # column of lists of words
     classes: tuple[str, ...]
     max_length: int  # tokens of a window, special ones included
+    weights: tuple[float, ...] = ()  # of the tags in the loss; none: 1
+    smoothing: float = 0.0  # share of the target that all tags get
 
     head: ClassVar[str] = "token"
     votes: ClassVar[bool] = True
@@ -134,9 +136,11 @@ class TagForm(Form):
         from torch.nn.functional import cross_entropy
 
         logits, target = outputs.logits.float(), batch.targets["target"]
+        weight = logits.new_tensor(self.weights) if self.weights else None
         return cross_entropy(
-            logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
+            logits.flatten(0, 1), target.flatten(), weight, ignore_index=IGNORED,
+            label_smoothing=self.smoothing, reduction="sum",
+        )  # fmt: skip
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window one tag, or null, for each of its words."""
