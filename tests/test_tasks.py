@@ -887,6 +887,17 @@ def test_entities_are_bio(tmp_path):
     assert splits.task.score([["B-A", "O"]], splits.validation[""])["f1"] == 1
 
 
+def test_a_subset_without_words_is_counted(tmp_path):
+    rows = [{"tokens": [], "tags": []}, {"tokens": ["x"], "tags": ["A"]}]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    task = Tag("mine", path=str(tmp_path))
+    said = {task.load(Given(train_rows=1), seed).summary() for seed in range(9)}
+    one = "1 training rows of 1 classes"
+    assert {f"{one} (A 0; 1 without a row); 2 validation rows", f"{one} (A 1); 2 validation rows"} \
+        == said  # fmt: skip
+
+
 @pytest.mark.parametrize("labels", [(), ("A",)])
 def test_rows_without_words(labels, tmp_path):
     rows = [{"tokens": [], "tags": []}, {"tokens": [], "tags": []}]

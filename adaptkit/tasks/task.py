@@ -81,7 +81,7 @@ class Splits:
         more = len(self.task.classes) - SHOWN
         rest = f" and {more} more" if more > 0 else ""
         found = f" of {len(self.task.classes)} classes ({', '.join(shown)}{rest}"
-        most, least = max(counts.values()), min(counts.values())
+        most, least = max(counts.values(), default=1), min(counts.values(), default=1)
         skew = f"; imbalanced, {most / least:.0f} to 1" if most >= SKEWED * least else ""
         absent = sum(not counts[name] for name in self.task.classes)
         return f"{found}{skew}{f'; {absent} without a row' if absent else ''})"
