@@ -22,11 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from adaptkit.config.compose import compose_job, plain_data
 from adaptkit.config.groups import CONF
-from adaptkit.config.overrides import (
-    register_resolvers,
-    sweep_lengths,
-    translate_hydra_errors,
-)
+from adaptkit.config.guard import guarded_composition
+from adaptkit.config.overrides import register_resolvers, sweep_lengths, translate_hydra_errors
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError, Interrupted
 from adaptkit.runs.repeat import done_before
@@ -131,7 +128,7 @@ def main(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say what is wrong
     before, sys.argv = sys.argv, ["adaptkit train", *arguments]
     try:
-        with translate_hydra_errors(overrides):
+        with translate_hydra_errors(overrides), guarded_composition(arguments):
             sweep_lengths(overrides)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except KeyboardInterrupt as stop:

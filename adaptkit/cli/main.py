@@ -26,7 +26,7 @@ USAGE = """adaptkit: adapt a pretrained language model to a task with any publis
 Tab completion: eval "$(adaptkit -sc install=bash)"
 """
 TAKE_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
-              "--config-dir", "-cd", "--experimental-rerun")  # fmt: skip
+              "--config-dir", "-cd")  # fmt: skip
 FLAGS = (*TAKE_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r",
          "--multirun", "-m", "--shell-completion", "-sc", "--info", "-i")  # fmt: skip
 

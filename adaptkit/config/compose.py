@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit.config.groups import CONF
+from adaptkit.config.guard import guarded_composition
 from adaptkit.config.overrides import register_resolvers, translate_hydra_errors
 from adaptkit.errors import AdaptError, ConfigError, first_line
 
@@ -86,7 +87,11 @@ def hydra_at_home(overrides: list[str]) -> Iterator[None]:
 
     register_resolvers()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"), translate_hydra_errors(overrides):
+    with (
+        initialize_config_dir(str(CONF), version_base="1.3"),
+        translate_hydra_errors(overrides),
+        guarded_composition(),
+    ):
         yield
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from adaptkit.config.groups import CONF, GROUPS, options
 from adaptkit.config.suggest import of_choice, of_key
-from adaptkit.errors import AdaptError, ConfigError
+from adaptkit.errors import AdaptError, ConfigError, first_line
 
 
 @contextmanager
@@ -26,11 +26,26 @@ def translate_hydra_errors(overrides: list[str]) -> Iterator[None]:
     except Exception as error:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
 
         flags = isinstance(error, ValueError) and "--" in str(error)
         if flags or isinstance(error, HydraException | OmegaConfBaseException):
             raise ConfigError(explain(error, overrides)) from error
+        if isinstance(error, YAMLError | UnicodeDecodeError | RecursionError | OSError):
+            raise ConfigError(f"a file of options cannot be read: {of_yaml(error)}.") from error
         raise
+
+
+def of_yaml(error: BaseException) -> str:
+    """Say in one line why YAML cannot be read, and where."""
+    from yaml import MarkedYAMLError
+
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply, or refers to itself"
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{error.problem} ({mark.name}, line {mark.line + 1})"
+    return first_line(error)
 
 
 EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null"}
