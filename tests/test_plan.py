@@ -3,11 +3,13 @@
 import dataclasses
 import socket
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from families import FAMILIES
+from runs import carry_out, configure, sentiment
 from shapes import NO_BIAS
 from torch import Tensor
 
@@ -64,6 +66,7 @@ TOTALS = {
     "electra-large": 335_143_938, "distilbert": 66_955_010, "albert-base": 11_685_122,
     "deberta-v3-base": 184_423_682, "modernbert-base": 149_606_402, "xlnet-base": 117_310_466,
     "xlnet-large": 361_320_450, "bert-base-cased": 108_311_810, "bert-large-cased": 333_581_314,
+    "t5-small": 60_770_306, "bart-base": 140_012_546,  # tables that are one are counted once
 }  # fmt: skip
 
 
@@ -283,6 +286,29 @@ def test_activations_are_what_torch_keeps(family: str, method: str, checkpoints:
     found = plan.plan(settings, "fp32").memory
     assert (found.batch_size, found.tokens) == (8, 96)
     assert found.activations == pytest.approx(real_activations(settings, 96), rel=0.10)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "probe"])
+def test_what_passes_by_is_counted(method: str) -> None:
+    """A step holds more than what autograd saves; an evaluation of 64 rows more than a probe."""
+    found = planned("model=mini-bert", f"method={method}").memory
+    assert found.libraries > 0
+    parts = (found.weights, found.gradients, found.optimizer, found.activations, found.passing)
+    assert found.total == sum(parts) + found.libraries
+    if method == "probe":  # at least all hidden states and one inner layer of 64 rows
+        assert found.passing > 64 * found.tokens * 4 * 128
+    if method == "lora":
+        assert found.passing > 0
+
+
+def test_a_run_records_what_it_planned_and_took(checkpoints: Any, tmp_path: Path) -> None:
+    data = sentiment(tmp_path / "data")
+    changes = {"trainer.max_steps": 1}
+    made = configure(tmp_path / "run", checkpoints["bert"], data, "method=lora", **changes)
+    memory = carry_out(made)[0]["memory"]
+    bound = made.bind(made.task.with_classes(("negative", "positive")))
+    assert memory["planned_bytes"] == plan.plan(bound, "fp32").memory.total
+    assert memory["measured_bytes"] >= 0
 
 
 def test_tokens_are_limited_by_the_body(checkpoints: Any) -> None:

@@ -71,12 +71,13 @@ def show_plan(costs: Plan) -> None:
     screen.print(roles)
     if m := costs.memory:
         memory = Table(f"memory ({costs.precision})", "", box=None)
-        for name in ("weights", "gradients", "optimizer", "activations", "total"):
+        parts = ("weights", "gradients", "optimizer", "activations", "passing", "libraries")
+        for name in (*parts, "total"):
             memory.add_row(name, console.size(getattr(m, name)))
         screen.print(memory)
         print(
             f"activations: batch {m.batch_size} of {m.tokens} tokens each, the longest; shorter "
-            "batches take less."
+            "batches take less. passing: values between two operations."
         )
     print(f"saved: {console.size(costs.delta_bytes)}")
 

@@ -254,6 +254,24 @@ def peak(device: torch.device) -> dict[str, int | None]:
     return {"peak_rss_bytes": rss, "peak_device_bytes": on_device}
 
 
+def resident() -> int | None:
+    """Return the bytes that the process holds in memory now, where the system tells."""
+    status = Path("/proc/self/statm")
+    if not status.is_file():
+        return peak(torch.device("cpu"))["peak_rss_bytes"]
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def measured(device: torch.device, before: int | None, costs: Plan) -> dict[str, int | None]:
+    """Return the entries about memory: planned, and by how much it grew; `before`: training."""
+    highest = peak(device)
+    grown = highest["peak_device_bytes"]
+    if device.type == "cpu" and highest["peak_rss_bytes"] is not None and before is not None:
+        grown = highest["peak_rss_bytes"] - before
+    planned = costs.memory.total if costs.memory else None
+    return {"planned_bytes": planned, "measured_bytes": grown, **highest}
+
+
 def counts_line(costs: Plan) -> str:
     """Say how much trains, as `adaptkit plan` counts it."""
     p = costs.params

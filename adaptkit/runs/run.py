@@ -41,8 +41,10 @@ from adaptkit.runs.record import (
     log_kept,
     log_to_file,
     machine_facts,
+    measured,
     record_failure,
     reset_peak,
+    resident,
     result_of,
     scoring_facts,
 )
@@ -110,7 +112,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
             check_same(directory, now)
         parents = lineage(settings)
         log.info("adaptkit %s; %s, %s", now["versions"], device, number_format)
-        costs = plan(settings, number_format, memory=False)
+        costs = plan(settings, number_format)
         interface.say(counts_line(costs))
         started = datetime.now(timezone.utc)
         if again and is_main_process():
@@ -177,7 +179,7 @@ def complete(
 
 def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface) -> Trained:
     """Train (or resume training), put back the best weights, score and save the delta."""
-    clock, directory = time.monotonic(), settings.output_dir
+    clock, directory, before_training = time.monotonic(), settings.output_dir, resident()
     rows = splits.train
     if rows is None:
         raise AdaptError(f"task {settings.task.name}: has no training rows.")
@@ -210,6 +212,7 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
     trainer.finish()
     params = replace(params, stored=count(prepared.adaptation).stored)
     scored = trainer.final_scores()
+    memory = measured(prepared.device, before_training, costs)
     outputs = trainer.scorer.proof(proof.batch(first(settings, proof)), proof_names(settings))
     size = save_delta(directory, prepared.adaptation.delta(), settings, prepared.fingerprint)
     write_predictions(directory, scored)
@@ -223,6 +226,7 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
         "time": {"before_seconds": before, **times(trainer, seconds, len(rows))},
         **progress(trainer),
         **machine_facts(prepared.device, prepared.precision),
+        "memory": memory,
     }
     return Trained(scored, outputs, facts)
 
