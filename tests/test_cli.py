@@ -22,7 +22,7 @@ from adaptkit import __version__
 from adaptkit.cli import completion
 from adaptkit.cli.main import COMMANDS, in_order
 from adaptkit.config.groups import GROUPS, options
-from adaptkit.config.overrides import variant
+from adaptkit.config.names import variant
 from adaptkit.storage import bundled
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")

@@ -12,7 +12,7 @@ from commandline import call, data_root, tiny, write
 from families import rows
 from safetensors.torch import load_file, save_file
 
-from adaptkit.config.overrides import model_name, variant
+from adaptkit.config.names import model_name, variant
 from adaptkit.runs.identity import FILE, model_digest
 from adaptkit.storage.files import digest, write_text
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit.config.compose import compose, with_absolute_paths
-from adaptkit.config.overrides import parsed, variant
+from adaptkit.config.names import variant
+from adaptkit.config.overrides import parsed
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run

@@ -1,0 +1,80 @@
+"""The names of run directories: what a run changes, in one spelling. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Overrides that do not belong into the name of a run's folder: they stand in the path already, or
+# say only where and how a run is carried out.
+UNNAMED = (
+    "task",
+    "model",
+    "method",
+    "seed",
+    "output_dir",
+    "trainer.resume",
+    "tracker",
+    "data.root",
+)
+
+PATHS = ("model.path", "task.path")
+
+
+def variant(overrides: list[str], root: str | None = None) -> str:
+    """Name what the remaining overrides change, so that two runs never share a folder.
+
+    Two spellings of one value give one name: query and [query], 1e-3 and 0.001. The data's folder
+    belongs to it, wherever it was set. Readable while short; where characters had to be replaced or
+    cut, a hash keeps names apart.
+    """
+    values = dict(canonical(override) for override in overrides)  # of two the last one holds
+    kept = [f"{key}={value}" for key, value in values.items() if key not in UNNAMED]
+    if root is not None:
+        kept.append(f"data.root={placed(Path(root))}")
+    full = ",".join(sorted(kept))
+    name = re.sub(r"[^A-Za-z0-9=.,\-+]", "_", full)[:96]
+    digest = hashlib.sha256(full.encode()).hexdigest()[:8]
+    return (name if name == full else f"{name}-{digest}") or "default"
+
+
+def canonical(override: str) -> tuple[str, str]:
+    """Return the key of an override, and its value in the one spelling that names runs."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(override)
+    key, value = parsed.get_key_element().lstrip("+~"), parsed.value()
+    if key in PATHS and isinstance(value, str) and (path := Path(value).expanduser()).exists():
+        value = placed(path)
+    return ("~" if parsed.is_delete() else "") + key, spelled(value)
+
+
+def placed(path: Path) -> str:
+    """Return the name of a file or folder, and a hash of the place where it lies."""
+    whole = os.path.abspath(path.expanduser())
+    return f"{Path(whole).name}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
+
+
+def spelled(value: Any) -> str:
+    """Return a value as short text: a list of one like its entry, 1.0 like 1."""
+    if isinstance(value, list | tuple):
+        inside = ",".join(spelled(item) for item in value)
+        return inside if len(value) == 1 else f"[{inside}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{spelled(item)}' for key, item in sorted(value.items()))}}}"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
+
+
+def model_name(path: str) -> str:
+    """Name a model by the last two parts of its folder or hub id, so that `x/model` tells."""
+    whole = Path(path).expanduser()
+    parts = [part for part in (whole.absolute() if whole.is_dir() else whole).parts if part != "/"]
+    return "-".join(parts[-2:]).replace(":", "-") or "model"
