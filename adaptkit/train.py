@@ -25,6 +25,7 @@ from adaptkit.config.groups import CONF
 from adaptkit.config.guard import guarded_composition
 from adaptkit.config.overrides import register_resolvers, sweep_lengths, translate_hydra_errors
 from adaptkit.config.settings import Settings, settings
+from adaptkit.config.words import readable
 from adaptkit.errors import AdaptError, Interrupted
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
@@ -119,6 +120,7 @@ def main(arguments: list[str]) -> int:
     import hydra
 
     register_resolvers()
+    arguments = readable(arguments)
     overrides = [a for a in arguments if not a.startswith("-")]
     jobs = Sweep(overrides)
 

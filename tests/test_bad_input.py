@@ -123,14 +123,39 @@ CONFIG = [
     ("data.train_rows=0", ["data.train_rows=0", "1 or more"]),
     ("method.rank", ["method.rank", "KEY=VALUE"]),
     ("task.text=[a", ["cannot be read", "task.text=[a", "quotes"]),
-    ("task.also={more:extra}", ["task.also", "+task.also.more=VALUE"]),
+    ("task.also={more:[extra]}", ["task.also.more", "must be text"]),
+    ("regularizer=null", ["regularizer=null", "name of a choice", "regularizer=[]", "l2_sp"]),
+    ("tracker=null", ["tracker=null", "tracker=none"]),
+    ("trainer=5", ["trainer=5", "debug, default"]),
+    ("method=null", ["method=null", "name of a choice", "lora"]),
+    ("optimizer=[]", ["optimizer=[]", "name of a choice", "adamw"]),
+    ("model=[mini-bert,auto]", ["model=[mini-bert,auto]", "name of a choice"]),
+    ("task={name:x}", ["task={name:x}", "name of a choice", "task.NAME=VALUE"]),
+    ("regularizer={l2_sp:{strength:1}}", ["name of a choice"]),
+    ("seed=${seed}", ["seed: refers to itself"]),
+    ("task.name=${task.name}", ["task.name: refers to itself"]),
+    ("method.rank=${oc.env:NOT_SET}", ["method.rank: cannot be resolved", "NOT_SET"]),
+    ("method.rank=${no_resolver:}", ["method.rank: cannot be resolved", "no_resolver"]),
+    (f"task.labels={'[' * 400}{']' * 400}", ["nested too deeply"]),
+    (f"output_dir={'a' * 300}", ["output_dir=aaa", "too long", "300", "255"]),
+    (f"data.root={'a' * 300}", ["data.root=aaa", "too long"]),
+    (f"model.path={'a' * 300}", ["model.path=aaa", "too long"]),
+    (f"task.path={'ä/' * 2000}", ["task.path=ä/", "too long"]),
+    ("model.path=~no-such-user/x", ["model.path='~no-such-user/x'", "home folder"]),
+    ("model.path=a--b", ["model.path=a--b", "neither a folder nor a hub id"]),
+    ("output_dir=null", ["output_dir=None", "must be text"]),
+    ("task.label=2024.0", ["must be text", "\"task.label='2024.0'\""]),
+    ("task.label=true", ["must be text", "\"task.label='true'\"", 'write "no"']),
+    ("task.path=some, (text)", ["cannot be read", "\"KEY='some, (text)'\""]),
     ("method=lora,full", ["method=lora,full", "-m"]),
     ("trainer.epochs=${nothing.here}", ["trainer.epochs", "nothing.here"]),
     ("data=5", ["data", "mapping"]),
 ]
 
 
-@pytest.mark.parametrize(("override", "words"), CONFIG, ids=[override for override, _ in CONFIG])
+@pytest.mark.parametrize(
+    ("override", "words"), CONFIG, ids=[override[:40] for override, _ in CONFIG]
+)
 def test_config(place: Path, override: str, words: list[str]) -> None:
     refused(call("train", override), *words)
     nothing_left(place)

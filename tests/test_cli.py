@@ -251,7 +251,7 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("adaptkit train method=lora,bit", ["method=lora,bitfit"], ["method=bitfit"]),
         ("adaptkit train trainer.keep=", ["trainer.keep=best", "trainer.keep=last"], []),
         ("adaptkit train dat", ["data."], ["data="]),
-        ("adaptkit train tracker", ["tracker="], ["tracker."]),
+        ("adaptkit train tracker", ["tracker=", "tracker."], ["trainer="]),
         ("adaptkit export run --f", ["--format"], ["method="]),
         ("adaptkit export run --format ", ["peft", "merged"], []),
         ("adaptkit export nowhere m", [], ["method=", "model="]),

@@ -235,7 +235,7 @@ def test_log_is_the_mean_since_the_last_line(place, tmp_path):
     changes = {"trainer.max_steps": 6, "trainer.log_every": 3}
     carry_out(place.settings(tmp_path / "run", method=method, **changes))
     lines = [entry for entry in history(tmp_path / "run") if "loss" in entry]
-    assert [(line["step"], line["updates"]) for line in lines] == [(3, 1.0), (6, 4.0)]
+    assert [(line["step"], line["updates"]) for line in lines] == [(1, 0.0), (3, 1.5), (6, 4.0)]
 
 
 @pytest.mark.parametrize("every", [1, 4])

@@ -64,6 +64,8 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
+        if type(value) in arguments:
+            return value
         return _first_that_fits(value, [a for a in arguments if a is not type(None)], where)
     if origin is Literal:
         if value not in arguments:
@@ -82,9 +84,32 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
         return _method(value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is str:
+        return _text(value, where)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise invalid(where, value, f"must be {NAMES.get(hint, hint.__name__)}")
+
+
+def _text(value: Any, where: str) -> str:
+    """Return text, or a whole number as it was typed; 1.0 and no may have been typed otherwise."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, bool | float):
+        typed = str(value).lower()
+        way_out = (
+            f"For a name put quotes around it, inside those of the shell: \"{where}='{typed}'\""
+        )
+        also = '. In YAML no, off and yes are truth values, too: write "no"'
+        raise invalid(where, value, "must be text", way_out + also * isinstance(value, bool))
+    if not isinstance(value, str):
+        raise invalid(where, value, "must be text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise invalid(where, ascii(value), "is not UTF-8") from error
+    return value
 
 
 def _method(node: Any, where: str) -> Any:

@@ -6,14 +6,16 @@ Hydra's exceptions become messages that name the closest options. No torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from adaptkit.config.groups import CONF
-from adaptkit.config.guard import guarded_composition
+from adaptkit.config.guard import guarded_composition, leaves
 from adaptkit.config.overrides import register_resolvers, translate_hydra_errors
+from adaptkit.config.reasons import of_interpolation, of_yaml
+from adaptkit.config.words import readable
 from adaptkit.errors import AdaptError, ConfigError, first_line
 
 
@@ -26,15 +28,16 @@ def plain_data(cfg: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    raw = leaves(OmegaConf.to_container(cfg, resolve=False))
+    missing = sorted(key for key, value in raw if value == "???")
     if missing:
         listed = ", ".join(missing)
         raise ConfigError(f"{listed}: must be set, for example {missing[0]}=VALUE.")
     try:
         return with_absolute_paths(as_mapping(OmegaConf.to_container(cfg, resolve=True)))
     except OmegaConfBaseException as error:
-        where = getattr(error, "full_key", None) or "the configuration"
-        raise ConfigError(f"{where}: cannot be resolved: {first_line(error)}.") from error
+        where = f"the configuration cannot be resolved: {first_line(error)}."
+        raise ConfigError(of_interpolation(str(error)) or where) from error
 
 
 def with_absolute_paths(plain: dict[str, Any]) -> dict[str, Any]:
@@ -43,9 +46,9 @@ def with_absolute_paths(plain: dict[str, Any]) -> dict[str, Any]:
     for group, key in places:
         node = plain.get(group)
         value = node.get(key) if isinstance(node, dict) else None
-        if node and isinstance(value, str) and value.strip() and Path(value).expanduser().exists():
-            path = Path(value).expanduser()
-            node[key] = os.path.abspath(path)
+        if node and isinstance(value, str) and value.strip():
+            path = os.path.expanduser(value)
+            node[key] = os.path.abspath(path) if os.path.exists(path) else value
     return plain
 
 
@@ -57,6 +60,7 @@ def compose(overrides: list[str]) -> dict[str, Any]:
     """
     from hydra import compose as hydra_compose
 
+    overrides = readable(overrides)
     with hydra_at_home(overrides):
         # The default of output_dir needs a running job; here nothing is written.
         return plain_data(hydra_compose("config", ["output_dir=outputs", *overrides]))
@@ -72,6 +76,7 @@ def compose_job(overrides: list[str]) -> dict[str, Any]:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    overrides = readable(overrides)
     with hydra_at_home(overrides):
         cfg = hydra_compose("config", overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)  # the directory's name is made of the overrides
@@ -96,19 +101,58 @@ def hydra_at_home(overrides: list[str]) -> Iterator[None]:
 
 
 def load_plain(path: Path) -> dict[str, Any]:
-    """Read a saved config.yaml (OmegaConf reads 1e-4 as a number, PyYAML as text).
+    """Read a saved config.yaml as data: nothing in it is resolved, and `${...}` is text.
 
     Raises:
-        AdaptError: it cannot be read.
+        AdaptError: it cannot be read, or holds more than mappings, lists, text and numbers.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    import yaml
+    from omegaconf._utils import get_yaml_loader  # reads 1e-4 as a number, PyYAML as text
 
     try:
-        return as_mapping(OmegaConf.to_container(OmegaConf.load(path), resolve=True))
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise AdaptError(f"{path} is damaged: {first_line(error)}.") from error
+        text = path.read_text(encoding="utf-8")
+        check_events(yaml.parse(text))
+        return plain_mapping(yaml.load(text, Loader=get_yaml_loader()))
+    except (OSError, ValueError, RecursionError, TypeError, yaml.YAMLError) as error:
+        raise AdaptError(f"{path} is damaged: {of_yaml(error)}.") from error
+
+
+DEEPEST = 30  # levels; PyYAML takes minutes for thousands
+
+
+def check_events(events: Iterable[Any]) -> None:
+    """Reject YAML that is endless, or nearly so.
+
+    Raises:
+        ValueError: it refers to parts of itself, or is nested too deeply.
+    """
+    depth = 0
+    for event in events:
+        name = type(event).__name__
+        depth += name in ("MappingStartEvent", "SequenceStartEvent")
+        depth -= name in ("MappingEndEvent", "SequenceEndEvent")
+        if name == "AliasEvent":
+            raise ValueError("references (*name) are not read")
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+
+
+def plain_mapping(node: Any) -> dict[str, Any]:
+    """Return a mapping of names, everything below it checked.
+
+    Raises:
+        ValueError: it is not, or holds something else than mappings, lists, text and numbers.
+    """
+    if not isinstance(node, dict):
+        raise ValueError(f"{str(node)[:60]!r} is not a mapping of options")
+    waiting = list(node.values())
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif not isinstance(value, str | int | float | None):
+            raise ValueError(f"{str(value)[:60]!r} is neither text nor a number")
+    return {str(key): value for key, value in node.items()}
 
 
 def as_mapping(node: Any) -> dict[str, Any]:
@@ -123,10 +167,15 @@ def as_mapping(node: Any) -> dict[str, Any]:
 
 
 def to_yaml(plain: Mapping[str, Any]) -> str:
-    """Return plain data as YAML that `load_plain` reads."""
-    from omegaconf import OmegaConf
+    """Return plain data as YAML that `load_plain` reads; `${...}` stays text."""
+    import yaml
+    from omegaconf._utils import get_omega_conf_dumper
 
-    return OmegaConf.to_yaml(OmegaConf.create(dict(plain)))
+    class Dumper(get_omega_conf_dumper()):  # type: ignore[misc]
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return yaml.dump(dict(plain), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_raw(path: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptkit.config.words import readable
+
 # Overrides that do not belong into the name of a run's folder: they stand in the path already, or
 # say only where and how a run is carried out.
 UNNAMED = (
@@ -46,10 +48,11 @@ def canonical(override: str) -> tuple[str, str]:
     """Return the key of an override, and its value in the one spelling that names runs."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_override(override)
+    parsed = OverridesParser.create().parse_override(readable([override])[0])
     key, value = parsed.get_key_element().lstrip("+~"), parsed.value()
-    if key in PATHS and isinstance(value, str) and (path := Path(value).expanduser()).exists():
-        value = placed(path)
+    # os.path answers for every text; Path raises for one that is too long to be a name.
+    if key in PATHS and isinstance(value, str) and os.path.exists(os.path.expanduser(value)):
+        value = placed(Path(value))
     return ("~" if parsed.is_delete() else "") + key, spelled(value)
 
 
@@ -75,6 +78,7 @@ def spelled(value: Any) -> str:
 
 def model_name(path: str) -> str:
     """Name a model by the last two parts of its folder or hub id, so that `x/model` tells."""
-    whole = Path(path).expanduser()
-    parts = [part for part in (whole.absolute() if whole.is_dir() else whole).parts if part != "/"]
+    whole = os.path.expanduser(path)
+    place = Path(os.path.abspath(whole) if os.path.isdir(whole) else whole)
+    parts = [part for part in place.parts if part != "/"]
     return "-".join(parts[-2:]).replace(":", "-") or "model"

@@ -11,8 +11,10 @@ from typing import Any
 
 from adaptkit.config.groups import CONF, GROUPS, options
 from adaptkit.config.names import model_name, variant
+from adaptkit.config.reasons import of_interpolation, of_yaml
 from adaptkit.config.suggest import of_choice, of_key
-from adaptkit.errors import AdaptError, ConfigError, first_line
+from adaptkit.config.words import EMPTY, check_choice, readable, unreadable
+from adaptkit.errors import AdaptError, ConfigError
 
 
 @contextmanager
@@ -31,24 +33,9 @@ def translate_hydra_errors(overrides: list[str]) -> Iterator[None]:
         flags = isinstance(error, ValueError) and "--" in str(error)
         if flags or isinstance(error, HydraException | OmegaConfBaseException):
             raise ConfigError(explain(error, overrides)) from error
-        if isinstance(error, YAMLError | UnicodeDecodeError | RecursionError | OSError):
+        if isinstance(error, YAMLError | UnicodeDecodeError | RecursionError):
             raise ConfigError(f"a file of options cannot be read: {of_yaml(error)}.") from error
         raise
-
-
-def of_yaml(error: BaseException) -> str:
-    """Say in one line why YAML cannot be read, and where."""
-    from yaml import MarkedYAMLError
-
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply, or refers to itself"
-    if isinstance(error, MarkedYAMLError) and error.problem_mark:
-        mark = error.problem_mark
-        return f"{error.problem} ({mark.name}, line {mark.line + 1})"
-    return first_line(error)
-
-
-EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null"}
 
 
 def check_words(overrides: list[str]) -> None:
@@ -74,6 +61,8 @@ def check_words(overrides: list[str]) -> None:
             raise ConfigError(f"{word}: the group {name} is there already; write {name}={value}.")
         if name in GROUPS and re.fullmatch(r"[-+\d.]+(e[-+]?\d+)?|true|false", value, re.I):
             raise of_choice(name, value, options(name))
+        if name in GROUPS:
+            check_choice(name, word)
         if name == "hydra" or name.startswith("hydra/"):
             raise ConfigError(
                 f"{word}: parts of Hydra cannot be replaced. A sweep (-m) runs its jobs one after "
@@ -108,8 +97,9 @@ def explain(error: BaseException, overrides: list[str]) -> str:
         return text
     if unread := unreadable(text, overrides):
         return (
-            f"{unread}: cannot be read. Write KEY=VALUE, and in the shell put quotes around a "
-            "value with spaces, brackets or braces: 'KEY=[A,B]'."
+            f"{unread}: cannot be read. Write KEY=VALUE, a list as 'KEY=[A,B]'. Text with signs "
+            "such as , ( ) [ ] { } or = needs quotes inside those of the shell: "
+            "\"KEY='some, (text)'\"."
         )
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return (
@@ -119,23 +109,7 @@ def explain(error: BaseException, overrides: list[str]) -> str:
     if key := re.search(r"Interpolation key '([^']+)' not found", text):
         named = [o for o in overrides if key.group(1) in o] or ["the configuration"]
         return f"{named[0]}: there is no option {key.group(1)}."
-    return " ".join(text.split())
-
-
-def unreadable(text: str, overrides: list[str]) -> str | None:
-    """Return the word that is not an override: the one Hydra names, or the first unparsable."""
-    if match := re.search(r"Error parsing override '([^']*)'", text):
-        return match.group(1)
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    parser = OverridesParser.create()
-    for word in (o for o in overrides if "=" in o):  # others may be values of flags
-        try:
-            parser.parse_override(word)
-        except HydraException:
-            return word
-    return None
+    return of_interpolation(text) or " ".join(text.split())
 
 
 def sweep_lengths(overrides: list[str]) -> dict[str, int]:
@@ -173,6 +147,7 @@ def parsed(override: str) -> tuple[str, Any]:
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    [override] = readable([override])
     with translate_hydra_errors([override]):
         result = OverridesParser.create().parse_override(override)
         return result.key_or_group, result.value()

@@ -7,6 +7,7 @@ at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from adaptkit.adaptation import Method
 from adaptkit.config.build import build, coerce, registered
 from adaptkit.config.suggest import of_key
-from adaptkit.errors import ConfigError, folder_name, within
+from adaptkit.errors import ConfigError, folder_name, invalid, within
 from adaptkit.methods import METHODS
 from adaptkit.models.model import Model
 from adaptkit.optimizers import OPTIMIZERS, OptimizerSettings
@@ -84,6 +85,9 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         nodes = {name: node for name, node in plain.items() if isinstance(node, Mapping)}
         known = [*KEYS, *(f"{name}.{key}" for name, node in nodes.items() for key in node)]
         raise ConfigError(f"{more[0]}: no such option or group; {of_key(more[0], known, [])}")
+    for name in (*KEYS[:7], "regularizer"):
+        if not isinstance(plain.get(name) or {}, Mapping) or (name in KEYS and not plain[name]):
+            raise invalid(name, plain[name], "must be a mapping of options")
     parts: dict[str, Any] = {}
     for group, (shown, registry, points, key) in kinds.items():
         node = dict(plain[group])
@@ -100,6 +104,8 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         )
         for name, node in (plain.get("regularizer") or {}).items()
     }
+    for group, key in PATHS:
+        check_path(f"{group}.{key}".lstrip("."), (plain[group] if group else plain).get(key))
     seed = coerce(plain["seed"], int, "seed")
     within("seed", seed, 0, 2**32)
     return Settings(
@@ -114,3 +120,28 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         plain=dict(plain),
         **parts,
     )
+
+
+PATHS = (("data", "root"), ("task", "path"), ("model", "path"), ("model", "from_run"),
+         ("", "output_dir"))  # fmt: skip
+
+
+def check_path(field: str, value: Any) -> None:
+    """Reject what no file can be named.
+
+    Raises:
+        ConfigError: a part is too long, a zero byte is in it, or the home folder is not known.
+    """
+    if not isinstance(value, str):  # not set, or said elsewhere
+        return
+    path = os.path.expanduser(value)
+    if "\0" in path:
+        raise invalid(field, value, "a path must not hold a zero byte")
+    longest = max((os.fsencode(part) for part in path.split("/")), key=len)
+    if len(longest) > 255 or len(os.fsencode(path)) > 4000:
+        raise ConfigError(
+            f"{field}={value[:40]}...: is too long for a path ({len(longest)} bytes in one name; "
+            "255 are possible). Give a shorter one."
+        )
+    if path.startswith("~"):
+        raise invalid(field, value, "there is no such home folder")

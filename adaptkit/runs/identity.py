@@ -87,9 +87,11 @@ def check_same(directory: Path, now: Mapping[str, Any]) -> None:
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(before, dict) or not isinstance(before.get("versions", {}), dict):
+            raise ValueError("it does not say what the run is made of")
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdaptError(
             f"{path} is damaged: {first_line(error)}. Start again with trainer.resume=never."
         ) from error

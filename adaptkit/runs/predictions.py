@@ -43,7 +43,7 @@ def read_predictions(directory: Path) -> dict[str, tuple[Answer, Answer]]:
         lines = (directory / PREDICTIONS).read_text(encoding="utf-8").split("\n")
         rows = map(json.loads, filter(None, lines))
         return {row["id"]: (row["prediction"], row["label"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdaptError(f"{directory / PREDICTIONS} is missing or damaged: {error}.") from error
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.runs.directory import LOG, RESULT, flat
+from adaptkit.runs.foreign import check_record
 from adaptkit.storage.files import finite, is_main_process, write_json
 from adaptkit.tasks.task import Splits
 
@@ -100,12 +101,12 @@ class RunResult:
         path = directory / RESULT
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
-            known = {f.name for f in fields(cls)}
-            return cls(**{name: value for name, value in plain.items() if name in known})
+            check_record(plain, cls)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise AdaptError(f"{path} is damaged: {first_line(error)}.") from error
+        return cls(**{f.name: plain[f.name] for f in fields(cls) if f.name in plain})
 
 
 def result_of(run: Settings, started: datetime, status: str, **facts: Any) -> RunResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import ssl
 import sys
 import threading
@@ -55,6 +56,8 @@ def check_model(path: str, revision: str | None) -> None:
         raise AdaptError(
             f"model.path={path}: no such folder. Give a folder or a hub id (owner/name)."
         )
+    if not is_hub_id(path):
+        raise AdaptError(f"model.path={path}: is neither a folder nor a hub id (owner/name).")
     go_offline_if_unreachable()
     if reachable():
         return
@@ -65,10 +68,18 @@ def check_model(path: str, revision: str | None) -> None:
         raise AdaptError(f"model.path={path}: {ALTERNATIVES}")
 
 
+def is_hub_id(name: str) -> bool:
+    """Tell whether a model may have this name on the hub: owner/name, or the name of an old one."""
+    words = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name, re.ASCII)
+    return bool(words) and ".." not in name and "--" not in name and len(name) <= 96
+
+
 def commit(path: str, revision: str | None) -> str | None:
     """Return the commit of a hub model in the cache; None: it is not there yet."""
     from huggingface_hub import try_to_load_from_cache
 
+    if not is_hub_id(path):
+        return None
     cached = try_to_load_from_cache(path, "config.json", revision=revision or "main")
     return Path(cached).parent.name if isinstance(cached, str) else None
 
