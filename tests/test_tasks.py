@@ -781,6 +781,16 @@ def test_baselines(tmp_path):
     assert name == "mean" and np.isnan(value)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_baseline_of_equally_common_classes_is_the_best_of_them(tmp_path, first):
+    """Half of the rows are positive: naming all of them positive has an F1 of 2/3, none 0."""
+    for split in ("train", "validation"):
+        labels = [first, 1 - first] * 2
+        write(tmp_path / f"{split}.jsonl", [{"text": "x", "label": n} for n in labels])
+    splits = classify(tmp_path, metric="accuracy_and_f1", best="f1").load(Given(), 0)
+    assert splits.task.baseline(splits) == ("majority class", pytest.approx(2 / 3))
+
+
 # ---- the GLUE tasks, as published ----
 
 

@@ -168,13 +168,14 @@ class Classify(TableTask):
         )
 
     def baseline(self, splits: Splits) -> tuple[str, float]:
-        """Score the commonest class of the training rows."""
+        """Score the commonest class of the training rows; of equally common ones the best."""
         rows = splits.validation[""]
         seen, where = splits.seen()
-        (name, _), *_ = Counter(seen[LABEL][:]).most_common(1)
-        return f"majority class{where}", self.score([name] * len(rows), rows).get(
-            self.headline, float("nan")
-        )
+        counts = Counter(seen[LABEL][:])
+        most = max(counts.values())
+        scores = [self.score([name] * len(rows), rows) for name in counts if counts[name] == most]
+        best = max if self.larger_is_better else min
+        return f"majority class{where}", best(s.get(self.headline, float("nan")) for s in scores)
 
 
 def names_in(rows: Dataset, column: str) -> tuple[str, ...] | None:
