@@ -50,7 +50,7 @@ class OptimizerSettings(Protocol):
 class _Common:
     lr: float  # highest learning rate
     weight_decay: float = 0.0  # of matrices; vectors and scalars do not decay
-    warmup_ratio: float = 0.06  # share of all updates during which the rate rises from 0
+    warmup_ratio: float = 0.06  # share of all updates during which the rate rises
     schedule: Schedule = "linear"  # after the warm-up: to 0 by a line or half cosine, or constant
 
     def __post_init__(self) -> None:

@@ -159,7 +159,8 @@ def headline(cls: type) -> str:
 def source(group: str, name: str) -> str:
     """Return what a YAML says of itself: its hub id, or its first comment."""
     plain = load_raw(CONF / group / f"{name}.yaml")
-    first = (CONF / group / f"{name}.yaml").read_text().lstrip().splitlines()[0]
+    lines_of_file = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    first = next(line for line in lines_of_file if line and not line.startswith("# @package"))
     if isinstance(plain.get("path"), str) and plain["path"] != "???":
         return plain["path"] + (f" ({plain['subset']})" if plain.get("subset") else "")
     return first.lstrip("# ") if first.startswith("#") else ""
