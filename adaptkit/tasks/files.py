@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TEXT_FORMATS = ("jsonl", "json", "csv", "tsv")
 EXTENSIONS = ("parquet", *TEXT_FORMATS, *(f"{name}.gz" for name in TEXT_FORMATS))
+ENDINGS = ".parquet, .jsonl, .json, .csv or .tsv (text also as .gz)"  # of them, for messages
 LONGEST_CELL = 1 << 30  # characters; Python's own limit is below that of a long text
 
 Row = dict[str, Any]
@@ -45,10 +46,7 @@ def read_file(file: Path, columns: Collection[str] | None = None) -> Table:
     """
     kind = kind_of(file.name)
     if kind is None:
-        raise AdaptError(
-            f"task.path={file}: must end in .parquet, .jsonl, .json, .csv or .tsv; text may be "
-            "compressed (.csv.gz)."
-        )
+        raise AdaptError(f"task.path={file}: must end in {ENDINGS}.")
     table = _parquet(file, columns) if kind == "parquet" else _text_rows(file, kind, columns)
     if len(table.rows) == 0 and (table.rows.column_names or not table.columns):
         raise AdaptError(f"{file}: has no rows. An empty split cannot be used.")

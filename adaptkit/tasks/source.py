@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from adaptkit.errors import AdaptError, MachineError, at_least, first_line, invalid
 from adaptkit.storage import bundled
-from adaptkit.tasks.files import EXTENSIONS, Table, kind_of, read_file
+from adaptkit.tasks.files import ENDINGS, EXTENSIONS, Table, kind_of, read_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,7 +34,7 @@ HELD_OUT = 0.1  # share of a single file that becomes the validation split
 class Data:
     """Where rows come from and how many are used."""
 
-    root: str | None = None  # DIR/<task>/<split>.parquet|jsonl|csv
+    root: str | None = None  # folder with <task>/<split>.parquet, .csv, ...
     # auto: local folder, then hub, then sample
     source: Literal["auto", "hub", "local", "sample"] = "auto"
     train_rows: int | None = None  # seeded subset with the classes' proportions; null: all
@@ -105,13 +105,13 @@ def find(spec: DatasetSpec) -> DataSource:
         if typed:
             raise AdaptError(
                 f"data.root={spec.root}: holds no folder {spec.name!r}. Put the splits into "
-                f"{root / spec.name} (train.parquet, jsonl or csv ...), or leave data.root out."
+                f"{root / spec.name} (train{ENDINGS}), or leave data.root out."
             )
     if spec.source == "local":
         raise AdaptError(
             f"data.source=local: {spec.name} is not at "
             f"{Path(spec.root) / spec.name if spec.root else 'data.root (unset)'}. "
-            f"Set data.root=DIR so that DIR/{spec.name}/train.parquet (or jsonl, csv) exists."
+            f"Set data.root=DIR so that DIR/{spec.name} holds the splits (train{ENDINGS})."
         )
     if not spec.path:
         raise AdaptError(f"task.path: {spec.name} has no hub id; set task.path or data.root.")
@@ -162,8 +162,7 @@ def read(
 ) -> Table:
     """Return one split, or the one file.
 
-    `columns`: of a local file only those of these columns that it has; what the others hold does
-    not matter then.
+    `columns`: the only ones that are read of a local file, as far as it has them.
 
     Raises:
         AdaptError: the split does not exist, or a row is broken.
@@ -180,8 +179,8 @@ def read(
     files = sorted(p.name for p in place.iterdir() if kind_of(p.name))
     there = ", ".join(files) or "nothing"
     raise AdaptError(
-        f"task {spec.name}: no split {split!r} in {place} (there is: {there})."
-        f" Expected {split}.parquet, .jsonl, .json, .csv or .tsv (text also as .gz)."
+        f"task {spec.name}: no split {split!r} in {place} (there is: {there}). "
+        f"Expected {split}{ENDINGS}."
     )
 
 
