@@ -1,21 +1,20 @@
 """Checkpoints on disk: which are whole, which belong to a run, and which may go. No torch here.
 
 A checkpoint counts once its last file, `complete`, is there: it holds the number of the update, the
-identity of the run and the SHA-256 of every other file, all of which are on the disk by then. The
+identity of the run and a digest of every other file, all of which are on the disk by then. The
 number in its name orders checkpoints, never a date: clocks are set back, and files are copied.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from adaptkit.errors import machine_failures
-from adaptkit.storage.files import sync, write_text
+from adaptkit.storage.files import digest, sync, write_text
 
 PREFIX, REJECTED = "checkpoint-", "rejected-"
 COMPLETE = "complete"  # written last
@@ -61,7 +60,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 def seal(folder: Path, run: str) -> None:
     """Write the checksums of a checkpoint's files once these are on the disk; remove old ones."""
-    files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+    files = {path.name: digest([path]) for path in sorted(folder.iterdir())}
     for path in (*(folder / name for name in files), folder, folder.parent):
         sync(path)
     facts = {"update": number(folder), "run": run, "files": files}
@@ -80,7 +79,7 @@ def fault_of(folder: Path, run: str) -> str:
         return f"its file {COMPLETE} is damaged"
     for name, expected in files.items():
         try:
-            found = _digest(folder / name)
+            found = digest([folder / name])
         except OSError:
             return f"{name} is missing or cannot be read"
         if found != expected:
@@ -108,11 +107,3 @@ def choose(checkpoints: Path, run: str) -> tuple[Path | None, list[str]]:
     if remarks:
         remarks.append("no whole checkpoint of this run is left: training starts again")
     return None, remarks
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -55,11 +55,11 @@ class Hooks(TrainerCallback):
     ) -> None:
         """Put off a save that would come before the evaluation of the epoch that ends here."""
         ends = control.should_training_stop or float(state.epoch or 0).is_integer()
-        if ends and args.eval_strategy == IntervalStrategy.EPOCH:
+        later = ends and args.eval_strategy == IntervalStrategy.EPOCH
+        if later:
             self.save_later, control.should_save = control.should_save, False
-            self._flush(control)
-        else:
-            self._flush(control)
+        self._flush(control)
+        if not later:
             self._save_if_interrupted(control)
 
     def on_epoch_end(
