@@ -189,7 +189,7 @@ def test_a_changed_parent_is_noticed(place: Path, parents: dict[str, Path], tmp_
     train(place, parent, "method=lora", "seed=5", "trainer.resume=never")
     again = call("train", *tiny(place / "bert"), *FAST, *task(place), "method=bitfit",
                  f"model.from_run={parent}", f"output_dir={child}")  # fmt: skip
-    assert again.status == 2 and "since then changed: the run it starts from" in again.err
+    assert again.status == 2 and "this has changed since: the run it starts from" in again.err
     for command in ("verify", "eval"):
         answer = call(command, child)
         assert answer.status == 2 and "(model.from_run) was repeated" in answer.err

@@ -1,6 +1,6 @@
 """model.from_run=RUN: training goes on from what a finished run left, its parent.
 
-body   If the parent's method can be folded into the weights, its adapted model, merged in fp32, is
+body   If the parent's method can be merged into the weights, its adapted model, merged in fp32, is
        the new base model. If it cannot, the same method with the same options goes on from the
        parent's tensors; any other method is rejected.
 head   The parent's, if it answers with classes of the same names (rows are put into the new order);
@@ -123,7 +123,7 @@ def pinned(fingerprint: str, parent: str) -> str:
 
 
 def check_continues(run: Settings, saved: SavedRun) -> None:
-    """Reject another method on a parent whose own cannot be folded into the weights.
+    """Reject another method on a parent whose own cannot be merged into the weights.
 
     Raises:
         AdaptError: the methods or their options differ.
@@ -131,13 +131,13 @@ def check_continues(run: Settings, saved: SavedRun) -> None:
     if run.plain["method"] != saved.settings.plain["method"]:
         raise AdaptError(
             f"model.from_run={saved.directory}: method={saved.settings.method_name} cannot be "
-            "folded into the weights, so only the same method with the same options goes on from "
-            "it."
+            "merged into the weights, so only the same method with the same options can go on "
+            "from it."
         )
 
 
 def resume_delta(run: Settings, adaptation: Adaptation) -> None:
-    """Let a method that cannot be folded in start from the parent's tensors of the body.
+    """Let a method that cannot be merged start from the parent's tensors of the body.
 
     Raises:
         AdaptError: the parent kept less than its method trains.
@@ -145,7 +145,7 @@ def resume_delta(run: Settings, adaptation: Adaptation) -> None:
     saved = parent_of(run)
     if saved is None or adaptation.merge is not None:
         return
-    if run.plain["method"] != saved.settings.plain["method"]:  # the parent was folded in
+    if run.plain["method"] != saved.settings.plain["method"]:  # the parent was merged
         return
     mine = {n: t for n, t in adaptation.delta().items() if n not in adaptation.head}
     shapes = {n: t.shape for n, t in saved.tensors.items()}

@@ -2,7 +2,7 @@
 
     data        SHA-256 of the files that hold the splits; null for hub data (task.revision)
     model       SHA-256 of the model's folder, or the commit of a hub model
-    parent      SHA-256 of the tensors of the run that it starts from (model.from_run)
+    parent      delta_sha256 of the run that it starts from (model.from_run)
     processes   that share the run
     versions    of adaptkit, torch and transformers
 
@@ -21,7 +21,8 @@ from typing import Any
 
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, first_line
-from adaptkit.runs.directory import CHECKPOINTS, DELTA
+from adaptkit.runs.directory import CHECKPOINTS
+from adaptkit.runs.record import RunResult
 from adaptkit.storage import bundled, hub
 from adaptkit.storage.files import digest, write_json
 from adaptkit.tasks.source import DataSource
@@ -55,9 +56,13 @@ def model_digest(path: str, revision: str | None) -> str | None:
 
 
 def parent_digest(directory: str | None) -> str | None:
-    """Identify the tensors of the run that this one starts from; None without one."""
-    file = Path(directory or "") / DELTA
-    return digest([file]) if directory and file.is_file() else None
+    """Identify the tensors of the run that this one starts from; None without one.
+
+    Raises:
+        AdaptError: its record is damaged.
+    """
+    parent = RunResult.read(Path(directory)) if directory else None
+    return parent.delta_sha256 if parent else None
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
@@ -97,8 +102,8 @@ def check_same(directory: Path, now: Mapping[str, Any]) -> None:
         ) from error
     if changed := changes(before, now, tuple(WORDS)):
         raise AdaptError(
-            f"{directory} holds an interrupted run, and since then changed: {', '.join(changed)}. "
-            "Undo that to go on, or start again with trainer.resume=never."
+            f"{directory} holds an interrupted run, and this has changed since: "
+            f"{', '.join(changed)}. Undo that to go on, or start again with trainer.resume=never."
         )
 
 

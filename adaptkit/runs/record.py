@@ -57,7 +57,7 @@ class RunResult:
     baseline: dict[str, Any] = field(default_factory=dict)  # name, value
     remarks: list[str] = field(default_factory=list)  # what a reader of the score should know
     labels: list[str] = field(default_factory=list)  # names of the classes
-    data: dict[str, Any] = field(default_factory=dict)  # source, path, rows, fingerprint
+    data: dict[str, Any] = field(default_factory=dict)  # source, path, rows, fingerprint, notes
     made_of: dict[str, Any] = field(default_factory=dict)  # runs/identity.py
     lengths: dict[str, Any] = field(default_factory=dict)  # limit in tokens, rows that are cut
     head: str = ""  # its values before training: kept | reordered | replaced | new

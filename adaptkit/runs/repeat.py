@@ -52,8 +52,9 @@ def already_done(settings: Settings, source: str, now: Mapping[str, Any]) -> Run
     compared = ("model", "parent") if out_of_reach else ("data", "model", "parent")
     if changed := changes(result.made_of, now, compared):
         raise AdaptError(
-            f"{directory} holds a finished run, and since then changed: {', '.join(changed)}. Set "
-            "output_dir to another folder, or trainer.resume=never to replace it."
+            f"{directory} holds a finished run, and this has changed since: "
+            f"{', '.join(changed)}. Set output_dir to another folder, or trainer.resume=never "
+            "to replace it."
         )
     return result
 

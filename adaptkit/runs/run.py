@@ -29,7 +29,7 @@ from adaptkit.runs.directory import (
 )
 from adaptkit.runs.from_run import lineage
 from adaptkit.runs.identity import check_same, made_of, note
-from adaptkit.runs.lengths import by_split, lengths_of, remarks
+from adaptkit.runs.lengths import by_split, lengths_of, lines_about
 from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import count_examples, feed_of, plain_model, prepare, scorer_of
@@ -125,12 +125,11 @@ def run(settings: Settings, interface: Interface) -> RunResult:
                     result = complete(settings, splits, costs, started, interface)
                 if now["model"] is None:  # fetched from the hub since
                     now["model"] = made_of(settings, origin)["model"]
-                result = replace(result, made_of=now)
+                result = replace(result, made_of=now, from_runs=parents)
                 log.info("done: %s %s, %d updates", result.metric, result.score, result.updates)
             except Exception as error:
                 record_failure(settings, error, started)
                 raise
-        result = replace(result, from_runs=parents)
         result.write(directory)
         if is_main_process():
             shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
@@ -240,7 +239,7 @@ def trainer_of(
     load_base = plain_model(settings, prepared.device)
     train_feed = feed_of(settings, prepared, splits.train)
     lengths = lengths_of(settings, prepared, {"training": train_feed, **by_split(feeds)})
-    for line in remarks(lengths):
+    for line in lines_about(lengths):
         interface.say(line)
     train_feed = train_feed.with_examples(prepared.form.prepare(train_feed.examples, load_base))
     proof = feeds[""]
