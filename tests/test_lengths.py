@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commandline import call, tiny, write
 
-from adaptkit.runs.lengths import remarks
+from adaptkit.runs.lengths import lines_about
 
 WORDS = "the film was not bad the plot was good the music good".split()  # 12 known words
 TRAIN, VALIDATION = [12] * 6 + [3] * 4, [12] + [3] * 9  # words of each row
@@ -42,7 +42,8 @@ def test_what_a_prompt_leaves_no_room_for_is_said(checkpoints, data):
         },
     }
     assert "task.max_length=128: this model has room for 7 tokens of text" in said
-    assert "WARNING: 6 of 10 training rows are cut to 7 tokens and lose 50 % of theirs" in said
+    cut = "6 of 10 training rows are cut to 7 tokens and lose 50 % of their tokens"
+    assert f"WARNING: {cut}" in said
     assert "WARNING: 1 of 10 validation" not in said  # a tenth, not more
     assert "1 of 10 validation rows are cut to 7 tokens" in said
     answer = call("eval", run, "task.validation=train")
@@ -59,8 +60,8 @@ def test_a_limit_beyond_the_model_is_said(checkpoints, data):
 def test_the_way_out_is_a_larger_limit():
     cut = {"rows": 4, "cut": 2, "tokens": 40, "lost_tokens": 10}
     lengths = {"max_length": 15, "limit": 15, "splits": {"training": cut}}
-    (line,) = remarks(lengths)
+    (line,) = lines_about(lengths)
     assert line == (
-        "WARNING: 2 of 4 training rows are cut to 15 tokens and lose 25 % of theirs. Raise "
+        "WARNING: 2 of 4 training rows are cut to 15 tokens and lose 25 % of their tokens. Raise "
         "task.max_length."
     )

@@ -98,7 +98,7 @@ def eval_(arguments: list[str]) -> int:
     check_run(args.run)
     with console.working():
         from adaptkit.runs.evaluate import evaluate
-        from adaptkit.runs.lengths import remarks
+        from adaptkit.runs.lengths import lines_about
 
         result, place = evaluate(args.run, args.overrides, args.output)
     if args.json:
@@ -106,7 +106,7 @@ def eval_(arguments: list[str]) -> int:
     else:
         rows = result.data["rows"]["validation"]
         scores = console.scores(result)
-        for line in (*result.data["notes"], *remarks(result.lengths)):
+        for line in (*result.data["notes"], *lines_about(result.lengths)):
             console.say(line)
         print(f"{args.run} on {result.task} ({result.split}, {rows} rows): {scores}")
         print(f"  {place}")

@@ -1,4 +1,4 @@
-"""How much of the texts is read: texts that are longer than the limit are cut, and that is said."""
+"""How much of the texts is read: longer ones are cut, and the user is told."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def by_split(feeds: Mapping[str, Feed]) -> dict[str, Feed]:
 
 
 def cut_of(feed: Feed) -> dict[str, int]:
-    """Return how many examples are cut, how many tokens they have, and how many of these go."""
+    """Return how many examples are cut, how many tokens they have, and how many are lost."""
     lost = feed.examples["cut"][:] if "cut" in feed.examples.column_names else []
     whole = [n + k for n, k in zip(feed.lengths, lost, strict=True) if k] if lost else []
     return {"rows": len(feed), "cut": len(whole), "tokens": sum(whole), "lost_tokens": sum(lost)}
 
 
-def remarks(lengths: Mapping[str, Any]) -> list[str]:
+def lines_about(lengths: Mapping[str, Any]) -> list[str]:
     """Return what a user must know: a limit below task.max_length, and how much is cut."""
     limit, wanted = lengths["limit"], lengths["max_length"]
     lines = []
@@ -58,5 +58,5 @@ def described(name: str, cut: Mapping[str, int], limit: int) -> str:
     share = 100 * cut["lost_tokens"] / max(1, cut["tokens"])
     return (
         f"{cut['cut']} of {cut['rows']} {name} rows are cut to {limit} tokens and lose {share:.0f} "
-        "% of theirs"
+        "% of their tokens"
     )
