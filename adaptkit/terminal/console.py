@@ -262,15 +262,21 @@ def table(outcomes: list[Any], total: int = 0) -> None:
     names = shortest_distinct_names([outcome.name for outcome in outcomes])
     for name, outcome in zip(names, outcomes, strict=True):
         record = outcome.result
-        ended = "interrupted" if outcome.status == 130 else "failed"
         row = (
             ("done", record.data["source"], record.metric, decimal(record.score),
              f"{record.time['total_seconds']:.0f}", "")
-            if record else (ended, "", "", "", "", outcome.error)
+            if record else (ended(outcome), "", "", "", "", outcome.error)
         )  # fmt: skip
         grid.add_row(name, *row)
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(grid)
-    failed = sum(outcome.result is None and outcome.status != 130 for outcome in outcomes)
-    done = sum(outcome.result is not None for outcome in outcomes)
-    print(f"{done} of {max(total, len(outcomes))} runs done, {failed} failed", flush=True)
+    words = [ended(outcome) for outcome in outcomes]
+    count = max(total, len(outcomes))
+    print(f"{words.count('done')} of {count} runs done, {words.count('failed')} failed", flush=True)
+
+
+def ended(outcome: Any) -> str:
+    """Return how a job ended, in one word; a signal's status is above 128."""
+    if outcome.result:
+        return "done"
+    return "interrupted" if outcome.status > 128 else "failed"

@@ -12,7 +12,7 @@ from typing import Any
 
 from adaptkit.errors import MachineError
 from adaptkit.storage.files import write_text
-from adaptkit.terminal.console import error, say
+from adaptkit.terminal.console import ended, error, say
 
 COLUMNS = ("run", "status", "task", "model", "method", "seed", "data", "metric", "score",
            "baseline", "seconds", "error")  # fmt: skip
@@ -55,10 +55,10 @@ def row(outcome: Any) -> dict[str, Any]:
     """Return one line of the table."""
     record = outcome.result
     if not record:
-        return {"run": outcome.name, "status": status(outcome), "error": outcome.error}
+        return {"run": outcome.name, "status": ended(outcome), "error": outcome.error}
     return {
         "run": outcome.name,
-        "status": "done",
+        "status": ended(outcome),
         **{name: getattr(record, name) for name in ("task", "model", "method", "seed")},
         "data": record.data["source"],
         "metric": record.metric,
@@ -66,8 +66,3 @@ def row(outcome: Any) -> dict[str, Any]:
         "baseline": record.baseline.get("value"),
         "seconds": record.time["total_seconds"],
     }
-
-
-def status(outcome: Any) -> str:
-    """Return how a job ended, in one word."""
-    return "done" if outcome.result else "interrupted" if outcome.status == 130 else "failed"
