@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from scipy import stats
 from sklearn import metrics
 
 from adaptkit.metrics.bootstrap import interval
+from adaptkit.runs.record import RunResult
 from adaptkit.runs.remarks import ended_worse
+from adaptkit.terminal.console import baseline
+from adaptkit.training.losses import Losses
+from adaptkit.training.state import TrainingState
 
 SCORES = {
     "accuracy": metrics.accuracy_score,
@@ -146,3 +151,33 @@ def test_a_run_that_diverges_says_so(place, checkpoints):
     assert "ended worse than it started" in answer.err
     remarks = json.loads((place / "run" / "result.json").read_text())["remarks"]
     assert any("ended worse" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(
+    ("between", "trivial", "said"),
+    [
+        ([0.4, 0.6], 0.5, "(not distinguishable from majority class 0.5000)"),
+        ([0.2, 0.4], 0.5, "(below majority class 0.5000)"),
+        ([0.6, 0.8], 0.5, "(majority class 0.5000)"),
+        ([-0.4, -0.1], None, "(below majority class)"),
+        ([0.1, 0.4], None, ""),
+        (None, 0.5, "(majority class 0.5000)"),
+    ],
+)
+def test_the_line_says_how_the_trivial_answer_compares(between, trivial, said):
+    record = SimpleNamespace(
+        baseline={"name": "majority class", "value": trivial}, score_interval=between
+    )
+    for name in ("indistinct", "below_trivial"):
+        setattr(record, name, getattr(RunResult, name).fget(record))
+    assert baseline(record).strip() == said
+
+
+def test_the_latest_weights_count_as_long_as_no_score_is_defined():
+    state, nan = TrainingState(Losses(1.0)), float("nan")
+    assert [state.improves(score, update, None) for update, score in enumerate([nan, nan])] == [
+        True, True,
+    ]  # fmt: skip
+    assert state.best_update == 1
+    assert state.improves(-0.5, 2, None)
+    assert not state.improves(nan, 3, None) and state.best_update == 2

@@ -87,6 +87,12 @@ class RunResult:
         low, high = self.score_interval or (1.0, 0.0)
         return low <= (self.baseline.get("value") or 0.0) <= high
 
+    @property
+    def below_trivial(self) -> bool:
+        """True if the whole interval lies on the wrong side of the trivial answer's score."""
+        trivial = self.baseline.get("value") or 0.0
+        return self.score_interval is not None and self.score_interval[1] < trivial
+
     def write(self, directory: Path) -> None:
         """Write result.json."""
         write_json(directory / RESULT, self.as_dict())

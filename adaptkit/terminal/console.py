@@ -183,6 +183,8 @@ def baseline(record: RunResult) -> str:
     shown = f"{name} {decimal(value)}" if value is not None else name
     if record.indistinct:
         shown = f"not distinguishable from {shown}"
+    elif record.below_trivial:
+        shown = f"below {shown}"
     elif value is None:
         return ""
     return f" ({shown})"

@@ -46,10 +46,12 @@ class TrainingState:
 
     def improves(self, value: float, update: int, kept: Adaptation | None) -> bool:
         """Note an evaluation, and the weights of `kept` if it is the best so far."""
-        if math.isnan(value):  # a constant prediction has no correlation
-            value = -math.inf
+        undefined = math.isnan(value)  # a constant prediction has no correlation
+        value = -math.inf if undefined else value
         if self.best_score is not None and value <= self.best_score:
-            return False
+            # As long as no score was defined, the latest weights count.
+            if not (undefined and self.best_score == -math.inf):
+                return False
         self.best_score, self.best_update = value, update
         if kept is not None:  # in every process: all score the same weights
             delta = kept.delta()
