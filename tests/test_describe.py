@@ -128,6 +128,11 @@ def test_list_explains_every_choice() -> None:
             assert call("list", kind, name).status == 0
 
 
+def test_an_experiment_is_described_by_its_own_words() -> None:
+    said = call("list", "experiments", "--json").out
+    assert "LoRA on MRPC" in json.loads(said)["experiments"]["lora_mrpc_paper"]
+
+
 def test_comments_of_a_class() -> None:
     @dataclass
     class Kind:
