@@ -92,9 +92,9 @@ def base_name(path: str, revision: str | None) -> tuple[str, str | None]:
     """Return a base model's name as a user would write it, and its revision."""
     if cached := IN_CACHE.search(path):
         return f"{cached[1]}/{cached[2]}", cached[3]
-    return (
-        os.path.basename(os.path.abspath(Path(path).expanduser())) if _is_local(path) else path
-    ), revision
+    if _is_local(path):
+        path = os.path.basename(os.path.abspath(Path(path).expanduser()))
+    return path, revision
 
 
 def source(path: str, base: str) -> str:
@@ -138,7 +138,7 @@ def data(record: Mapping[str, Any]) -> str:
 
 def decimal(score: float | None) -> str:
     """Return a score as in the result line."""
-    return "not defined" if score is None else f"{score:.4f}"
+    return "undefined" if score is None else f"{score:.4f}"
 
 
 def _is_local(path: str) -> bool:

@@ -78,7 +78,8 @@ class Tracking(TrainerCallback):
         except Exception as error:  # each tracker has kinds of its own
             raise AdaptError(
                 f"tracker={self.name}: failed ({type(error).__name__}: {first_line(error)}). "
-                f"{WAYS_OUT[self.name]}, or add tracker=none; a checkpoint is used again."
+                f"{WAYS_OUT[self.name]}, or add tracker=none. The run then resumes "
+                "from its last checkpoint."
             ) from error
         finally:
             if ours:
