@@ -173,3 +173,32 @@ def test_broken_record(place: Path, copy: Path, change) -> None:
 def test_unreadable_record(place: Path, copy: Path, content: bytes) -> None:
     (copy / "result.json").write_bytes(content)
     assert "result.json is damaged: " in refused_by_all(place, copy)
+
+
+ESCAPES = "\x1b[31mred\x1b[0m\x07\x9b2J\u202e\r"
+
+
+def test_terminal_sees_no_control_characters(place: Path, copy: Path, tmp_path: Path) -> None:
+    """From result.json, config.yaml, names of files and classes, in results, remarks and errors."""
+    file = copy / "result.json"
+    plain = json.loads(file.read_text())
+    plain["baseline"]["name"] = plain["task"] = plain["metric"] = ESCAPES
+    plain["scores"][ESCAPES] = 0.5
+    file.write_text(json.dumps(plain))
+    odd = copy.rename(tmp_path / ESCAPES)
+    answers = [call(*use) for use in uses(place, odd)]
+    answers += [call("train", f"method={ESCAPES}"), call("eval", odd, f"data.root={ESCAPES}"),
+                call("plan", "method=lora", f"task.name={ESCAPES}"), call(ESCAPES)]  # fmt: skip
+    for answer in answers:
+        assert not set("\x1b\x07\x9b\u202e\r") & set(answer.out + answer.err)
+    assert any("\\x1b[31mred" in answer.out for answer in answers)
+    assert any("\\x1b[31mred" in answer.err for answer in answers)
+
+
+def test_table_of_a_sweep_sees_no_control_characters(capsys: pytest.CaptureFixture) -> None:
+    from adaptkit.terminal.console import table
+    from adaptkit.train import Outcome
+
+    table([Outcome(f"a{ESCAPES}[bold]", 1, None, ESCAPES), Outcome("b", 2, None, "c")])
+    printed = capsys.readouterr().out
+    assert not set("\x1b\x07\x9b\u202e\r") & set(printed) and "[bold]" in printed

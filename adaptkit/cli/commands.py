@@ -43,9 +43,9 @@ def plan_(arguments: list[str]) -> int:
     else:
         show_plan(costs)
         if args.names:
-            print("\ntrains, with shapes:")
+            console.show("\ntrains, with shapes:")
             for name, shape in costs.shapes.items():
-                print(f"  {name} [{', '.join(map(str, shape))}]")
+                console.show(f"  {name} [{', '.join(map(str, shape))}]")
     return 0
 
 
@@ -55,7 +55,7 @@ def show_plan(costs: Plan) -> None:
     from rich.table import Table
 
     screen, p = Console(), costs.params
-    print(f"{costs.method} on {costs.model} for {costs.task}")
+    console.show(f"{costs.method} on {costs.model} for {costs.task}")
     counts = Table("parameters", "", box=None)
     rows = {
         "total": p.total, "trainable": p.trainable, "  of the base model": p.body_trainable,
@@ -75,11 +75,11 @@ def show_plan(costs: Plan) -> None:
         for name in (*parts, "total"):
             memory.add_row(name, console.size(getattr(m, name)))
         screen.print(memory)
-        print(
+        console.show(
             f"activations: batch {m.batch_size} of {m.tokens} tokens each, the longest; shorter "
             "batches take less. passing: values between two operations."
         )
-    print(f"saved: {console.size(costs.delta_bytes)}")
+    console.show(f"saved: {console.size(costs.delta_bytes)}")
 
 
 def eval_(arguments: list[str]) -> int:
@@ -108,8 +108,8 @@ def eval_(arguments: list[str]) -> int:
         scores = console.scores(result)
         for line in (*result.data["notes"], *lines_about(result.lengths)):
             console.say(line)
-        print(f"{args.run} on {result.task} ({result.split}, {rows} rows): {scores}")
-        print(f"  {place}")
+        console.show(f"{args.run} on {result.task} ({result.split}, {rows} rows): {scores}")
+        console.show(f"  {place}")
     return 0
 
 
@@ -130,7 +130,7 @@ def verify_(arguments: list[str]) -> int:
                 console.error(str(error))
                 statuses.append(error.status)
                 continue
-            print(f"{directory}: {problem or 'the same predictions and scores'}", flush=True)
+            console.show(f"{directory}: {problem or 'the same predictions and scores'}")
             statuses.append(int(bool(problem)))
     return 1 if 1 in statuses else max(statuses)
 
@@ -151,7 +151,7 @@ def export_(arguments: list[str]) -> int:
         from adaptkit.runs.export import export
 
         written = export(args.run, args.format, args.out)
-    print(f"{args.out}: {written}")
+    console.show(f"{args.out}: {written}")
     return 0
 
 
@@ -173,8 +173,8 @@ def import_(arguments: list[str]) -> int:
         from adaptkit.runs.import_peft import import_adapter
 
         result = import_adapter(args.adapter, args.overrides, args.out)
-    print(f"{args.adapter} on {result.task} ({result.split}): {console.scores(result)}")
-    print(f"  {args.out}")
+    console.show(f"{args.adapter} on {result.task} ({result.split}): {console.scores(result)}")
+    console.show(f"  {args.out}")
     return 0
 
 

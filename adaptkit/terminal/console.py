@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,14 +65,31 @@ def raising_signals() -> Iterator[None]:
 
 def error(message: str) -> None:
     """Print a message for the user on the error channel."""
-    print(f"adaptkit: {message}", file=sys.stderr)
+    print(harmless(f"adaptkit: {message}"), file=sys.stderr)
 
 
 def say(message: str) -> None:
     """Print a remark on the error channel: standard output carries results only."""
     if not is_main_process():
         return
-    print(message, file=sys.stderr, flush=True)
+    print(harmless(message), file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """Print a line of results."""
+    print(harmless(text), flush=True)
+
+
+def harmless(text: str) -> str:
+    """Return text as a terminal may see it: control characters, of data for example, as codes.
+
+    So are marks that turn the direction of writing, and bytes of file names that are not text.
+    """
+    kinds = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        ascii(c)[1:-1] if c not in "\n\u200c\u200d" and unicodedata.category(c) in kinds else c
+        for c in text
+    )
 
 
 def unexpected(problem: Exception, directory: Path) -> str:
@@ -155,8 +173,8 @@ def result(record: RunResult, directory: Path) -> None:
     """Print the one line a run ends with."""
     if not is_main_process():
         return
-    print(line(record), flush=True)
-    print(f"  {directory}", flush=True)
+    show(line(record))
+    show(f"  {directory}")
 
 
 def line(record: RunResult) -> str:
@@ -237,7 +255,7 @@ def smoke_table(results: list[Any]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(grid)
     for result in results:
         if result.reason:
-            print(f"{result.row} {result.column}: {result.outcome}: {result.reason}")
+            show(f"{result.row} {result.column}: {result.outcome}: {result.reason}")
     counts = {o: sum(r.outcome == o for r in results) for o in ("ok", "rejected", "failed")}
     seconds = sum(result.seconds for result in results)
     print(", ".join(f"{n} {o}" for o, n in counts.items()) + f"; {seconds:.0f} s", flush=True)
@@ -256,6 +274,7 @@ def table(outcomes: list[Any], total: int = 0) -> None:
     """Print how the jobs of a sweep ended; `total`: with those that were not begun."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(title="sweep")
     grid.add_column("run", overflow="fold", ratio=1)  # the end of a name tells runs apart
@@ -269,7 +288,7 @@ def table(outcomes: list[Any], total: int = 0) -> None:
              f"{record.time['total_seconds']:.0f}", "")
             if record else (ended(outcome), "", "", "", "", outcome.error)
         )  # fmt: skip
-        grid.add_row(name, *row)
+        grid.add_row(*(Text(harmless(cell)) for cell in (name, *row)))
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(grid)
     words = [ended(outcome) for outcome in outcomes]

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from adaptkit.terminal.console import harmless, say
+
 SECONDS_BETWEEN_LINES = 30
 
 
@@ -47,7 +49,7 @@ class Bar(TrainerCallback):
         self.notes |= shown
         if self.progress.tasks:
             note = " ".join(f"{k} {v}" for k, v in self.notes.items())
-            self.progress.update(self.bar, note=note)
+            self.progress.update(self.bar, note=harmless(note))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take the bar away."""
@@ -71,7 +73,7 @@ class Lines(TrainerCallback):
         self.last = time.monotonic()
         shown = scores or {k: logs[k] for k in ("loss",) if k in logs}
         text = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-        print(f"update {state.global_step}/{state.max_steps}  {text}", file=sys.stderr, flush=True)
+        say(f"update {state.global_step}/{state.max_steps}  {text}")
 
 
 def bars(what: str, ending: ExitStack) -> tuple[TrainerCallback, ...]:
