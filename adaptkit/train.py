@@ -108,7 +108,7 @@ class Sweep:
     def end(self) -> int:
         """Show and store the table of several jobs; return the worst exit status."""
         if len(self.outcomes) > 1 or self.total > 1:
-            console.table(self.outcomes, self.total)
+            sweep.table(self.outcomes, self.total)
             if file := sweep.store(self.outcomes, self.started):
                 print(f"  {console.short(str(file))}", flush=True)
         statuses = [outcome.status for outcome in self.outcomes]

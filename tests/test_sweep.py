@@ -16,7 +16,7 @@ from test_cli import WITHOUT_TORCH, process
 
 from adaptkit.config.overrides import sweep_lengths
 from adaptkit.errors import ConfigError
-from adaptkit.terminal import console, sweep
+from adaptkit.terminal import sweep
 from adaptkit.train import Outcome, Sweep
 
 
@@ -120,10 +120,16 @@ def test_status_of_a_sweep_is_its_worst(statuses: list[int], worst: int, place: 
 
 @pytest.mark.parametrize(
     "status, word",
-    [(130, "interrupted"), (143, "interrupted"), (129, "interrupted"), (1, "failed"), (2, "failed")],
+    [
+        (130, "interrupted"),
+        (143, "interrupted"),
+        (129, "interrupted"),
+        (1, "failed"),
+        (2, "failed"),
+    ],
 )
 def test_a_job_that_a_signal_ended_is_interrupted(status: int, word: str) -> None:
-    assert console.ended(Outcome("x", status, None, "")) == word
+    assert sweep.ended(Outcome("x", status, None, "")) == word
 
 
 def test_time_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from adaptkit.errors import MachineError
 from adaptkit.storage.files import write_text
-from adaptkit.terminal.console import ended, error, say
+from adaptkit.terminal.console import decimal, error, harmless, say
 
 COLUMNS = ("run", "status", "task", "model", "method", "seed", "data", "metric", "score",
            "baseline", "seconds", "error")  # fmt: skip
@@ -66,3 +67,45 @@ def row(outcome: Any) -> dict[str, Any]:
         "baseline": record.baseline.get("value"),
         "seconds": record.time["total_seconds"],
     }
+
+
+def shortest_distinct_names(names: list[str]) -> list[str]:
+    """Shorten run directories to the folders in which they differ."""
+    parts = [name.split("/") for name in names]
+    if len({len(p) for p in parts}) > 1:
+        return names
+    differ = [i for i, level in enumerate(zip(*parts, strict=True)) if len(set(level)) > 1]
+    return ["/".join(p[i] for i in differ) or name for p, name in zip(parts, names, strict=True)]
+
+
+def table(outcomes: list[Any], total: int = 0) -> None:
+    """Print how the jobs of a sweep ended; `total`: with those that were not begun."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title="sweep")
+    grid.add_column("run", overflow="fold", ratio=1)  # the end of a name tells runs apart
+    for title in ("status", "data", "metric", "score", "seconds", "why it failed"):
+        grid.add_column(title)
+    names = shortest_distinct_names([outcome.name for outcome in outcomes])
+    for name, outcome in zip(names, outcomes, strict=True):
+        record = outcome.result
+        row = (
+            ("done", record.data["source"], record.metric, decimal(record.score),
+             f"{record.time['total_seconds']:.0f}", "")
+            if record else (ended(outcome), "", "", "", "", outcome.error)
+        )  # fmt: skip
+        grid.add_row(*(Text(harmless(cell)) for cell in (name, *row)))
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width).print(grid)
+    words = [ended(outcome) for outcome in outcomes]
+    count = max(total, len(outcomes))
+    print(f"{words.count('done')} of {count} runs done, {words.count('failed')} failed", flush=True)
+
+
+def ended(outcome: Any) -> str:
+    """Return how a job ended, in one word; a signal's status is above 128."""
+    if outcome.result:
+        return "done"
+    return "interrupted" if outcome.status > 128 else "failed"
