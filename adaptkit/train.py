@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.config.compose import compose_job, plain_data
+from adaptkit.config.compose import compose_job, plain_data, typed, without_hydra
 from adaptkit.config.groups import CONF
 from adaptkit.config.guard import guarded_composition
 from adaptkit.config.overrides import register_resolvers, sweep_lengths, translate_hydra_errors
@@ -96,12 +96,12 @@ class Sweep:
         params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
         jobs = math.prod(sweep_lengths([*params, *self.overrides]).values())
         self.total = self.total or jobs
-        sweep.announce(self.begun, jobs, " ".join(hydra.overrides.task), self.seconds)
+        sweep.announce(self.begun, jobs, typed(hydra), self.seconds)
 
     def is_new(self, job: Settings) -> bool:
         """Tell whether no job before had the same settings (the same place, if one was typed)."""
-        typed = any(word.startswith("output_dir=") for word in self.overrides)
-        place = job.output_dir if typed else Path()
+        placed = any(word.startswith("output_dir=") for word in self.overrides)
+        place = job.output_dir if placed else Path()
         self.seen.append(replace(job, plain={}, output_dir=place))
         return self.seen[-1] not in self.seen[:-1]
 
@@ -191,12 +191,10 @@ def run_job(cfg: Any, several: bool, is_new: Callable[[Settings], bool]) -> Outc
     None: it is not new.
     """
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
-    cfg = OmegaConf.masked_copy(cfg, [k for k in cfg if k != "hydra"])
-    name = " ".join(HydraConfig.get().overrides.task)  # its directory may not be known yet
+    name = typed(HydraConfig.get())  # its directory may not be known yet
     try:
-        plain = plain_data(cfg)
+        plain = plain_data(without_hydra(cfg))
         job = settings(plain)
         job.tracker.check_installed()
         if not is_new(job):  # all that can be checked without torch

@@ -79,7 +79,10 @@ def coerce(value: Any, hint: Any, where: str) -> Any:
             raise invalid(
                 where, value, "must be a mapping", f"Add single entries: +{where}.NAME=VALUE"
             )
-        return {coerce(k, arguments[0], where): v for k, v in value.items()}
+        return {
+            coerce(k, arguments[0], where): coerce(v, arguments[1], f"{where}.{k}")
+            for k, v in value.items()
+        }
     if hint is Method:
         return _method(value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

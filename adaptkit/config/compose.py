@@ -40,6 +40,24 @@ def plain_data(cfg: Any) -> dict[str, Any]:
         raise ConfigError(of_interpolation(str(error)) or where) from error
 
 
+def without_hydra(cfg: Any) -> Any:
+    """Return a job's configuration without Hydra's own part; nothing is resolved yet."""
+    from omegaconf import OmegaConf
+
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    place = {"output_dir": raw.pop("output_dir")} if "output_dir" in raw else {}
+    raw.pop("hydra", None)
+    return OmegaConf.create({**raw, **place})  # made of the others: theirs are the better errors
+
+
+def typed(hydra: Any) -> str:
+    """Return a job's overrides as they were typed."""
+    from omegaconf import OmegaConf
+
+    words: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return " ".join(words)
+
+
 def with_absolute_paths(plain: dict[str, Any]) -> dict[str, Any]:
     """Make paths absolute where they exist, so that a run can be read from any folder."""
     places = (("data", "root"), ("task", "path"), ("model", "path"), ("model", "from_run"))
@@ -74,14 +92,12 @@ def compose_job(overrides: list[str]) -> dict[str, Any]:
     """
     from hydra import compose as hydra_compose
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     overrides = readable(overrides)
     with hydra_at_home(overrides):
         cfg = hydra_compose("config", overrides, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)  # the directory's name is made of the overrides
-        names = [str(key) for key in cfg if key != "hydra"]
-        return plain_data(OmegaConf.masked_copy(cfg, names))
+        return plain_data(without_hydra(cfg))
 
 
 @contextmanager
