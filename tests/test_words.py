@@ -65,3 +65,43 @@ def test_numbers_are_names_of_classes_and_columns() -> None:
     bound = settings(compose([*task, "task.labels=[no,yes]"])).task
     assert (bound.text, bound.label, bound.labels) == (("1",), "2024", ("no", "yes"))
     assert settings(compose([*task, "task.labels=[0,5]"])).task.labels == (0, 5)
+
+
+@pytest.mark.parametrize("typed", ["owner/name", "./folder", "../a (b)", "/tmp/größe", "~/x"])
+def test_model_without_a_yaml(typed: str) -> None:
+    plain = compose([f"model={typed}"])["model"]
+    assert plain["path"] == typed
+    assert compose(["model=auto", f"model.path={typed}"])["model"] == plain
+
+
+def test_known_models_keep_their_advice() -> None:
+    for typed, advice in {"robreta-base": "roberta-base", "roberta_base": "roberta-base",
+                          "google-bert/bert-base-uncased": "bert-base"}.items():  # fmt: skip
+        answer = call("train", f"model={typed}")
+        assert answer.status == 2 and f"did you mean {advice}?" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "mps", "processes", "expected"),
+    [("cuda:1", 2, False, 1, "cuda:1"), ("cuda", 2, False, 1, "cuda:0"), ("auto", 0, True, 1, "cpu"),
+     ("auto", 1, False, 1, "cuda:0"), ("cpu", 2, False, 1, "cpu"), ("mps", 0, True, 1, "mps"),
+     ("cuda:0", 1, False, 1, "cuda:0"), ("mps", 0, False, 1, "no Apple GPU"),
+     ("cuda:1", 0, False, 1, "no CUDA device"), ("cuda:2", 2, False, 1, "2 CUDA devices"),
+     ("cuda:1", 1, False, 1, "1 CUDA device,"), ("cuda:1", 2, False, 2, "Use cuda.")],
+)  # fmt: skip
+def test_device(monkeypatch, name: str, count: int, mps: bool, processes: int, expected: str):
+    import torch
+
+    from adaptkit.errors import ConfigError
+    from adaptkit.training.precision import device_of
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if " " in expected:
+        with pytest.raises(ConfigError, match=expected):
+            device_of(name)
+    else:
+        assert device_of(name) == torch.device(expected)

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 
 from adaptkit.config.groups import options
-from adaptkit.errors import ConfigError
+from adaptkit.config.suggest import hub_ids
+from adaptkit.errors import ConfigError, alike
 
 SPECIAL = ("'", '"', "[", "{")  # a value that begins so has a form, which may be wrong
 SEVERAL = ("regularizer", "tracker", "experiment")  # groups of which several choices fit together
@@ -19,7 +20,25 @@ EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null"}
 
 def readable(words: Sequence[str]) -> list[str]:
     """Return overrides as Hydra reads them; those that it cannot read either way are unchanged."""
-    return [as_mapping_entry(as_text(word)) for word in words]
+    return [each for word in words for each in as_model(as_mapping_entry(as_text(word)))]
+
+
+def as_model(word: str) -> list[str]:
+    """Take model=./folder and model=owner/name for a model that no YAML is about."""
+    key, _, value = word.partition("=")
+    path = value[1:-1] if value.startswith("'") else value  # quoted above
+    if key != "model" or not path or "," in path or path in options("model"):
+        return [word]
+    folder = path.startswith((".", "/", "~"))
+    owner_and_name = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path, re.ASCII)
+    if not folder and (not owner_and_name or known_by_name(path)):
+        return [word]
+    return ["model=auto", as_text(f"model.path={path}")]
+
+
+def known_by_name(path: str) -> bool:
+    """Tell whether a hub id, or a likely typing error in one, is that of a named model."""
+    return any(alike(path, known) for known in hub_ids("model"))
 
 
 def as_text(word: str) -> str:

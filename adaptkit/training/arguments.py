@@ -67,4 +67,7 @@ def training_arguments(recipe: Recipe, precision: str, device: torch.device) -> 
     # multiply the batch and so change the number of updates.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
+    if device.type == "cuda" and device.index != arguments.device.index:  # it takes the first one
+        torch.cuda.set_device(device)
+        vars(arguments)["_setup_devices"] = device  # where the property `device` keeps it
     return arguments

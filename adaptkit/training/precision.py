@@ -23,13 +23,23 @@ def device_of(name: str) -> torch.device:
     """Return the device for trainer.device.
 
     Raises:
-        ConfigError: cuda was asked for and is not there.
+        ConfigError: it is not there, or one GPU is named for several processes.
     """
     there = torch.cuda.is_available()
-    if name == "cuda" and not there:
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and not there:
         raise invalid("trainer.device", name, "this machine has no CUDA device", "Use auto or cpu")
-    if there and name != "cpu":  # torchrun gives each process of a run its own device
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise invalid("trainer.device", name, "this machine has no Apple GPU", "Use auto or cpu")
+    if number and int(number) >= (count := torch.cuda.device_count()):
+        rule = f"this machine has {count} CUDA device{'s' * (count > 1)}, counted from cuda:0"
+        raise invalid("trainer.device", name, rule)
+    if number and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise invalid("trainer.device", name, "each process needs its own device", "Use cuda")
+    if kind in ("cpu", "mps"):
+        return torch.device(kind)
+    if there:  # torchrun gives each process of a run its own device
+        return torch.device("cuda", int(number or os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 

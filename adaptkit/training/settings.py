@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from adaptkit.errors import at_least, invalid
+from adaptkit.errors import at_least, invalid, unknown
 from adaptkit.optimizers import OptimizerSettings
 
 
@@ -34,7 +35,7 @@ class TrainerSettings:
     keep: Literal["best", "last"] = "best"
     # auto: continue from the last checkpoint; never: replace the run
     resume: Literal["auto", "never"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA if there is a GPU
+    device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps; auto: CUDA if there is a GPU
     # auto: features of a frozen base model are computed once
     cache_frozen: Literal["auto", "never"] = "auto"
 
@@ -42,6 +43,9 @@ class TrainerSettings:
         if self.epochs is not None:
             at_least("trainer.epochs", self.epochs, 0)
         at_least("trainer.max_grad_norm", self.max_grad_norm, 0)
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
+            known = ("auto", "cpu", "cuda", "cuda:1 (the second GPU)", "mps")
+            raise unknown("trainer.device", self.device, known)
         for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "log_every"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
         for name in ("eval_every", "checkpoint_every", "early_stopping_patience"):
