@@ -83,7 +83,8 @@ def test_known_models_keep_their_advice() -> None:
 
 @pytest.mark.parametrize(
     ("name", "count", "mps", "processes", "expected"),
-    [("cuda:1", 2, False, 1, "cuda:1"), ("cuda", 2, False, 1, "cuda:0"), ("auto", 0, True, 1, "cpu"),
+    [("cuda:1", 2, False, 1, "cuda:1"), ("cuda", 2, False, 1, "cuda:0"), 
+     ("auto", 0, True, 1, "cpu"),
      ("auto", 1, False, 1, "cuda:0"), ("cpu", 2, False, 1, "cpu"), ("mps", 0, True, 1, "mps"),
      ("cuda:0", 1, False, 1, "cuda:0"), ("mps", 0, False, 1, "no Apple GPU"),
      ("cuda:1", 0, False, 1, "no CUDA device"), ("cuda:2", 2, False, 1, "2 CUDA devices"),
