@@ -181,6 +181,11 @@ def test_a_finished_run_of_something_else_is_not_done(run, place, what):
 # ---- an interrupted run ----
 
 
+def test_the_version_is_that_of_the_code_not_of_an_older_installation(run, place):
+    record = json.loads((place / "run" / "result.json").read_text())
+    assert record["made_of"]["versions"]["adaptkit"] == record["versions"]["adaptkit"]
+
+
 @pytest.mark.parametrize("what", [*CHANGES, "processes", "torch"])
 def test_an_interrupted_run_does_not_go_on_with_something_else(run, place, what):
     directory = place / "run"

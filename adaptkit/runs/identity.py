@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptkit import __version__
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, first_line
 from adaptkit.runs.directory import CHECKPOINTS
@@ -40,8 +41,10 @@ def made_of(settings: Settings, origin: DataSource) -> dict[str, Any]:
         "model": model_digest(settings.model.path, settings.model.revision),
         "parent": parent_digest(settings.model.from_run),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        # Of a checkout, the installed metadata may be those of an older version.
         "versions": {
-            name: importlib.metadata.version(name) for name in ("adaptkit", "torch", "transformers")
+            "adaptkit": __version__,
+            **{name: importlib.metadata.version(name) for name in ("torch", "transformers")},
         },
     }
 
