@@ -104,14 +104,14 @@ def find(spec: DatasetSpec) -> DataSource:
             return DataSource("local", str(root / spec.name))
         if typed:
             raise AdaptError(
-                f"data.root={spec.root}: holds no folder {spec.name!r}. Put the splits into "
-                f"{root / spec.name} (train{ENDINGS}), or leave data.root out."
+                f"data.root={spec.root}: holds no folder {spec.name!r}. Put train{ENDINGS} "
+                f"into {root / spec.name}, or leave data.root out."
             )
     if spec.source == "local":
         raise AdaptError(
             f"data.source=local: {spec.name} is not at "
             f"{Path(spec.root) / spec.name if spec.root else 'data.root (unset)'}. "
-            f"Set data.root=DIR so that DIR/{spec.name} holds the splits (train{ENDINGS})."
+            f"Set data.root=DIR so that DIR/{spec.name} holds train{ENDINGS}."
         )
     if not spec.path:
         raise AdaptError(f"task.path: {spec.name} has no hub id; set task.path or data.root.")
