@@ -46,7 +46,7 @@ class Interrupted(KeyboardInterrupt):
 # The signals by which users and systems ask a program to end; Windows has no SIGHUP.
 TERMINATING = tuple(s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What libraries say of a disk that takes no more, and of memory that is used up.
+# Words of libraries about a full disk, and about memory that is used up.
 UNWRITTEN = ("PytorchStreamWriter", "unexpected pos", "iostream error", "No space left on device",
              "File too large", "Disk quota exceeded")  # fmt: skip
 USED_UP = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory",
@@ -81,8 +81,8 @@ def machine_failures(place: Path) -> Iterator[None]:
         if full or any(words in text for words in UNWRITTEN):
             named = (isinstance(error, OSError) and error.filename) or place
             raise MachineError(
-                f"{named}: the disk is full, or takes no files of this size. Make room; the same "
-                "command then goes on from the last whole checkpoint, if there is one."
+                f"{named}: the disk is full, or takes no files of this size. Free some space. "
+                "The same command then goes on from the last whole checkpoint, if there is one."
             ) from error
         raise
 

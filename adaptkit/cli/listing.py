@@ -1,4 +1,4 @@
-"""What there is to choose, and what each option means: `adaptkit list`, `adaptkit train --help`."""
+"""The choices, and the meaning of every option: `adaptkit list`, `adaptkit train --help`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Tab completion: eval "$(adaptkit -sc install=bash)"
 
 def list_(arguments: list[str]) -> int:
     """`adaptkit list [KIND [NAME]] [--json]`."""
-    parser = command("list", "What there is to choose, and what its options mean.")
+    parser = command("list", "The choices, and the meaning of their options.")
     parser.add_argument("kind", nargs="?", help=" | ".join((*KINDS, *PLAIN)))
     parser.add_argument("name", nargs="?", help="one of its names: explain its options")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

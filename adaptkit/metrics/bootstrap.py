@@ -24,7 +24,7 @@ Array = NDArray[Any]
 def interval(
     name: str, answers: Sequence[Any], labels: Sequence[Any], classes: Sequence[Hashable] = ()
 ) -> tuple[float, float] | None:
-    """Return the interval of the score `name`; None for scores that are no function of single rows.
+    """Return the interval of the score `name`; None if rows cannot be drawn for it.
 
     `classes`: in the order of their numbers; F1 is that of number 1.
     """

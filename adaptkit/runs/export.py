@@ -85,7 +85,7 @@ def write(saved: SavedRun, prepared: Prepared, kind: str, out: Path) -> str:
 def describe_task(config: Any, head: str, labels: Sequence[str]) -> None:
     """Put into a config what others need to read the head's outputs as a run does.
 
-    What an earlier task of the same checkpoint left there is replaced: its classes, its kind of
+    Marks of an earlier task of the same checkpoint are replaced: its classes, its kind of
     problem, the function to apply to its logits, and outputs that it asked for.
     """
     names = labels or [f"LABEL_{number}" for number in range(config.num_labels)]

@@ -119,7 +119,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 def composed(file: PeftFile, overrides: Sequence[str]) -> dict[str, Any]:
     """Compose the run's configuration, on the adapter's own body where the user names none.
 
-    What the file says is put into the composed configuration: it is data, never an override.
+    The values of the file are put into the composed configuration: they are data, never overrides.
 
     Raises:
         AdaptError: neither of them names a body, or the file names none that can be looked for.
