@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -173,5 +174,10 @@ def test_the_file_that_a_run_was_trained_on_gives_its_held_out_rows(finished, tm
     assert recorded["rows"] == {"train": 36, "validation": 4}
     assert "4 of its 40 rows" in recorded["notes"][0]
     assert call("verify", tmp_path / "run").status == 0
-    answer = call("eval", tmp_path / "run", "--json")
-    assert json.loads(answer.out)["data"]["rows"]["validation"] == 4
+    moved = (tmp_path / "mine.csv").rename(tmp_path / "moved.csv")  # it is the same file
+    for more in (
+        [f"task.path={moved}"],
+        [f"task.path={shutil.copy(moved, tmp_path / 'mine.csv')}"],
+    ):
+        answer = call("eval", tmp_path / "run", *more, "--json")
+        assert json.loads(answer.out)["data"]["rows"]["validation"] == 4

@@ -13,7 +13,9 @@ from families import rows
 from safetensors.torch import load_file, save_file
 
 from adaptkit.config.names import model_name, variant
+from adaptkit.runs.directory import FILES, clear
 from adaptkit.runs.identity import FILE, model_digest
+from adaptkit.runs.record import RunResult
 from adaptkit.storage.files import digest, write_text
 
 
@@ -302,3 +304,21 @@ def test_the_log_tells_the_story(run, place):
     log = (place / "run" / "train.log").read_text()
     for word in ("adaptkit", "torch", "cpu", "training rows", "parameters", "done: accuracy"):
         assert word in log, word
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_a_run_is_not_replaced_by_halves(run, place, monkeypatch, kept):
+    """A kill while the old run is removed leaves none that looks done."""
+    removed, unlink = [], Path.unlink
+
+    def killed(path, *args, **options):
+        if path.parent == place / "run" and path.name in FILES:
+            if len(removed) == kept:
+                raise KeyboardInterrupt
+            removed.append(path.name)
+        return unlink(path, *args, **options)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        clear(place / "run")
+    assert RunResult.read(place / "run") is None

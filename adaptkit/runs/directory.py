@@ -85,8 +85,11 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def clear(directory: Path) -> None:
-    """Remove what a run wrote, and nothing else that lies in its directory."""
-    for name in (*FILES, LOG):
+    """Remove what a run wrote, and nothing else that lies in its directory.
+
+    The record goes first: a kill in between must not leave a run that looks done.
+    """
+    for name in (RESULT, *FILES, LOG):
         (directory / name).unlink(missing_ok=True)
     for name in (CHECKPOINTS, "eval", "tensorboard", "wandb"):
         shutil.rmtree(directory / name, ignore_errors=True)

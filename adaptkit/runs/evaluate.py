@@ -21,6 +21,7 @@ from adaptkit.runs.lengths import by_split, lengths_of
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
+from adaptkit.storage.files import digest
 from adaptkit.tasks.task import Splits, Task
 from adaptkit.training.batching import Feed
 from adaptkit.training.scorer import Prepared, Scored
@@ -93,9 +94,14 @@ def name_of(run: Settings, overrides: Sequence[str]) -> str:
 
 
 def other_file(saved: SavedRun, run: Settings) -> bool:
-    """Tell whether the rows are in another place than those of which the run knows a part."""
-    known = saved.result.data.get("path") if saved.result else None
-    return run.task.origin(run.data).path != known
+    """Tell whether the rows are others than those of which the run knows a part.
+
+    A file that was moved or renamed since is the same one.
+    """
+    origin, result = run.task.origin(run.data), saved.result
+    if result is None or origin.path == result.data.get("path"):
+        return result is None
+    return not origin.files or digest(origin.files) != result.made_of.get("data")
 
 
 def where_typed(saved: SavedRun, run: Settings, overrides: Sequence[str]) -> SavedRun:

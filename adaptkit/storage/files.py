@@ -49,15 +49,15 @@ def umask() -> int:
 
 
 def digest(files: Iterable[Path], part: bool = False) -> str:
-    """Return the SHA-256 of files: names, sizes and content.
+    """Return the SHA-256 of files: sizes, content, and names if there are several.
 
     `part`: of a file above 64 MiB only 64 evenly spaced pieces of 1 MiB are read. That notices
     other weights and a cut or damaged end, but not every change of single numbers.
     """
-    whole, piece = hashlib.sha256(), 1 << 20
-    for path in sorted(files):
+    whole, piece, paths = hashlib.sha256(), 1 << 20, sorted(files)
+    for path in paths:
         size = path.stat().st_size
-        whole.update(f"{path.name} {size} ".encode())
+        whole.update(f"{path.name if len(paths) > 1 else ''} {size} ".encode())
         step = max(piece, size // 64) if part else piece
         with path.open("rb") as file:
             for start in (*range(0, size, step), max(0, size - piece)):
