@@ -149,7 +149,7 @@ CONFIG = [
     ("task.path=some, (text)", ["cannot be read", "\"KEY='some, (text)'\""]),
     ("method=lora,full", ["method=lora,full", "-m"]),
     ("trainer.epochs=${nothing.here}", ["trainer.epochs", "nothing.here"]),
-    ("data=5", ["`data` is not a container"]),
+    ("data=5", ["data=5", "mapping"]),
 ]
 
 

@@ -41,7 +41,7 @@ BELOW = {
     "params": {"total", "trainable", "body_trainable", "head_trainable", "stored",
                "trainable_percent"},
     "time": {"total_seconds", "train_seconds", "eval_seconds", "train_samples_per_second"},
-    "memory": {"peak_rss_bytes", "peak_device_bytes"},
+    "memory": {"peak_rss_bytes", "peak_device_bytes", "planned_bytes", "measured_bytes"},
 }  # fmt: skip
 
 

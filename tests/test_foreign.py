@@ -196,7 +196,7 @@ def test_terminal_sees_no_control_characters(place: Path, copy: Path, tmp_path: 
 
 
 def test_table_of_a_sweep_sees_no_control_characters(capsys: pytest.CaptureFixture) -> None:
-    from adaptkit.terminal.console import table
+    from adaptkit.terminal.sweep import table
     from adaptkit.train import Outcome
 
     table([Outcome(f"a{ESCAPES}[bold]", 1, None, ESCAPES), Outcome("b", 2, None, "c")])

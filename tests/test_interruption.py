@@ -71,6 +71,7 @@ def whole(place):
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
 )
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_run_goes_on(changes, event, update, saved, place, whole, tmp_path):
     number = signal.SIGINT if event == "on_step_begin" else signal.SIGTERM
     run = settings(place, tmp_path / "run", changes)
@@ -84,6 +85,7 @@ def test_interrupted_run_goes_on(changes, event, update, saved, place, whole, tm
     assert outcome(tmp_path / "run") == whole(changes)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_second_ctrl_c_ends_at_once(place, tmp_path):
     def twice() -> None:
         signal.raise_signal(signal.SIGINT)

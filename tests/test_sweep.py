@@ -65,6 +65,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_sweep_shows_its_table(place: Path, checkpoints) -> None:
     """Ctrl-C reaches parent and child, as from a terminal: no traceback, the table, status 130."""
     script = place.parent / "sweep.py"

@@ -500,7 +500,8 @@ def test_the_body_runs_once_per_row(place, tmp_path, monkeypatch):
     rows, features = [], LinearProbe.features
 
     def counted(self: Any, inputs: Any) -> torch.Tensor:
-        rows.append(len(inputs["input_ids"]))
+        if type(inputs["input_ids"]) is torch.Tensor:  # the plan counts without numbers
+            rows.append(len(inputs["input_ids"]))
         return features(self, inputs)
 
     monkeypatch.setattr(LinearProbe, "features", counted)

@@ -118,21 +118,23 @@ def verify_(arguments: list[str]) -> int:
     parser = command("verify", "Rebuild a run from disk: the same predictions?")
     parser.add_argument("run", type=Path, nargs="+", help="run directories")
     args = parser.parse_args(arguments)
-    statuses = []
-    with console.working():
-        from adaptkit.runs.verify import verify
-
-        for directory in args.run:
-            try:
-                check_run(directory)
-                problem = verify(directory)
-            except AdaptError as error:  # the other runs are verified all the same
-                console.error(str(error))
-                statuses.append(error.status)
-                continue
-            console.show(f"{directory}: {problem or 'the same predictions and scores'}")
-            statuses.append(int(bool(problem)))
+    statuses = [verified(directory) for directory in args.run]
     return 1 if 1 in statuses else max(statuses)
+
+
+def verified(directory: Path) -> int:
+    """Verify one run, and return its exit status: the others are verified all the same."""
+    try:
+        check_run(directory)
+        with console.working():
+            from adaptkit.runs.verify import verify
+
+            problem = verify(directory)
+    except AdaptError as error:
+        console.error(str(error))
+        return error.status
+    console.show(f"{directory}: {problem or 'the same predictions and scores'}")
+    return int(bool(problem))
 
 
 def export_(arguments: list[str]) -> int:
