@@ -322,3 +322,17 @@ def test_a_run_is_not_replaced_by_halves(run, place, monkeypatch, kept):
     with pytest.raises(KeyboardInterrupt):
         clear(place / "run")
     assert RunResult.read(place / "run") is None
+
+
+def test_verify_names_a_row_that_was_not_scored(place, checkpoints):
+    """As many rows as before, but other ones: a file lost its first rows."""
+    table = [
+        {"sentence": row["sentence"], "label": ("no", "yes")[row["label"]]} for row in rows(60)
+    ]
+    write(place / "rows.csv", table)
+    done(*tiny(checkpoints["bert"]), "task=classify", "task.path=rows.csv", "task.text=sentence",
+         "output_dir=run")  # fmt: skip
+    write(place / "rows.csv", table[2:])
+    answer = call("verify", "run")
+    assert answer.status == 1
+    assert "was not scored: the data files changed" in answer.out

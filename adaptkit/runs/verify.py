@@ -33,8 +33,10 @@ def verify(directory: Path) -> str:
             identities(suffix, part), part.answers, part.rows[LABEL][:], strict=True
         )
     }
-    if before.keys() != after.keys():
+    if len(before) != len(after):
         return f"{len(before)} predictions were saved, {len(after)} rows are there now"
+    if other := [key for key in after if key not in before]:
+        return f"row {other[0]} is there now, which was not scored: the data files changed"
     if changed := [key for key in before if not same(before[key][1], after[key][1])]:
         return f"the label of row {changed[0]} is {after[changed[0]][1]!r} now, not as it was saved"
     different = [key for key in before if not same(before[key][0], after[key][0])]
