@@ -94,7 +94,9 @@ def run(settings: Settings, interface: Interface) -> RunResult:
     directory = settings.output_dir
     interface = replace(interface, say=logged(interface.say))
     with machine_failures(directory), claimed(directory), log_kept() as kept:
-        check_place(directory)
+        main = is_main_process()  # it alone judges the folder: the others may look too early or late
+        if main:
+            check_place(directory)
         if done := done_before(settings, interface.say):
             return done
         origin = settings.task.origin(settings.data)
@@ -106,8 +108,8 @@ def run(settings: Settings, interface: Interface) -> RunResult:
             interface.say(line)
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
-        again = starts_again(settings, origin.kind)
-        if not again:
+        again = main and starts_again(settings, origin.kind)
+        if main and not again:
             check_bound(settings)
             check_same(directory, now)
         parents = lineage(settings)
@@ -115,7 +117,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         costs = plan(settings, number_format)
         interface.say(counts_line(costs))
         started = datetime.now(timezone.utc)
-        if again and is_main_process():
+        if again:
             clear(directory)  # only now: all that can be checked is checked
         write_config(settings)
         note(directory, now)
@@ -131,7 +133,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
                 record_failure(settings, error, started)
                 raise
         result.write(directory)
-        if is_main_process():
+        if main:
             shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
         return result
 
