@@ -142,11 +142,12 @@ def memory_of(
     tokens = min(run.task.max_length, limit or run.task.max_length)
     cast(adaptation, precision)
     batch, gradients = run.trainer.batch_size * form.sequences, 4 * counts.trainable
-    saved = activations(adaptation, batch, tokens, precision)
-    learns = adaptation.features is None  # else the body runs without gradients
-    highest = peak(adaptation, batch, tokens, precision, backward=True) if learns else 0
+    if adaptation.features is None:
+        saved, highest = step(adaptation, batch, tokens, precision, backward=True)
+    else:  # the body runs without gradients, and the head reads what it made
+        saved, highest = batch * width(adaptation.model) * 4, 0
     scored = run.trainer.eval_batch_size * form.sequences
-    evaluating = peak(adaptation, scored, tokens, precision, backward=False)
+    _, evaluating = step(adaptation, scored, tokens, precision, backward=False)
     return Memory(
         weights=4 * counts.trainable + frozen,
         gradients=gradients,
@@ -157,30 +158,6 @@ def memory_of(
         batch_size=run.trainer.batch_size,
         tokens=tokens,
     )
-
-
-def activations(adaptation: Adaptation, batch: int, tokens: int, precision: str) -> int:
-    """Return the bytes autograd saves for one backward pass, each tensor once, no parameters.
-
-    Read off a forward pass over tensors that have shapes but no values.
-    """
-    model = adaptation.model
-    if adaptation.features is not None:  # the body runs without gradients
-        return batch * width(model) * 4
-    own = {id(parameter) for parameter in model.parameters()}
-    seen: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        base = tensor if tensor._base is None else tensor._base
-        if id(base) not in own:
-            seen[base.untyped_storage()._cdata] = base.untyped_storage().nbytes()
-        return tensor
-
-    model.train()
-    saved = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with saved, autocast(precision, torch.device("cpu")):
-        base_of(model)(**text_of(model, batch, tokens))
-    return sum(seen.values())
 
 
 def text_of(model: torch.nn.Module, batch: int, tokens: int) -> dict[str, torch.Tensor]:
@@ -194,15 +171,28 @@ def text_of(model: torch.nn.Module, batch: int, tokens: int) -> dict[str, torch.
     return inputs
 
 
-def peak(adaptation: Adaptation, batch: int, tokens: int, precision: str, backward: bool) -> int:
-    """Return the most bytes that live at once in a step (without it: in an evaluation).
+def step(
+    adaptation: Adaptation, batch: int, tokens: int, precision: str, backward: bool
+) -> tuple[int, int]:
+    """Return the bytes that autograd saves in a step, and the most that live at once.
 
-    Gradients included; no parameters, and nothing of the optimizer.
+    Read off a pass over tensors that have shapes but no values. Gradients are included, parameters
+    and the optimizer are not. Without `backward` it is an evaluation, which saves nothing.
     """
     model = adaptation.model
     model.train(backward)
-    own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
-    with Living(own) as living, torch.set_grad_enabled(backward):
+    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    own = parameters | {buffer.untyped_storage()._cdata for buffer in model.buffers()}
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with Living(own) as living, torch.set_grad_enabled(backward), hooks:
         with autocast(precision, torch.device("cpu")):
             inputs = text_of(model, batch, tokens)
             if adaptation.features is not None:
@@ -212,7 +202,7 @@ def peak(adaptation: Adaptation, batch: int, tokens: int, precision: str, backwa
         if backward and read.requires_grad:
             read.sum().backward()
     model.zero_grad(set_to_none=True)
-    return living.highest
+    return sum(saved.values()), living.highest
 
 
 class Living(TorchDispatchMode):
