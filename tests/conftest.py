@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything of Hugging Face is importe
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,13 @@ class Checkpoints:
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return Checkpoints(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled() -> None:
+    """Take what lives by now out of the garbage collections that every run asks for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

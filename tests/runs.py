@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import gc
 import json
 import os
 import shutil
@@ -83,15 +82,8 @@ def configure(
     return settings(plain)
 
 
-@functools.cache
-def _settle() -> None:
-    gc.collect()
-    gc.freeze()  # the Trainer's garbage collections then walk over the new objects only
-
-
 def carry_out(run_settings: Settings, *callbacks: TrainerCallback) -> tuple[dict, list[str]]:
     """Run and return the record and what was said; no progress bars."""
-    _settle()
     said: list[str] = []
     result = run(run_settings, Interface(said.append, lambda what: callbacks))
     return result.as_dict(), said

@@ -44,9 +44,9 @@ def composed(*overrides: str) -> Settings:
 
 
 @cache
-def planned(*overrides: str, outputs: int = 2) -> Plan:
+def planned(*overrides: str, outputs: int = 2, memory: bool = False) -> Plan:
     task = {1: "stsb", 2: "sst2", 3: "mnli"}[outputs]
-    return plan.plan(composed(f"task={task}", *overrides), "fp32")
+    return plan.plan(composed(f"task={task}", *overrides), "fp32", memory=memory)
 
 
 def of_model(table: dict[str, Any]) -> list[Any]:
@@ -214,7 +214,7 @@ def test_probe_learns_its_own_map_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in groups.options("model") if name != "auto"])
 def test_every_model_of_conf_can_be_planned(name: str) -> None:
-    found = planned(f"model={name}", "method=lora")
+    found = planned(f"model={name}", "method=lora", memory=True)
     assert 0 < found.params.body_trainable < 0.1 * found.params.total
     assert found.memory.total > 4 * found.params.total
 
@@ -224,8 +224,7 @@ def test_every_model_of_conf_can_be_planned(name: str) -> None:
 
 def test_memory_of_what_learns() -> None:
     full, lora = (
-        planned("model=bert-base", "method=full"),
-        planned("model=bert-base", "method=lora"),
+        planned("model=bert-base", f"method={method}", memory=True) for method in ("full", "lora")
     )
     total, learnt = TOTALS["bert-base"], 294_912 + 1_538
     assert full.memory.weights == 4 * total
@@ -291,7 +290,7 @@ def test_activations_are_what_torch_keeps(family: str, method: str, checkpoints:
 @pytest.mark.parametrize("method", ["full", "lora", "probe"])
 def test_what_passes_by_is_counted(method: str) -> None:
     """A step holds more than what autograd saves; an evaluation of 64 rows more than a probe."""
-    found = planned("model=mini-bert", f"method={method}").memory
+    found = planned("model=mini-bert", f"method={method}", memory=True).memory
     assert found.libraries > 0
     parts = (found.weights, found.gradients, found.optimizer, found.activations, found.passing)
     assert found.total == sum(parts) + found.libraries

@@ -140,44 +140,51 @@ FRACTION = {"trainer.epochs": 1.5}
 LAST = {**STEPS, "trainer.keep": "last"}
 
 
+def rarely(*cases: tuple) -> list:
+    """Cases that are much like others: every moment is tried with `make test-all`."""
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
 @pytest.mark.parametrize(
     ("changes", "moments"),
     [
-        (EPOCHS, [Moment("on_step_end", 3, None)]),
         (EPOCHS, [Moment("on_step_end", 8, 6)]),
-        (EPOCHS, [Moment("on_epoch_end", 12, 6)]),
         (EPOCHS, [Moment("on_save", 12, 12)]),
-        (EPOCHS, [Moment("on_epoch_begin", 12, 12)]),
-        (EPOCHS, [Moment("on_prediction_step", 12, 6)]),
         (EPOCHS, [Moment("save", 12, 6)]),
-        (EPOCHS, [Moment("save", 6, None)]),
-        (EPOCHS, [Moment("on_train_end", 18, 18)]),
         (EPOCHS, [Moment("proof", 18, 18)]),
         (EPOCHS, [Moment("on_step_end", 8, None), Moment("save", 12, 6), Moment("save", 18, 12)]),
-        (STEPS, [Moment("on_step_end", 5, 4)]),
-        (STEPS, [Moment("on_step_end", 7, 6)]),
         (STEPS, [Moment("save", 8, 6)]),
-        (STEPS, [Moment("on_step_end", 9, 8)]),
-        (STEPS, [Moment("proof", 12, 12)]),
-        (APART, [Moment("on_step_end", 5, 3)]),
         (APART, [Moment("on_step_end", 8, 6)]),
-        (SAVES_ONLY, [Moment("on_step_end", 5, 3)]),
-        (SAVES_ONLY, [Moment("on_step_end", 8, 6)]),
         (SAVES_ONLY, [Moment("on_epoch_end", 6, 3)]),  # the save waits for the evaluation
-        (SAVES_ONLY, [Moment("on_save", 6, 6)]),
-        (SAVES_ONLY, [Moment("proof", 12, 12)]),
         (ACCUMULATION, [Moment("on_substep_end", 4, 3)]),
-        (ACCUMULATION, [Moment("on_step_end", 5, 3)]),
         (ACCUMULATION, [Moment("save", 6, 3)]),
-        ({**ACCUMULATION, **STEPS}, [Moment("on_step_end", 3, 2)]),
-        ({**ACCUMULATION, **STEPS}, [Moment("on_step_end", 5, 4)]),
-        (UPDATES, [Moment("on_step_end", 8, 6)]),
         (UPDATES, [Moment("on_train_end", 9, 9)]),
-        (UPDATES, [Moment("proof", 9, 9)]),
-        (FRACTION, [Moment("on_step_end", 8, 6)]),
         (FRACTION, [Moment("proof", 9, 9)]),
-        (LAST, [Moment("on_step_end", 9, 8)]),
-        (LAST, [Moment("proof", 12, 12)]),
+        *rarely(
+            (EPOCHS, [Moment("on_step_end", 3, None)]),
+            (EPOCHS, [Moment("on_epoch_end", 12, 6)]),
+            (EPOCHS, [Moment("on_epoch_begin", 12, 12)]),
+            (EPOCHS, [Moment("on_prediction_step", 12, 6)]),
+            (EPOCHS, [Moment("save", 6, None)]),
+            (EPOCHS, [Moment("on_train_end", 18, 18)]),
+            (STEPS, [Moment("on_step_end", 5, 4)]),
+            (STEPS, [Moment("on_step_end", 7, 6)]),
+            (STEPS, [Moment("on_step_end", 9, 8)]),
+            (STEPS, [Moment("proof", 12, 12)]),
+            (APART, [Moment("on_step_end", 5, 3)]),
+            (SAVES_ONLY, [Moment("on_step_end", 5, 3)]),
+            (SAVES_ONLY, [Moment("on_step_end", 8, 6)]),
+            (SAVES_ONLY, [Moment("on_save", 6, 6)]),
+            (SAVES_ONLY, [Moment("proof", 12, 12)]),
+            (ACCUMULATION, [Moment("on_step_end", 5, 3)]),
+            ({**ACCUMULATION, **STEPS}, [Moment("on_step_end", 3, 2)]),
+            ({**ACCUMULATION, **STEPS}, [Moment("on_step_end", 5, 4)]),
+            (UPDATES, [Moment("on_step_end", 8, 6)]),
+            (UPDATES, [Moment("proof", 9, 9)]),
+            (FRACTION, [Moment("on_step_end", 8, 6)]),
+            (LAST, [Moment("on_step_end", 9, 8)]),
+            (LAST, [Moment("proof", 12, 12)]),
+        ),
     ],
     ids=lambda value: (
         "+".join(f"{m.event}{m.update}" for m in value)
@@ -235,16 +242,18 @@ class Stateful:
 @pytest.mark.parametrize(
     ("groups", "changes", "method"),
     [
-        (("method=full",), {}, None),
         (("method=lora",), {"method.dropout": 0.2}, None),
-        (("method=bitfit",), {}, None),
         (("method=probe",), {}, None),
-        (("method=probe",), {"trainer.cache_frozen": "never"}, None),
         (("method=full", "regularizer=[l2_sp]"), {}, None),
-        (("method=lora", "regularizer=[l2_sp]"), {}, None),
-        (("method=lora", "optimizer=sgd"), {}, None),
-        (("method=lora", "optimizer=adafactor"), {}, None),
         (("method=full",), {}, Stateful()),
+        *rarely(
+            (("method=full",), {}, None),
+            (("method=bitfit",), {}, None),
+            (("method=probe",), {"trainer.cache_frozen": "never"}, None),
+            (("method=lora", "regularizer=[l2_sp]"), {}, None),
+            (("method=lora", "optimizer=sgd"), {}, None),
+            (("method=lora", "optimizer=adafactor"), {}, None),
+        ),
     ],
     ids=lambda value: (
         ",".join(map(str, value)) if isinstance(value, tuple | dict) else type(value).__name__
@@ -265,7 +274,13 @@ PARTLY_FILLED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", [None, Stateful()], ids=["plain", "hooks with state"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(None, id="plain", marks=pytest.mark.slow),
+        pytest.param(Stateful(), id="hooks with state"),
+    ],
+)
 @pytest.mark.parametrize(
     "moments",
     [

@@ -40,7 +40,7 @@ KINDS = (
     ),
 )
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
-TRIALS, IN_EVERY_RUN = 50, (0, 5)
+TRIALS = 50
 
 
 def carry_out(words: tuple[str, ...], printed: Path) -> None:
@@ -92,13 +92,8 @@ def bench(tmp_path_factory) -> Bench:
     return bench
 
 
-TRIAL = [
-    pytest.param(seed, marks=() if seed in IN_EVERY_RUN else pytest.mark.reliability)
-    for seed in range(TRIALS)
-]
-
-
-@pytest.mark.parametrize("seed", TRIAL)
+@pytest.mark.reliability
+@pytest.mark.parametrize("seed", range(TRIALS))
 def test_killed_run_ends_like_an_uninterrupted_one(seed, bench, tmp_path):
     chance = random.Random(seed)
     kind, directory = seed % len(KINDS), tmp_path / "run"
