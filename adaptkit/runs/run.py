@@ -94,7 +94,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
     directory = settings.output_dir
     interface = replace(interface, say=logged(interface.say))
     with machine_failures(directory), claimed(directory), log_kept() as kept:
-        main = is_main_process()  # it alone judges the folder: the others may look too early or late
+        main = is_main_process()  # it judges the folder: others would look too early or late
         if main:
             check_place(directory)
         if done := done_before(settings, interface.say):
