@@ -128,8 +128,13 @@ def unknown(field: str, value: object, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"{field}={value}: not known{near}There is: {', '.join(names)}.")
 
 
+LARGEST = 2**31 - 1  # a whole number that every library takes
+
+
 def at_least(field: str, value: float, low: float) -> None:
-    """Raise ConfigError unless `value` >= `low` (and finite)."""
+    """Raise ConfigError unless `value` >= `low` (and finite; a whole number of 32 bits)."""
+    if isinstance(value, int) and value > LARGEST:
+        raise invalid(field, value, f"must be at most {LARGEST:,}")
     if not low <= value < float("inf"):
         finite = ", and finite" if value > low else ""
         raise invalid(field, value, f"must be {low} or more{finite}")

@@ -26,7 +26,7 @@ from adaptkit.config.guard import guarded_composition
 from adaptkit.config.overrides import register_resolvers, sweep_lengths, translate_hydra_errors
 from adaptkit.config.settings import Settings, settings
 from adaptkit.config.words import readable
-from adaptkit.errors import AdaptError, Interrupted
+from adaptkit.errors import AdaptError, ConfigError, Interrupted
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
 from adaptkit.terminal import console, sweep
@@ -147,6 +147,12 @@ def run(overrides: list[str]) -> RunResult:
     Raises:
         AdaptError: a problem that the user can fix.
     """
+    for word in overrides:
+        if not isinstance(word, str) or word.startswith("-"):
+            raise ConfigError(
+                f"{word!r}: is not an override. Give texts such as 'method=lora'; flags belong to "
+                "the command adaptkit train."
+            )
     job = checked(compose_job(overrides))
     return finished(job) or train(job)
 

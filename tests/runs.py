@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from families import rows
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from adaptkit.config.compose import compose
@@ -49,12 +50,21 @@ def sentiment(folder: Path, train: int = TRAIN_ROWS, validation: int = VALIDATIO
     return folder
 
 
-def shallow(checkpoint: Path, folder: Path) -> Path:
-    """Copy a checkpoint and keep one of its layers, for tests that run many times."""
+def shallow(checkpoint: Path, folder: Path, **changes: Any) -> Path:
+    """Copy a BERT and keep one of its layers, for tests that run many times.
+
+    `changes`: other entries of its config.json.
+    """
     shutil.copytree(checkpoint, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1, **changes}))
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not re.search(r"\.[1-9]\.", name)}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 @functools.cache

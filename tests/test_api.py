@@ -41,6 +41,12 @@ def test_run_returns_the_record(finished):
     assert type(result).read(directory) == result
 
 
+@pytest.mark.parametrize("word", [3, None, "-m", "--cfg"])
+def test_what_is_not_an_override(word):
+    with pytest.raises(ConfigError, match="is not an override"):
+        adaptkit.run("method=lora", word)
+
+
 def test_the_default_directory_is_the_commands(checkpoints, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = sentiment(tmp_path / "data")

@@ -135,6 +135,22 @@ def test_a_missing_tensor_of_the_body_is_named(family, checkpoints, tmp_path):
             assert f"lack {name}, which" in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("family", "count"),
+    [("bert", "num_hidden_layers"), ("gpt2", "n_layer"), ("t5", "num_layers"),
+     ("bart", "decoder_layers"), ("llama", "num_hidden_layers")],
+)  # fmt: skip
+def test_layers_that_config_leaves_out(family, count, checkpoints, tmp_path):
+    """Half a model would train without a word."""
+    folder = tmp_path / family
+    shutil.copytree(checkpoints[family], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, count: 1}))
+    for look in (lambda f: load(f, "sequence", ("a", "b")), lambda f: planned(f, "sequence")):
+        with pytest.raises(AdaptError, match=r"config\.json describes fewer layers"):
+            look(folder)
+
+
 def test_a_missing_layer_is_counted(checkpoints, tmp_path):
     folder = Path(shutil.copytree(checkpoints["bert"], tmp_path / "body"))
     edited(folder, lambda w: {n: t for n, t in w.items() if ".layer.2." not in n})

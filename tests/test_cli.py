@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -817,6 +818,7 @@ def test_plan_needs_no_weights_and_no_network(place: Path) -> None:
 
 
 def test_sweep_goes_on_after_a_failure(place: Path, checkpoints, capfd) -> None:
+    forkserver._forkserver._stop()  # one that an earlier sweep started prints to that one's files
     words = ["method=lora", "method.rank=2,99", "seed=0,1", *tiny(checkpoints["bert"])]
     answer = call("train", *words, "data.root=../data", "-m")
     assert answer.status == 2  # the worst of its jobs

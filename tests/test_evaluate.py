@@ -112,7 +112,7 @@ def test_an_evaluation_never_overwrites_a_run(finished):
     run, _ = finished
     before = (run / "result.json").read_bytes()
     answer = call("eval", run, "--output", run)
-    assert answer.status == 2 and "is a run directory" in answer.err
+    assert answer.status == 2 and "holds other files" in answer.err
     assert (run / "result.json").read_bytes() == before
 
 
@@ -156,7 +156,7 @@ def test_all_rows_of_an_own_file_are_scored(finished, tmp_path):
     assert answer.status == 0, answer.err
     assert json.loads(answer.out)["data"]["rows"]["validation"] == 40
     answer = call("eval", run, f"task.path={tmp_path / 'mine.csv'}", "task.validation=tset")
-    assert answer.status == 2 and "has the splits train and validation" in answer.err
+    assert answer.status == 2 and "must be validation" in answer.err
 
 
 def test_the_file_that_a_run_was_trained_on_gives_its_held_out_rows(finished, tmp_path):

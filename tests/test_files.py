@@ -175,6 +175,28 @@ def test_a_row_without_its_id(tmp_path):
         Classify("mine", path=str(tmp_path), text=("text",), id="key").load(Data(), 0)
 
 
+def mine(folder: Path | str, **options: str) -> Classify:
+    return Classify("mine", path=str(folder), text=("text",), validation="train", **options)
+
+
+def test_an_empty_id_names_no_row(tmp_path):
+    put(tmp_path / "train.csv", encoded([{"text": "a", "label": "x", "key": ""}], "csv"))
+    with pytest.raises(AdaptError, match=r"row 1: key \(task.id\) is empty"):
+        mine(tmp_path, id="key").load(Data(), 0)
+
+
+def test_a_split_in_two_files(tmp_path):
+    for kind in ("csv", "jsonl"):
+        put(tmp_path / f"train.{kind}", encoded([{"text": "a", "label": "x"}] * 2, kind))
+    with pytest.raises(AdaptError, match=r"train is in several files \(train.jsonl, train.csv\)"):
+        mine(tmp_path).load(Data(), 0)
+
+
+def test_a_file_that_is_not_there_is_not_asked_of_the_hub():
+    with pytest.raises(AdaptError, match=r"task.path=mine.txt: no such file or folder"):
+        mine("mine.txt").load(Data(), 0)
+
+
 def test_a_hub_id_may_end_like_a_file(monkeypatch):
     monkeypatch.setattr(hub, "reachable", lambda: True)
     for path, kind in (("owner/reviewscsv", "hub"), ("owner/reviews.csv.gz", None)):

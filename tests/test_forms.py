@@ -15,7 +15,7 @@ import torch
 import transformers
 from datasets import Dataset
 from families import FAMILIES, SENTENCES, _build, tiny_config
-from runs import bits
+from runs import NO_DROPOUT, bits, shallow
 from safetensors.torch import load_file, save_file
 
 from adaptkit.adaptation import Adaptation, Context
@@ -339,13 +339,7 @@ def trained(directory: Path, kind: str, checkpoint: Path, *more: str) -> dict[st
 def quiet_bert(checkpoints: Any, tmp_path_factory: Any) -> Path:
     """A checkpoint without dropout."""
     folder = tmp_path_factory.mktemp("quiet") / "bert"
-    folder.mkdir()
-    for file in checkpoints["bert"].iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
-    return folder
+    return shallow(checkpoints["bert"], folder, **NO_DROPOUT)
 
 
 WEIGHTED = ("task.class_weights=[1,5]", "task.label_smoothing=0.1")

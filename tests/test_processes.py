@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from families import save_tiny
-from runs import outcome
+from runs import NO_DROPOUT, outcome, shallow
 from safetensors.torch import load_file
 from test_forms import KINDS, WEIGHTED, overrides_of
 
@@ -58,13 +58,10 @@ with raising_signals():
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quiet(checkpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of one layer without dropout."""
-    folder = save_tiny("bert", tmp_path_factory.mktemp("quiet") / "bert")
-    config = json.loads((folder / "config.json").read_text())
-    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(config | off | {"num_hidden_layers": 1}))
-    return folder
+    folder = tmp_path_factory.mktemp("quiet") / "bert"
+    return shallow(checkpoints["bert"], folder, **NO_DROPOUT)
 
 
 def carry_out(processes: int, script: Path, overrides: list[str], **variables: str) -> str:

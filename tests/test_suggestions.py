@@ -46,6 +46,7 @@ CASES = [  # what is typed, what must be in the one message
     ("r=8", "did you mean method.rank?"),
     ("bf16=true", "did you mean trainer.precision=bf16?"),
     ("method.rnk=4", "did you mean method.rank?"),
+    ("trainer.batch_size=99999999999999999999999", "must be at most 2,147,483,647"),
     ("regularizer.l2_sp.alpha=1", "add regularizer=l2_sp to use it"),
     ("regularizer=[l2_sp] regularizer.l2_sp.alpa=1", "did you mean regularizer.l2_sp.alpha?"),
     ("~task", "~task: an option can be set, not removed; leave it out"),
@@ -88,6 +89,16 @@ def test_option_of_another_method() -> None:
     assert "method.rank: no such option" in answer
     assert "method=adalora, dora, lora, pissa, vera would have it." in answer
     assert "method=bitfit has: components." in answer
+
+
+def test_option_that_one_method_of_a_sweep_lacks(place: Path) -> None:
+    answer = call("train", "-m", "method=lora,bitfit", "method.rank=4")
+    assert answer.status == 2
+    assert "method.rank: no such option" in answer.err
+    assert "lora, pissa, vera would have it. method=bitfit has: components." in answer.err
+    assert not list(place.rglob("result.json"))  # nor was the first of them carried out
+    typo = call("train", "-m", "method=bitfit,lora", "method.rnk=4").err
+    assert "method=bitfit has: components." in typo
 
 
 def test_advice_of_other_commands() -> None:

@@ -146,7 +146,7 @@ def test_rows_of_one_file_keep_their_numbers(tmp_path):
 )
 def test_one_file_has_two_splits(option, names, tmp_path):
     path = one_file(tmp_path, {"a": 20, "b": 20}).path
-    with pytest.raises(AdaptError, match=rf"{option}: .* has the splits train and validation"):
+    with pytest.raises(AdaptError, match=rf"{option}: .* is one file.* must be (train|validation)"):
         classify(Path(path), **names).load(Given(), 0)
 
 

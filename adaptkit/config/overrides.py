@@ -80,6 +80,7 @@ def explain(error: BaseException, overrides: list[str]) -> str:
             return str(of_choice(group, option, known))
     if match := re.search(r"Could not (?:override|append|delete).*?'([^']+)'", text):
         key = match.group(1).split("@")[0]
+        overrides = without_option(overrides, key)
         known = known_keys(overrides)
         if entry := re.search(rf"full_key: {re.escape(key)}\.(\S+)", str(error.__cause__)):
             new = f"{key}.{entry.group(1)}"
@@ -163,6 +164,19 @@ def known_keys(overrides: list[str]) -> list[str]:
         return [prefix, *below] if prefix else below
 
     return list(dict.fromkeys([*walk(composed(overrides), ""), *GROUPS]))
+
+
+def without_option(overrides: list[str], key: str) -> list[str]:
+    """Return the overrides of one job of a sweep: of each swept group a choice that lacks `key`."""
+    job = list(overrides)
+    for place, word in enumerate(overrides):
+        group, _, value = word.partition("=")
+        choices = value.split(",") if group in GROUPS and not value.startswith("[") else []
+        if len(choices) < 2 or not set(choices) <= set(options(group)):
+            continue
+        jobs = ([*job[:place], f"{group}={choice}", *job[place + 1 :]] for choice in choices)
+        job = next((one for one in jobs if key not in known_keys(one)), job)
+    return job
 
 
 def chosen(group: str, word: str) -> bool:

@@ -46,6 +46,7 @@ def read_weights(
         )
     lacking = {*info["missing_keys"], *mismatched}
     _check_whole(model, loaded, lacking)
+    _check_layers(model, loaded, info["unexpected_keys"])
     return loaded, lacking
 
 
@@ -96,6 +97,27 @@ def _check_whole(model: Model, loaded: nn.Module, lacking: Collection[str]) -> N
             f"model.path={model.path}: {name} is stored as {stored[name][2]}, but must be one of "
             f"{', '.join(FLOATS)}. Fetch the model again, or one that is not quantized."
         )
+
+
+def _check_layers(model: Model, loaded: nn.Module, unused: Collection[str]) -> None:
+    """Check that the files hold no layers beyond those that config.json describes.
+
+    Raises:
+        AdaptError: they do; the model would be a part of the one that was trained.
+    """
+    prefix = base_prefix(loaded)
+    kinds = {_any_layer(name) for name, _ in loaded.named_parameters() if name.startswith(prefix)}
+    kinds |= {kind.removeprefix(prefix) for kind in kinds}
+    if beyond := sorted(name for name in unused if _any_layer(name) in kinds):
+        raise AdaptError(
+            f"model.path={model.path}: the weights hold {beyond[0]}, but config.json describes "
+            "fewer layers. Correct config.json. To use fewer layers on purpose, save a model that "
+            "has only those."
+        )
+
+
+def _any_layer(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", name)
 
 
 def stored_as(loaded: nn.Module, folder: Path) -> dict[str, tuple[str, Path, str]]:

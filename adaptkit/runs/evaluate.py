@@ -16,7 +16,6 @@ from adaptkit.config.overrides import parsed
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
-from adaptkit.runs.directory import CONFIG
 from adaptkit.runs.lengths import by_split, lengths_of
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
@@ -53,6 +52,8 @@ def evaluate(
     Raises:
         AdaptError: the other task has other classes, or something cannot be read.
     """
+    if output and output.is_dir() and any(output.iterdir()):
+        raise AdaptError(f"--output={output}: holds other files. Give a new folder.")
     started = datetime.now(timezone.utc)
     saved = as_recorded(load_run(directory))
     run, own = changed(saved, overrides), saved.settings.task
@@ -67,8 +68,6 @@ def evaluate(
     prepared = replace(prepared, form=form)
     feeds = feeds_of(run, prepared, splits)
     scored = score_feeds(run, prepared, splits, feeds)
-    if output and (output / CONFIG).is_file():
-        raise AdaptError(f"--output={output}: is a run directory. Give another folder.")
     place = output or directory / "eval" / name_of(run, overrides)
     result = result_of(
         run,

@@ -59,7 +59,9 @@ def check_names(task: TableTask, origin: DataSource, train: bool) -> None:
     asked += [("task.train", task.train, {"train"})] if train else []
     for option, split, known in asked:
         if split not in known:
+            names = " or ".join(sorted(known))
             raise AdaptError(
-                f"{option}={split}: {origin.path} is one file, and has the splits train and "
-                "validation (a tenth of its rows). For others give a folder with a file of each."
+                f"{option}={split}: {origin.path} is one file. A tenth of its rows is held out as "
+                f"validation, the rest is train, so that {option} must be {names}. "
+                "For other splits give a folder with a file of each."
             )

@@ -27,6 +27,7 @@ from adaptkit.tasks.files import ENDINGS, EXTENSIONS, Table, kind_of, read_file
 if TYPE_CHECKING:
     from datasets import Dataset
 
+OTHERS = (".txt", ".xlsx", ".xls", ".zip", ".xml", ".arrow")  # files too, which cannot be read
 HELD_OUT = 0.1  # share of a single file that becomes the validation split
 
 
@@ -115,7 +116,7 @@ def find(spec: DatasetSpec) -> DataSource:
         )
     if not spec.path:
         raise AdaptError(f"task.path: {spec.name} has no hub id; set task.path or data.root.")
-    if spec.path.startswith((".", "/", "~")) or kind_of(spec.path):
+    if spec.path.startswith((".", "/", "~")) or kind_of(spec.path) or spec.path.endswith(OTHERS):
         raise AdaptError(f"task.path={spec.path}: no such file or folder.")
     if _on_hub(spec):
         return DataSource("hub", spec.path)
@@ -185,11 +186,21 @@ def read(
 
 
 def file_of(place: Path, split: str) -> Path | None:
-    """Return the file that holds a split: `place` itself, or one in that folder."""
+    """Return the file that holds a split: `place` itself, or one in that folder.
+
+    Raises:
+        AdaptError: several files hold it.
+    """
     if place.is_file():
         return place
-    files = (place / f"{split}.{extension}" for extension in EXTENSIONS)
-    return next((file for file in files if file.is_file()), None)
+    names = (f"{split}.{extension}" for extension in EXTENSIONS)
+    files = [place / name for name in names if (place / name).is_file()]
+    if len(files) > 1:
+        raise AdaptError(
+            f"{place}: the split {split} is in several files "
+            f"({', '.join(file.name for file in files)}). Leave one of them."
+        )
+    return files[0] if files else None
 
 
 def held_out(strata: Sequence[Hashable], where: str) -> tuple[list[int], list[int]]:

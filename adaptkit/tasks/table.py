@@ -147,8 +147,8 @@ class TableTask(ABC):
         ids = [str(number) for number in range(len(rows))]
         if self.id in rows.column_names:
             values = rows[self.id][:]
-            if None in values:
-                where = f"task {self.name}, split {split}, row {values.index(None) + 1}"
+            if empty := [i for i, value in enumerate(values) if value is None or value == ""]:
+                where = f"task {self.name}, split {split}, row {empty[0] + 1}"
                 raise AdaptError(f"{where}: {self.id} (task.id) is empty. Fill it in.")
             ids = [str(value) for value in values]
         value, times = Counter(ids).most_common(1)[0]
