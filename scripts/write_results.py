@@ -52,7 +52,7 @@ ABSOLUTE = re.compile(r"""(?:^|[\s=:,'"(\[])(?:/|~/|file:/+|[A-Za-z]:[\\/])[\w.]
 def cost(record: Record, heading: str) -> float | None:
     """Return a number under its short name or its key in result.json; None if there is none."""
     name, key, divisor = COSTS[heading]
-    if name in record:
+    if isinstance(record.get(name), int | float):  # the `head` of a run's record is a word
         return record[name]
     value: Any = record
     for part in key.split("."):
