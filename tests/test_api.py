@@ -57,6 +57,12 @@ def test_the_default_directory_is_the_commands(checkpoints, tmp_path, monkeypatc
     assert (directory / "result.json").is_file()
 
 
+@pytest.mark.parametrize("given", [{"sentence": "good"}, None, "good", 3, ["good"], [None]])
+def test_what_is_not_a_list_of_rows(given, finished):
+    with pytest.raises(AdaptError, match=r"is not a list of rows|not a mapping of columns"):
+        adaptkit.load(finished[1]).predict(given)
+
+
 def test_predict_answers_rows_without_labels(finished):
     _, directory, _ = finished
     predictor = adaptkit.load(directory)

@@ -696,7 +696,7 @@ RUNS = {
     "truncated delta": (lambda folder: text_file(
         "delta.safetensors", (folder / "delta.safetensors").read_bytes()[:-100])(folder),
         ["delta.safetensors", "missing or damaged"]),
-    "edited config": (edited, ["delta", "config"]),
+    "edited config": (edited, ["config.yaml was edited"]),
     "broken config": (text_file("config.yaml", "method: [\n"), ["config.yaml", "damaged"]),
     "emptied config": (text_file("config.yaml", "{}\n"), ["config.yaml", "damaged"]),
     "unknown method": (other_method, ["method=bitfti", "did you mean bitfit"]),

@@ -151,6 +151,22 @@ def test_layers_that_config_leaves_out(family, count, checkpoints, tmp_path):
             look(folder)
 
 
+def test_biases_that_config_leaves_out(tmp_path):
+    """Without them the model would be another one."""
+    config = tiny_config("llama")
+    config.attention_bias = config.mlp_bias = True
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer("llama").save_pretrained(tmp_path)
+    load(tmp_path, "sequence", ("a", "b"))
+    plain = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**plain, "mlp_bias": False}))
+    for look in (lambda f: load(f, "sequence", ("a", "b")), lambda f: planned(f, "sequence")):
+        with pytest.raises(
+            AdaptError, match=r"hold model\.layers\.0\.mlp\.\w+\.bias, which config"
+        ):
+            look(tmp_path)
+
+
 def test_a_missing_layer_is_counted(checkpoints, tmp_path):
     folder = Path(shutil.copytree(checkpoints["bert"], tmp_path / "body"))
     edited(folder, lambda w: {n: t for n, t in w.items() if ".layer.2." not in n})
@@ -251,6 +267,12 @@ NAMELESS = {
 @pytest.mark.parametrize(("names", "labels"), NAMELESS.values(), ids=NAMELESS)
 def test_names_that_say_nothing(names, labels):
     assert outputs_by_name(names, labels) is None
+
+
+@pytest.mark.parametrize("numbers", [(5, 7), (7, 5), (-1, 0), (1, 2)])
+def test_numbers_of_no_outputs(numbers):
+    names = dict(zip(map(str, numbers), ("neg", "pos"), strict=True))
+    assert outputs_by_name(names, ("neg", "pos")) is None
 
 
 def test_names_as_json_holds_them():

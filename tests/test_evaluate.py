@@ -181,3 +181,15 @@ def test_the_file_that_a_run_was_trained_on_gives_its_held_out_rows(finished, tm
     ):
         answer = call("eval", tmp_path / "run", *more, "--json")
         assert json.loads(answer.out)["data"]["rows"]["validation"] == 4
+    with (tmp_path / "mine.csv").open("a") as file:
+        file.write("\nanother one,yes_")
+    answer = call("eval", tmp_path / "run")  # another tenth would be held out now
+    assert answer.status == 2
+    assert "has changed since the run was trained, so that the rows held out" in answer.err
+
+
+def test_a_further_split_may_be_named(finished):
+    run, _ = finished
+    answer = call("eval", run, "+task.also.more=test", "--json")
+    assert answer.status == 0, answer.err
+    assert {"accuracy", "accuracy_more"} <= set(json.loads(answer.out)["scores"])

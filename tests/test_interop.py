@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from commandline import LABELS, call, data_root, tiny
+from commandline import LABELS, call, data_root, tiny, write
 from families import SENTENCES, add_padding, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -706,6 +706,33 @@ def test_import(family: str, run_of: Any, place: Path, tmp_path: Path) -> None:
     assert call("verify", again).status == 0
     assert call("eval", again, "task=sst2", data).status == 0
     assert call("export", again, "--format", "merged", "--out", tmp_path / "plain").status == 0
+
+
+def test_an_imported_adapter_keeps_the_names_of_its_outputs(
+    place: Path, tmp_path: Path, checkpoints: Any
+) -> None:
+    """Trained with the classes in another order than that in which they are read off the data."""
+    lines = (place / "data" / "sst2" / "train.jsonl").read_text().splitlines()
+    named = [{"text": row["sentence"], "label": LABELS[row["label"]]}
+             for row in map(json.loads, lines)]  # fmt: skip
+    for split in ("train", "validation"):
+        write(tmp_path / "mine" / f"{split}.jsonl", named)
+    own = ["task=classify", f"task.path={tmp_path / 'mine'}", "task.text=text", "task.label=label"]
+    words = [*own, "model=auto", f"model.path={checkpoints['bert']}", "trainer.max_steps=4"]
+    run, adapter = tmp_path / "run", tmp_path / "adapter"
+    classes = f"task.labels=[{LABELS[1]},{LABELS[0]}]"
+    assert call("train", *words, classes, "method=lora", f"output_dir={run}").status == 0
+    assert call("export", run, "--format", "peft", "--out", adapter).status == 0
+    done = call("import", adapter, *own, "--out", tmp_path / "again")
+    assert done.status == 0, done.err
+    assert predictions(tmp_path / "again") == predictions(run)
+    other = call("import", adapter, *own, "task.labels=[a,b]", "--out", tmp_path / "other")
+    assert other.status == 2
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file(tensors, adapter / "adapter_model.safetensors")  # as PEFT itself writes it
+    done = call("import", adapter, *own, "--out", tmp_path / "nameless")
+    assert done.status == 0
+    assert "the order of its outputs is taken to be negative,positive" in done.err
 
 
 def test_bundled_body_is_named_by_its_folder(place: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from commandline import call, data_root, tiny
 from runs import shallow
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import adaptkit
 from adaptkit.errors import AdaptError
@@ -70,6 +70,55 @@ def test_other_tensors_are_used_by_nothing(
     assert not (tmp_path / "out").exists() and not (copy / "eval").exists()
     with pytest.raises(AdaptError, match=reason):
         adaptkit.load(copy)
+
+
+@pytest.mark.parametrize("use", USES, ids=" ".join)
+@pytest.mark.parametrize(
+    ("option", "old", "new"),
+    [("task.labels", "- negative\n  - positive", "- positive\n  - negative"),
+     ("method.alpha", "alpha: 8.0", "alpha: 400.0"),
+     ("task.max_length", "length: 128", "length: 5")],
+)  # fmt: skip
+def test_an_edited_config_is_used_by_nothing(
+    use: tuple[str, ...], option: str, old: str, new: str, copy: Path, tmp_path: Path
+) -> None:
+    """The classes in another order would turn every answer round."""
+    text = (copy / "config.yaml").read_text()
+    assert old in text, text
+    (copy / "config.yaml").write_text(text.replace(old, new))
+    out = ["--out", tmp_path / "out"] if use[0] == "export" else []
+    answer = call(use[0], copy, *use[1:], *out)
+    assert answer.status == 2 and f"config.yaml was edited: {option} differs" in answer.err
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("use", USES, ids=" ".join)
+def test_another_base_model_is_used_by_nothing(
+    use: tuple[str, ...], file: str, place: Path, copy: Path, tmp_path: Path
+) -> None:
+    """In the midst of a tensor, or in the tokenizer: both ends of all tensors are the same."""
+    path = place / "bert" / file
+    before = path.read_bytes()
+    try:
+        if file == "tokenizer.json":
+            path.write_text(path.read_text() + "\n")
+        else:
+            tensors = {n: t.clone() for n, t in load_file(path).items()}
+            for tensor in tensors.values():
+                tensor.view(-1)[256:-256] = 0
+            save_file(tensors, path, {"format": "pt"})
+        out = ["--out", tmp_path / "out"] if use[0] == "export" else []
+        answer = call(use[0], copy, *use[1:], *out)
+    finally:
+        path.write_bytes(before)
+    assert answer.status == 2 and "have changed since it was trained" in answer.err, answer.err
+
+
+def test_an_edited_score_is_seen(copy: Path) -> None:
+    record = json.loads((copy / "result.json").read_text())
+    (copy / "result.json").write_text(json.dumps({**record, "score": 0.1234}))
+    answer = call("verify", copy)
+    assert answer.status == 1 and "score is 0.1234 in the record" in answer.out
 
 
 def test_training_that_ends_in_nan_is_not_done(place: Path, tmp_path: Path) -> None:

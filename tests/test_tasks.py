@@ -316,7 +316,7 @@ NAMES = datasets.Features(
         (["good", "bad"], ("bad", "good"), [1, 0], ("bad", "good")),
         (["0", "1", "1"], (), [0, 1, 1], ("0", "1")),  # as CSV holds numbers
         (["0", "1", "1"], ("bad", "good"), [0, 1, 1], ("bad", "good")),
-        (["0900", "1000"], (), [0, 1], ("900", "1000")),
+        (["0900", "1000"], (), [0, 1], ("0900", "1000")),
         (["1", "a", "1"], (), [0, 1, 0], ("1", "a")),
         (list(range(12)), (), list(range(12)), tuple(map(str, range(12)))),
         (list(map(str, range(12))), (), list(range(12)), tuple(map(str, range(12)))),
@@ -421,6 +421,45 @@ def test_names_stored_in_a_file_count(tmp_path):
     assert splits.train["label"][:] == splits.validation[""]["label"][:] == ["neg", "pos", "pos"]
     given = classify(tmp_path, labels=("pos", "neg")).load(Given(), 0)
     assert numbers(given, given.validation[""]) == [1, 0, 0]
+
+
+@pytest.mark.parametrize("first", [NAMES, None], ids=["stored", "read off the rows"])
+def test_names_of_two_files_that_have_nothing_in_common(first, tmp_path):
+    """If nobody said what the numbers mean, a place is not a name."""
+    write(tmp_path / "train.parquet", [{"text": "x", "label": i} for i in (0, 1, 2)], first)
+    other = datasets.ClassLabel(names=["odd_", "pos_", "neg_"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": other})
+    write(tmp_path / "validation.parquet", [{"text": "x", "label": i} for i in (0, 1)], features)
+    with pytest.raises(AdaptError, match="split validation: the file names its classes odd_, pos_"):
+        classify(tmp_path).load(Given(), 0)
+    given = classify(tmp_path, labels=("odd_", "pos_", "neg_"))
+    if first is None:
+        assert given.load(Given(), 0).validation[""]["label"][:] == ["odd_", "pos_"]
+
+
+def test_numbers_with_zeros_in_front_are_names(tmp_path):
+    rows = [{"text": "x", "label": label} for label in ("01", "1", "001", "1.0", "\u0661")]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    splits = classify(tmp_path).load(Given(), 0)
+    assert splits.task.classes == ("001", "01", "1", "1.0", "\u0661")
+
+
+@pytest.mark.parametrize("value", ["1_5", True, "\u0661", "one"])
+def test_what_is_not_a_number(value, tmp_path):
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", [{"text": "x", "label": value}] * 2)
+    task = Regress("mine", path=str(tmp_path), text=("text",))
+    with pytest.raises(AdaptError, match="is not a number"):
+        task.load(Given(), 0)
+
+
+def test_empty_texts_are_counted(tmp_path):
+    rows = [{"text": " " * (i % 3), "label": i % 2} for i in range(6)]
+    rows += [{"text": "a word", "label": 1}]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    assert classify(tmp_path).load(Given(), 0).notes == ("6 of 7 training rows have no text",)
 
 
 def test_names_that_overlap_in_part_are_an_error(tmp_path):

@@ -175,6 +175,8 @@ def import_(arguments: list[str]) -> int:
         from adaptkit.runs.import_peft import import_adapter
 
         result = import_adapter(args.adapter, args.overrides, args.out)
+    for remark in result.remarks:
+        console.say(f"WARNING: {remark}")
     console.show(f"{args.adapter} on {result.task} ({result.split}): {console.scores(result)}")
     console.show(f"  {args.out}")
     return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from adaptkit.interop.peft_config import DEFAULTS, check_config, short
 from adaptkit.interop.peft_pairs import Maps, as_pairs
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+CLASSES = "adaptkit_classes"  # in the metadata of TENSORS: a JSON list of names
 DIMENSIONS = {
     "lora_A": (2,), "lora_B": (2,), "lora_B.bias": (1,), "lora_E": (2,),
     "lora_magnitude_vector": (1, 2), "vera_lambda_b": (1,), "vera_lambda_d": (1,), "ia3_l": (2,),
@@ -36,6 +37,7 @@ class PeftFile:
     config: dict[str, Any]
     maps: Maps
     others: dict[str, Tensor]  # head and biases, by their names in the task's model
+    classes: tuple[str, ...] = ()  # in the order of the head's outputs; none: it does not say
 
 
 def read(folder: Path) -> PeftFile:
@@ -47,6 +49,7 @@ def read(folder: Path) -> PeftFile:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / TENSORS)
+        classes = classes_of(folder)
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise AdaptError(
             f"{folder}: is not a PEFT adapter, which holds {CONFIG} and {TENSORS} "
@@ -59,7 +62,20 @@ def read(folder: Path) -> PeftFile:
         raise AdaptError(f"{folder}: {TENSORS} holds no adapted map.")
     check_ranks(folder, options, maps)
     options, maps = as_pairs(folder, options, maps, others)
-    return PeftFile(folder, options, maps, others)
+    return PeftFile(folder, options, maps, others, classes)
+
+
+def classes_of(folder: Path) -> tuple[str, ...]:
+    """Return the names of the classes that an adapter of ours holds.
+
+    Raises:
+        ValueError: they are not a list of texts.
+    """
+    with safe_open(folder / TENSORS, framework="pt") as file:
+        names = json.loads((file.metadata() or {}).get(CLASSES, "[]"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{CLASSES} is not a list of names")
+    return tuple(names)
 
 
 def check_ranks(folder: Path, config: Mapping[str, Any], maps: Maps) -> None:

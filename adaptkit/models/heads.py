@@ -66,6 +66,8 @@ def outputs_by_name(names: Mapping[Any, str] | None, labels: Sequence[str]) -> l
     wanted = [label.casefold() for label in labels]
     if len(found) != len(names) or sorted(found) != sorted(wanted):
         return None
+    if sorted(found.values()) != list(range(len(found))):  # numbers of no outputs
+        return None
     if all(re.fullmatch(r"(label_)?\d+", name) for name in wanted):  # none at all: a number
         return None
     return [found[name] for name in wanted]

@@ -100,12 +100,20 @@ def _check_whole(model: Model, loaded: nn.Module, lacking: Collection[str]) -> N
 
 
 def _check_layers(model: Model, loaded: nn.Module, unused: Collection[str]) -> None:
-    """Check that the files hold no layers beyond those that config.json describes.
+    """Check that the files hold no layers and no biases beyond those that config.json describes.
 
     Raises:
         AdaptError: they do; the model would be a part of the one that was trained.
     """
     prefix = base_prefix(loaded)
+    leaves = {name.rpartition(".")[0] for name, _ in loaded.named_parameters()}
+    for name in sorted(unused):
+        if name.rpartition(".")[0] in leaves or prefix + name.rpartition(".")[0] in leaves:
+            raise AdaptError(
+                f"model.path={model.path}: the weights hold {name}, which config.json leaves out. "
+                "Correct config.json: with it this would be another model than the one that was "
+                "trained."
+            )
     kinds = {_any_layer(name) for name, _ in loaded.named_parameters() if name.startswith(prefix)}
     kinds |= {kind.removeprefix(prefix) for kind in kinds}
     if beyond := sorted(name for name in unused if _any_layer(name) in kinds):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
-from adaptkit.runs.directory import CONFIG, DELTA, RESULT, read_config
+from adaptkit.runs.directory import CONFIG, DELTA, RESULT, flat, read_config
 from adaptkit.runs.record import RunResult
 from adaptkit.storage.files import is_main_process, save_tensors
 
@@ -90,12 +90,31 @@ def load_run(directory: Path) -> SavedRun:
     if result.status != "done":
         raise AdaptError(f"{directory}: the run failed ({result.error}). Repeat it first.")
     saved = read_delta(read_config(directory), directory, result)
+    check_config(saved, result)
     if digest(directory) != result.delta_sha256:
         raise AdaptError(
             f"{directory / DELTA} is not the file that the run wrote: its SHA-256 differs from "
             f"delta_sha256 in {RESULT}. {AGAIN}"
         )
     return saved
+
+
+def check_config(saved: SavedRun, result: RunResult) -> None:
+    """Check that a run's config.yaml says what its record says; where things lie may change.
+
+    Raises:
+        AdaptError: an option is another one.
+    """
+    now, places = flat(saved.settings.plain), ("path", "root", "from_run")
+    other = [
+        key for key, value in result.settings.items()
+        if key.rpartition(".")[2] not in places and now.get(key, value) != value
+    ]  # fmt: skip
+    if other:
+        raise AdaptError(
+            f"{saved.directory / CONFIG} was edited: {', '.join(other[:5])} differs from "
+            f"{RESULT}. Undo that, or repeat the run."
+        )
 
 
 def read_delta(

@@ -96,11 +96,23 @@ def other_file(saved: SavedRun, run: Settings) -> bool:
     """Tell whether the rows are others than those of which the run knows a part.
 
     A file that was moved or renamed since is the same one.
+
+    Raises:
+        AdaptError: the one file of which the run knows a part has changed.
     """
     origin, result = run.task.origin(run.data), saved.result
-    if result is None or origin.path == result.data.get("path"):
-        return result is None
-    return not origin.files or digest(origin.files) != result.made_of.get("data")
+    if result is None:
+        return True
+    before = result.made_of.get("data")
+    same = bool(origin.files) and digest(origin.files) == before
+    if origin.path != result.data.get("path"):
+        return not same
+    if origin.one_file and before is not None and not same:
+        raise AdaptError(
+            f"{origin.path} has changed since the run was trained, so that the rows held out then "
+            "are not known. Put the rows to score into a file of their own: task.path=FILE."
+        )
+    return False
 
 
 def where_typed(saved: SavedRun, run: Settings, overrides: Sequence[str]) -> SavedRun:
@@ -136,9 +148,12 @@ def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
         plain |= {group: composed[group] for group in groups}
     for override in overrides:
         key, value = parsed(override)
-        group, _, option = key.partition(".")
-        if option and group not in groups:
-            plain[group][option] = value
+        group, *inner = key.split(".")
+        if inner and group not in groups:
+            node = plain[group]
+            for name in inner[:-1]:
+                node = node[name] if isinstance(node.get(name), dict) else node.setdefault(name, {})
+            node[inner[-1]] = value
     if "task.path" in touched and "data.root" not in touched:
         plain["data"]["root"] = None
     if "task.path" in touched and Path(str(plain["task"]["path"])).expanduser().is_file():

@@ -7,6 +7,7 @@ whole or not at all. A bundled body (adaptkit:mini-bert) is named by its folder 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from adaptkit.errors import AdaptError, MachineError
+from adaptkit.interop.peft_file import CLASSES, TENSORS
 from adaptkit.interop.peft_write import PeftForm, peft_form
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family
@@ -125,17 +127,19 @@ def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
         )
     form = peft_form(prepared.adaptation, HEADS[run.task.form.head].peft)
     body = place(run.model.path)
-    save_form(form, folder, body, run.model.revision)
+    save_form(form, folder, body, run.model.revision, run.task.classes)
     write_text(folder / "README.md", card(saved, config_of(prepared.adaptation.model)))
     numbers = sum(tensor.numel() for tensor in form.tensors.values())
     return f"PEFT adapter {form.config['peft_type']}, {numbers:,} numbers, for the body {body}"
 
 
-def save_form(form: PeftForm, folder: Path, body: str, revision: str | None) -> None:
-    """Write PEFT's two files."""
+def save_form(
+    form: PeftForm, folder: Path, body: str, revision: str | None, classes: tuple[str, ...] = ()
+) -> None:
+    """Write PEFT's two files; PEFT itself has no place for the names of the classes."""
     config = {**form.config, "base_model_name_or_path": body, "revision": revision}
     write_json(folder / "adapter_config.json", dict(sorted(config.items())))
-    save_tensors(folder / "adapter_model.safetensors", form.tensors)
+    save_tensors(folder / TENSORS, form.tensors, {CLASSES: json.dumps(classes)})
 
 
 def place(path: str) -> str:

@@ -46,7 +46,8 @@ def parent_of(run: Settings) -> SavedRun | None:
     try:
         saved = load_run(Path(run.model.from_run))
     except AdaptError as error:
-        raise type(error)(f"{where}: {error}") from error
+        moved = "" if Path(run.model.from_run).exists() else " If it was moved, put it back there."
+        raise type(error)(f"{where}: {error}{moved}") from error
     own, theirs = run.model, saved.settings.model
     if (own.path, own.revision) != (theirs.path, theirs.revision):
         raise AdaptError(

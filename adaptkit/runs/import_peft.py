@@ -35,6 +35,10 @@ BUNDLED = re.compile(r"adaptkit/models/mini/([\w-]+)/?$")
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 REVISION = re.compile(r"[\w./-]+")
 FREE = ("task", "model", "data", "trainer", "seed")
+ORDER = (
+    "the adapter does not name its classes; the order of its outputs is taken to be {}. If it is "
+    "another one, type it: task.labels=[...]"
+)
 
 
 def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunResult:
@@ -58,9 +62,14 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
             f"model.pooling={run.model.pooling}: the adapter's head was trained to read what its "
             "class reads. Leave it out."
         )
-    splits = run.task.load(run.data, run.seed, train=False)
+    splits, named = run.task.load(run.data, run.seed, train=False), run.task.bound
     run = run.bind(splits.task)
     check_task_type(file, run)
+    remark = None
+    if file.classes:
+        run = run.bind(run.task.with_classes(in_its_order(file, run.task.classes)))
+    elif run.task.classes and not named:
+        remark = ORDER.format(",".join(run.task.classes))
     run = settings({**run.plain, "method": method_on(file, run)})
     prepared = prepare(run, updates=1, stage="restore")
     delta = delta_for(file, prepared.adaptation)
@@ -82,11 +91,25 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
             delta_bytes=size,
             delta_sha256=digest(folder),
             time={"total_seconds": round(seconds, 3), "train_seconds": 0.0, "eval_seconds": 0.0},
-            **scoring_facts(run, splits, scored),
+            **scoring_facts(run, splits, scored, [remark]),
             **machine_facts(prepared.device, prepared.precision),
         )
         result.write(folder)
     return result
+
+
+def in_its_order(file: PeftFile, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the classes in the order of the adapter's outputs.
+
+    Raises:
+        AdaptError: it was trained on others.
+    """
+    if sorted(file.classes) != sorted(classes):
+        raise AdaptError(
+            f"{file.folder}: was trained on the classes {', '.join(file.classes)}, but the task "
+            f"has {', '.join(classes)}. Name a task with the same classes."
+        )
+    return file.classes
 
 
 def check_task_type(file: PeftFile, run: Settings) -> None:

@@ -32,11 +32,15 @@ class Predictor:
             AdaptError: a column is missing, or a value is of the wrong kind; the message names row
                 and column.
         """
+        if not isinstance(rows, Iterable) or isinstance(rows, Mapping | str):
+            raise AdaptError(f"rows to predict: {rows!r:.60} is not a list of rows (mappings).")
         rows = list(rows)
         if not rows:
             return []
         columns = self.settings.task.columns
         for number, row in enumerate(rows, 1):
+            if not isinstance(row, Mapping):
+                raise AdaptError(f"row {number} is {row!r:.60}, not a mapping of columns.")
             if missing := [column for column in columns if column not in row]:
                 raise AdaptError(
                     f"row {number} lacks the column {missing[0]!r}; task "

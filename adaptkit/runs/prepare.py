@@ -18,6 +18,7 @@ from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
 from adaptkit.runs.delta import SavedRun, check_body, load_run
 from adaptkit.runs.from_run import inherit, pinned, resume_delta
+from adaptkit.runs.identity import model_digest
 from adaptkit.tasks.task import Form, Reader
 from adaptkit.training import precision
 from adaptkit.training.batching import BucketSampler, Feed
@@ -158,11 +159,28 @@ def restored(saved: SavedRun) -> Prepared:
     """
     prepared = prepare(saved.settings, updates=1, stage="restore")
     check_body(saved, prepared.fingerprint)
+    check_model_files(saved)
     try:
         prepared.adaptation.load_delta(saved.tensors)
     except AdaptError as error:
         raise AdaptError(f"{saved.directory}: {error}") from error
     return prepared
+
+
+def check_model_files(saved: SavedRun) -> None:
+    """Reject a base model or tokenizer whose files have changed since a run was trained.
+
+    Raises:
+        AdaptError: they have.
+    """
+    model = saved.settings.model
+    before = saved.result.made_of.get("model") if saved.result else None
+    now = model_digest(model.path, model.revision)
+    if before and now and before != now:
+        raise AdaptError(
+            f"{saved.directory}: the files of model.path={model.path} have changed since it was "
+            "trained (weights, tokenizer or config.json). Put back those it was trained with."
+        )
 
 
 def scorer_of(run: Settings, prepared: Prepared) -> Scorer:

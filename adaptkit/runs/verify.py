@@ -44,7 +44,11 @@ def verify(directory: Path) -> str:
         return (
             f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"
         )
-    recorded = saved.result.scores if saved.result else {}
+    if saved.result is None:
+        return ""
+    recorded, name = saved.result.scores, run.task.headline
+    if saved.result.score != recorded.get(name):
+        return f"score is {saved.result.score} in the record, but {name} {recorded.get(name)}"
     return different_scores(recorded, flat_scores(scored))
 
 

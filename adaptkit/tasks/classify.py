@@ -133,6 +133,10 @@ class Classify(TableTask):
             )
         return task
 
+    def stored_names(self, rows: Dataset) -> tuple[str, ...] | None:
+        """Return the names that a file gives its numbers of classes, if it does."""
+        return names_in(rows, self.label)
+
     def read_labels(self, rows: Dataset, split: str) -> list[str]:
         """Return the class of every row.
 

@@ -12,7 +12,8 @@ from typing import Any
 from adaptkit.errors import AdaptError, invalid
 
 MOST = 1000  # classes; more are taken for something else
-NUMERAL = re.compile(r"[+-]?\d{1,18}(\.0*)?")  # of a whole number; longer ones are names
+# Of a whole number; longer ones, and those like 007, are names.
+NUMERAL = re.compile(r"[+-]?(0|[1-9]\d{0,17})(\.0*)?", re.ASCII)
 
 
 def whole(value: Any) -> Any:
@@ -100,6 +101,20 @@ def check_distinct(classes: Sequence[str]) -> None:
     name, times = Counter(classes).most_common(1)[0]
     if times > 1:
         raise invalid("task.labels", list(classes), f"names {name!r} {times} times")
+
+
+def check_stored(classes: Sequence[str], stored: Sequence[str] | None, where: str) -> None:
+    """Check that a split's own names are those of the classes, which were read off another split.
+
+    Raises:
+        AdaptError: they are others; their numbers need not mean the same places.
+    """
+    if stored and not set(stored) & set(classes):
+        raise AdaptError(
+            f"{where}: the file names its classes {', '.join(stored)}, the training split "
+            f"{', '.join(classes)}. Give both the same names, or say what the numbers mean: "
+            "task.labels=[...]."
+        )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.source import Data, DataSource, held_out
+from adaptkit.tasks.source import Data, DataSource, empty_texts, held_out
 from adaptkit.tasks.task import LABEL, Splits
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def load(
     raw = task.read(data, split, origin, (*task.columns, task.label))
     task = task.bind(raw, split)
     rows = task.labelled(raw, split)
-    notes = task.unnumbered(raw)
+    notes = (*task.unnumbered(raw), *empty_texts(raw if train else None, task.columns))
     if every_row:
         return Splits(
             task.fitted(None), None, {"": task.some(rows, data.eval_rows, seed)}, origin, notes

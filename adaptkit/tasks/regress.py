@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, one_of
 from adaptkit.tasks.classify import check_texts
@@ -15,6 +16,8 @@ from adaptkit.tasks.task import LABEL, Answer, Splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+PLAIN = r"\s*[-+.0-9eE]+\s*"  # the signs of a number in a text
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,7 @@ class Regress(TableTask):
         """
         numbers = []
         for row, value in enumerate(rows[self.label][:], 1):
-            try:
-                number = float(value)
-            except (TypeError, ValueError):
-                number = math.nan
+            number = number_in(value)
             if not math.isfinite(number):
                 raise AdaptError(
                     f"task {self.name}, split {split}, row {row}: label {value!r} is not a number."
@@ -74,3 +74,12 @@ class Regress(TableTask):
     def baseline(self, splits: Splits) -> tuple[str, float]:
         """Name the mean, whose correlation with anything is undefined."""
         return "mean", math.nan
+
+
+def number_in(value: Any) -> float:
+    """Return the number that a file holds, or nan: truth values and 1_000 are not numbers."""
+    odd = isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(PLAIN, value))
+    try:
+        return math.nan if odd else float(value)
+    except (TypeError, ValueError):
+        return math.nan

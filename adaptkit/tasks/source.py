@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from adaptkit.errors import AdaptError, MachineError, at_least, first_line, invalid
 from adaptkit.storage import bundled
@@ -269,3 +269,17 @@ def subset(
             before[labels[i]] += 1
         order = sorted(order, key=rank.__getitem__)
     return rows.select(sorted(order[:count]))
+
+
+def with_column(rows: Dataset, name: str, values: Sequence[Any]) -> Dataset:
+    """Return rows with a column added, or replaced."""
+    return rows.remove_columns([c for c in rows.column_names if c == name]).add_column(
+        name, list(values)
+    )
+
+
+def empty_texts(rows: Dataset | None, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return a remark if training rows have nothing to read in any column."""
+    texts = [] if rows is None else [rows[name][:] for name in columns]
+    empty = sum(not any(str(text).strip() for text in row) for row in zip(*texts, strict=True))
+    return (f"{empty} of {len(rows or ())} training rows have no text",) if empty else ()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
 from adaptkit.tasks import one_file, source
+from adaptkit.tasks.labels import check_stored
 from adaptkit.tasks.task import ID, LABEL, Answer, Form, Splits
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class TableTask(ABC):
                 f"task {self.name}, split {split}: {times} rows have the id {value!r}. An id names "
                 "one row; set task.id=null to number the rows."
             )
-        return with_column(rows, ID, ids)
+        return source.with_column(rows, ID, ids)
 
     # ---- what a kind of task must say ----
 
@@ -208,6 +209,10 @@ class TableTask(ABC):
         """Return the task with what must be read off the rows (its classes) filled in."""
         return self
 
+    def stored_names(self, rows: Dataset) -> tuple[str, ...] | None:
+        """Return the names that a file gives its numbers of classes, if it does."""
+        return None
+
     def with_classes(self, classes: tuple[str, ...]) -> TableTask:
         """Return the task with its classes in another order."""
         return self
@@ -227,8 +232,6 @@ class TableTask(ABC):
             AdaptError: a value is not a text; the message names row and column.
         """
         self.check_texts(rows, split, self.columns)
-
-    # ---- loading ----
 
     def unnumbered(self, *raw: Dataset | None) -> tuple[str, ...]:
         """Return a remark if the column of ids is named, and rows are numbered for lack of it."""
@@ -256,6 +259,9 @@ class TableTask(ABC):
             task = self.bind(raw[""], self.validation)
         else:
             task = self.bind(raw_train, self.train)
+        for suffix, rows in raw.items() if not self.bound else ():
+            where = f"task {self.name}, split {self.scored()[suffix]}"
+            check_stored(task.classes, self.stored_names(rows), where)
         validation = {
             suffix: task.some(task.labelled(rows, self.scored()[suffix]), data.eval_rows, seed)
             for suffix, rows in raw.items()
@@ -264,6 +270,7 @@ class TableTask(ABC):
         if raw_train is not None:
             rows = task.some(task.labelled(raw_train, self.train), data.train_rows, seed)
         notes = self.unnumbered(raw_train, *raw.values())
+        notes += source.empty_texts(raw_train, self.columns)
         return Splits(task.fitted(rows), rows, validation, origin, notes)
 
     def labelled(self, rows: Dataset, split: str) -> Dataset:
@@ -271,7 +278,7 @@ class TableTask(ABC):
         self.check(rows, split)
         labels = self.read_labels(rows, split)
         kept = list(dict.fromkeys([ID, *self.columns, LABEL]))
-        return with_column(rows, LABEL, labels).select_columns(kept)
+        return source.with_column(rows, LABEL, labels).select_columns(kept)
 
     def some(self, rows: Dataset, count: int | None, seed: int) -> Dataset:
         """Return at most `count` of checked rows, seeded."""
@@ -290,10 +297,3 @@ class TableTask(ABC):
                         f"task {self.name}, split {split}, row {number}: {column} is "
                         f"{value!r:.60}, not a text."
                     )
-
-
-def with_column(rows: Dataset, name: str, values: Sequence[Any]) -> Dataset:
-    """Return rows with a column added, or replaced."""
-    return rows.remove_columns([c for c in rows.column_names if c == name]).add_column(
-        name, list(values)
-    )

@@ -121,6 +121,10 @@ class Tag(TableTask):
         where = f"task {self.name}: column {self.label!r}"
         return replace(self, labels=classes_in(values, names_in_lists(rows, self.label), where))
 
+    def stored_names(self, rows: Dataset) -> tuple[str, ...] | None:
+        """Return the names that a file gives its numbers of classes, if it does."""
+        return names_in_lists(rows, self.label)
+
     def read_labels(self, rows: Dataset, split: str) -> list[list[str]]:
         """Return the tags of every row.
 
