@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 
 demo: $(VENV)/installed
 	$(BIN)/adaptkit train method=lora task=sst2
-	@echo "next: $(BIN)/adaptkit train method=full task=mrpc; $(BIN)/adaptkit list methods"
+	@echo "next: $(BIN)/adaptkit train method=lora task=ud_ewt; $(BIN)/adaptkit list methods"
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

@@ -193,3 +193,7 @@ def test_a_further_split_may_be_named(finished):
     answer = call("eval", run, "+task.also.more=test", "--json")
     assert answer.status == 0, answer.err
     assert {"accuracy", "accuracy_more"} <= set(json.loads(answer.out)["scores"])
+    for words in (["task.class_weights.no_=2"], ["+task.class_weights.no_=2"]):  # null until now
+        assert call("eval", run, *words).status == 0
+    answer = call("eval", run, "task.max_length.more=3")
+    assert answer.status == 2 and "task.max_length=" in answer.err

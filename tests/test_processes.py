@@ -50,7 +50,7 @@ made = settings(compose(sys.argv[1:]))
 if "TWO_PASSES" in os.environ:
     made = replace(made, method=TwoPasses(), method_name="test")
 callbacks = (Signal(),) if "SIGNAL" in os.environ else ()
-if os.environ.get("RANK") == os.environ.get("LATE"):
+if os.environ.get("RANK") == os.environ.get("LATE", "nobody"):
     time.sleep(1)  # the others must not depend on what it has done by now
 with raising_signals():
     run(made, Interface(lambda line: print(line, file=sys.stderr), lambda _: callbacks))

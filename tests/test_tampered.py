@@ -77,7 +77,7 @@ def test_other_tensors_are_used_by_nothing(
     ("option", "old", "new"),
     [("task.labels", "- negative\n  - positive", "- positive\n  - negative"),
      ("method.alpha", "alpha: 8.0", "alpha: 400.0"),
-     ("task.max_length", "length: 128", "length: 5")],
+     ("method.alpha", "  alpha: 8.0\n", ""), ("task.max_length", "length: 128", "length: 5")],
 )  # fmt: skip
 def test_an_edited_config_is_used_by_nothing(
     use: tuple[str, ...], option: str, old: str, new: str, copy: Path, tmp_path: Path

@@ -46,7 +46,7 @@ def read_weights(
         )
     lacking = {*info["missing_keys"], *mismatched}
     _check_whole(model, loaded, lacking)
-    _check_layers(model, loaded, info["unexpected_keys"])
+    _check_described(model, loaded, info["unexpected_keys"])
     return loaded, lacking
 
 
@@ -99,29 +99,24 @@ def _check_whole(model: Model, loaded: nn.Module, lacking: Collection[str]) -> N
         )
 
 
-def _check_layers(model: Model, loaded: nn.Module, unused: Collection[str]) -> None:
-    """Check that the files hold no layers and no biases beyond those that config.json describes.
+def _check_described(model: Model, loaded: nn.Module, unused: Collection[str]) -> None:
+    """Check that the files hold no layers and no biases of a body that config.json leaves out.
 
     Raises:
         AdaptError: they do; the model would be a part of the one that was trained.
     """
     prefix = base_prefix(loaded)
-    leaves = {name.rpartition(".")[0] for name, _ in loaded.named_parameters()}
+    body = [n for n, _ in loaded.named_parameters() if n.startswith(prefix)]
+    modules = {name.rpartition(".")[0] for name in body}
+    kinds = {_any_layer(name) for name in body}
     for name in sorted(unused):
-        if name.rpartition(".")[0] in leaves or prefix + name.rpartition(".")[0] in leaves:
+        own = prefix + name.removeprefix(prefix)  # as the body's own class stores it
+        if own.rpartition(".")[0] in modules or _any_layer(own) in kinds:
             raise AdaptError(
-                f"model.path={model.path}: the weights hold {name}, which config.json leaves out. "
-                "Correct config.json: with it this would be another model than the one that was "
-                "trained."
+                f"model.path={model.path}: the weights hold {name}, which config.json leaves out "
+                "(a bias, or a layer beyond its number). Correct config.json; to use fewer layers "
+                "on purpose, save a model that has only those."
             )
-    kinds = {_any_layer(name) for name, _ in loaded.named_parameters() if name.startswith(prefix)}
-    kinds |= {kind.removeprefix(prefix) for kind in kinds}
-    if beyond := sorted(name for name in unused if _any_layer(name) in kinds):
-        raise AdaptError(
-            f"model.path={model.path}: the weights hold {beyond[0]}, but config.json describes "
-            "fewer layers. Correct config.json. To use fewer layers on purpose, save a model that "
-            "has only those."
-        )
 
 
 def _any_layer(name: str) -> str:

@@ -105,10 +105,12 @@ def check_config(saved: SavedRun, result: RunResult) -> None:
     Raises:
         AdaptError: an option is another one.
     """
-    now, places = flat(saved.settings.plain), ("path", "root", "from_run")
+    now, before = flat(saved.settings.plain), result.settings
     other = [
-        key for key, value in result.settings.items()
-        if key.rpartition(".")[2] not in places and now.get(key, value) != value
+        key for key in sorted({*now, *before})
+        if key.rpartition(".")[2] not in ("path", "root", "from_run", "output_dir")
+        and not key.startswith("tracker")
+        and (key not in now or key not in before or now[key] != before[key])
     ]  # fmt: skip
     if other:
         raise AdaptError(

@@ -152,7 +152,9 @@ def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
         if inner and group not in groups:
             node = plain[group]
             for name in inner[:-1]:
-                node = node[name] if isinstance(node.get(name), dict) else node.setdefault(name, {})
+                if not isinstance(node.get(name), dict):  # null, for example
+                    node[name] = {}
+                node = node[name]
             node[inner[-1]] = value
     if "task.path" in touched and "data.root" not in touched:
         plain["data"]["root"] = None

@@ -62,13 +62,13 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
             f"model.pooling={run.model.pooling}: the adapter's head was trained to read what its "
             "class reads. Leave it out."
         )
-    splits, named = run.task.load(run.data, run.seed, train=False), run.task.bound
+    splits, read_off = run.task.load(run.data, run.seed, train=False), not run.task.bound
     run = run.bind(splits.task)
     check_task_type(file, run)
     remark = None
     if file.classes:
         run = run.bind(run.task.with_classes(in_its_order(file, run.task.classes)))
-    elif run.task.classes and not named:
+    elif run.task.classes and read_off:
         remark = ORDER.format(",".join(run.task.classes))
     run = settings({**run.plain, "method": method_on(file, run)})
     prepared = prepare(run, updates=1, stage="restore")

@@ -175,8 +175,10 @@ def check_model_files(saved: SavedRun) -> None:
     """
     model = saved.settings.model
     before = saved.result.made_of.get("model") if saved.result else None
+    if before is None:  # a run that just ended, or an imported one
+        return
     now = model_digest(model.path, model.revision)
-    if before and now and before != now:
+    if now is not None and before != now:
         raise AdaptError(
             f"{saved.directory}: the files of model.path={model.path} have changed since it was "
             "trained (weights, tokenizer or config.json). Put back those it was trained with."

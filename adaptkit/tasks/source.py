@@ -281,5 +281,10 @@ def with_column(rows: Dataset, name: str, values: Sequence[Any]) -> Dataset:
 def empty_texts(rows: Dataset | None, columns: Sequence[str]) -> tuple[str, ...]:
     """Return a remark if training rows have nothing to read in any column."""
     texts = [] if rows is None else [rows[name][:] for name in columns]
-    empty = sum(not any(str(text).strip() for text in row) for row in zip(*texts, strict=True))
+    empty = sum(not any(map(has_text, row)) for row in zip(*texts, strict=True))
     return (f"{empty} of {len(rows or ())} training rows have no text",) if empty else ()
+
+
+def has_text(value: Any) -> bool:
+    """Tell whether a value, or one of a list of values, holds more than blanks."""
+    return any(map(has_text, value)) if isinstance(value, list) else bool(str(value).strip())
