@@ -88,7 +88,7 @@ class Stateful(Protocol):
 
 
 def no_op() -> None:
-    """Do nothing: the neutral `finish` or `merge`."""
+    """Do nothing: the neutral `merge`."""
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,16 @@ class Adaptation:
     penalty: Mapping[str, Penalty] = field(default_factory=dict)  # by name, added to the task loss
     before_update: tuple[Hook, ...] = ()  # gradients final (clipped), weights not moved
     after_update: tuple[Hook, ...] = ()  # weights moved, gradients still there
-    # Once, on the weights that are kept; may replace what only training needs (an encoder of
-    # prompts) by a buffer `delta_*`. Works on shapes alone as well: `plan` calls it.
+    # Once, on the weights that are kept; may replace what only training needs by a buffer
+    # `delta_*`. Works on shapes alone as well: `plan` calls it.
     finish: tuple[Callable[[], None], ...] = ()
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # name pattern -> factor
-    # For a method whose trainable part sees the text only through a frozen function of it: the
-    # trainer computes `features(inputs)` [B, ...] once, and calls `model(features=...)` afterwards.
+    # If the trainable part sees the text through a frozen function alone: the trainer computes
+    # `features(inputs)` [B, ...] once, and calls `model(features=...)` afterwards.
     features: Callable[[Mapping[str, Tensor]], Tensor] | None = None
-    # Folds what was trained into the body's own weights; `no_op` if it is there already. None: it
-    # cannot be folded in.
+    # (features [N, H], targets [N]) -> lambda: sets what trains to the ridge regression on them.
+    solve: Callable[[Tensor, Tensor], float] | None = None
+    # Folds what was trained into the body's own weights; None: it cannot be folded in.
     merge: Callable[[], None] | None = None
     extra_tokens: int = 0  # by which the body's input is longer than the text (a prompt)
     form: Callable[[Form], Form] | None = None  # wraps the task's form (an ensemble of prompts)
@@ -207,7 +208,7 @@ class Adaptation:
         """Copy saved tensors in place.
 
         Raises:
-            AdaptError: names or shapes differ from what this adaptation saves; nothing is copied.
+            AdaptError: names or shapes differ from what is saved here; nothing is copied.
         """
         mine = self.delta()
         missing, extra = sorted(mine.keys() - tensors.keys()), sorted(tensors.keys() - mine.keys())

@@ -452,7 +452,8 @@ def test_a_run_of_every_kind_is_whole(kind, method, quiet_bert, tmp_path):
     delta = trained(tmp_path / "run", kind, quiet_bert, *options, "trainer.max_steps=3")
     assert delta
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["status"] == "done" and result["updates"] == 3
+    solved = (method, kind) == ("probe", "regress")  # in closed form
+    assert result["status"] == "done" and result["updates"] == (0 if solved else 3)
     assert verify(tmp_path / "run") == ""
 
 

@@ -74,7 +74,7 @@ class Ensemble:
         self.inner, self.prompts = inner, prompts
         self.head, self.outputs = inner.head, inner.outputs
         self.sequences = inner.sequences * prompts
-        self.one_to_one = inner.one_to_one
+        self.one_to_one, self.squared = inner.one_to_one, inner.squared
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
         """Encode as the inner form does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
@@ -12,6 +13,14 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from adaptkit.models.padding import columns, order_of, realign
 from adaptkit.models.pooling import pool
+
+RIDGE = np.logspace(-6, 2, 17)  # penalties to choose from, of a mean squared error
+
+
+def correlation(targets: np.ndarray, predicted: np.ndarray) -> float:
+    """Return Pearson's correlation of numbers [N], 0 if one side is constant."""
+    constant = np.ptp(targets) == 0 or np.ptp(predicted) == 0
+    return 0.0 if constant else float(np.corrcoef(targets, predicted)[0, 1])
 
 
 class LinearProbe(nn.Module):
@@ -59,6 +68,27 @@ class LinearProbe(nn.Module):
             return pool(hidden, moved["attention_mask"], self.pooling)
         back = order_of(inputs["attention_mask"], self.left).argsort(1)
         return columns(hidden, back)
+
+    @torch.no_grad()
+    def solve(self, features: Tensor, targets: Tensor) -> float:
+        """Set the head to the ridge regression of targets [N] on features [N, H]; return lambda.
+
+        The features are scaled to mean 0 and variance 1 for it, and the head is scaled back.
+        """
+        from sklearn.linear_model import RidgeCV
+        from sklearn.metrics import make_scorer
+        from sklearn.preprocessing import StandardScaler
+
+        read, wanted = features.double().cpu().numpy(), targets.double().cpu().numpy()
+        scaler = StandardScaler().fit(read)
+        ridge = RidgeCV(len(read) * RIDGE, scoring=make_scorer(correlation))
+        with np.errstate(invalid="ignore"):  # one row leaves none to predict it from
+            ridge.fit(scaler.transform(read), wanted)
+        weight = ridge.coef_ / scaler.scale_
+        bias = ridge.intercept_ - weight @ scaler.mean_
+        self.head.weight.copy_(torch.from_numpy(weight)[None])
+        self.head.bias.fill_(float(bias))
+        return float(ridge.alpha_ / len(read))
 
     def forward(self, features: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
         """Classify text inputs, or features computed before."""

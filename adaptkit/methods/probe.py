@@ -8,6 +8,13 @@ the task labels tokens, every token is read by itself and `pooling` must be left
 model runs without dropout and without gradients, so its features are computed once per example. Of
 an encoder-decoder the encoder is probed.
 
+For a number, W and b are not found by updates but solved for: ridge regression on the standardised
+features f, with the lambda whose leave-one-out predictions of the training rows correlate best with
+the targets (Hoerl & Kennard 1970; Golub, Heath & Wahba 1979). The options of the optimizer and the
+number of updates have no part in it.
+
+    min over W, b of  mean (W f + b - y)^2 + lambda |W|^2,   lambda among 1e-6 .. 1e2
+
 Count: H C + C; the body has no part in it.
 """
 
@@ -75,4 +82,4 @@ class Probe:
         )
         head = frozenset(n for n, _ in model.named_parameters() if n.startswith("head."))
         adapted = replace(start, model=model, head=head).only(lambda name: False)
-        return replace(adapted, features=model.features)
+        return replace(adapted, features=model.features, solve=model.solve)

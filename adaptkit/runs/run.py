@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -53,7 +54,7 @@ from adaptkit.runs.repeat import check_bound, done_before, starts_again
 from adaptkit.storage.files import is_main_process
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
-from adaptkit.training.batching import Feed
+from adaptkit.training.batching import CachedFeed, Feed
 from adaptkit.training.checkpoints import number
 from adaptkit.training.interruption import Interruption
 from adaptkit.training.scorer import Prepared, Scored
@@ -202,7 +203,7 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
     if resumed:
         interface.say(f"resuming from update {number(resumed)}")
     reset_peak(prepared.device)
-    if updates:
+    if updates and not solved(trainer, interface):
         trainer.run(resumed)
     if trainer.state.global_step not in trainer.evaluated():
         trainer.evaluate()
@@ -245,8 +246,8 @@ def trainer_of(
         interface.say(line)
     train_feed = train_feed.with_examples(prepared.form.prepare(train_feed.examples, load_base))
     proof = feeds[""]
-    cache = settings.trainer.cache_frozen == "auto" and prepared.form.sequences == 1
-    if prepared.adaptation.features is not None and cache:
+    auto = settings.trainer.cache_frozen == "auto" and prepared.form.sequences == 1
+    if prepared.adaptation.features is not None and (auto or solvable(prepared)):
         interface.say("the base model is frozen: its features are computed once")
         train_feed = scorer.cached(train_feed)
         feeds = {s: scorer.cached(feed) for s, feed in feeds.items()}
@@ -258,6 +259,22 @@ def trainer_of(
         interruption=Interruption(interface.say),
     )  # fmt: skip
     return trainer, proof, lengths
+
+
+def solvable(prepared: Prepared) -> bool:
+    """Tell whether the best weights can be computed, so that no update is needed."""
+    adaptation = prepared.adaptation
+    return bool(adaptation.solve and prepared.form.squared and not adaptation.penalty)
+
+
+def solved(trainer: AdaptTrainer, interface: Interface) -> bool:
+    """Compute the best weights if that can be done, and tell whether it was."""
+    feed, solve = trainer.feed, trainer.adaptation.solve
+    if not (solve and isinstance(feed, CachedFeed) and solvable(trainer.prepared)):
+        return False
+    penalty = solve(torch.stack(list(feed.features)), torch.tensor(feed.examples["target"][:]))
+    interface.say(f"solved by ridge regression (lambda {penalty:.2g}), without updates")
+    return True
 
 
 def progress(trainer: AdaptTrainer) -> dict[str, Any]:

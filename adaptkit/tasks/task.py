@@ -125,6 +125,11 @@ class Form(Protocol):
         return False
 
     @property
+    def squared(self) -> bool:
+        """True if the loss is the squared error between logits [B, 1] and the target [B]."""
+        return False
+
+    @property
     def sequences(self) -> int:
         """Number of sequences that the model reads per row, about."""
         return 1

@@ -180,14 +180,14 @@ def result(record: RunResult, directory: Path) -> None:
 def line(record: RunResult) -> str:
     """Return a finished run as one sentence."""
     name = "/".join((record.task, record.model, record.method))
-    best = f"best at update {record.best_update} of {record.updates}"
+    best = f", best at update {record.best_update} of {record.updates}" if record.updates else ""
     others = "".join(
         f", {key} {decimal(value)}" for key, value in record.scores.items() if key != record.metric
     )
     score = f"{record.metric} {decimal(record.score)}{baseline(record)}"
     return (
         f"{name} seed {record.seed}: {score}{others}{sample(record)} "
-        f"({record.split}, {record.data['rows']['validation']} rows, {best}); "
+        f"({record.split}, {record.data['rows']['validation']} rows{best}); "
         f"{record.params['trainable']:,} parameters, {size(record.delta_bytes)}, "
         f"{record.time['total_seconds']:.0f} s"
     )

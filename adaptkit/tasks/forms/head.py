@@ -37,6 +37,11 @@ class HeadForm(Form):
         """Width of the head: one output per class."""
         return len(self.classes) or 1
 
+    @property
+    def squared(self) -> bool:
+        """True for a number."""
+        return not self.classes
+
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
         """Tokenise rows: input_ids (and token_type_ids), length, row, and target if known."""
         from datasets.fingerprint import generate_random_fingerprint

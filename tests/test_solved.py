@@ -1,0 +1,134 @@
+"""A probe of a number is solved for: ridge regression, against numpy and the definition."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from runs import carry_out, configure, history
+from safetensors.torch import load_file
+
+from adaptkit.layers.probing import RIDGE, LinearProbe
+
+
+def probe_of(width: int) -> LinearProbe:
+    """Return a probe whose body is never run."""
+    from transformers import BertConfig
+
+    config = BertConfig(hidden_size=width, num_labels=1)
+    body = torch.nn.Linear(1, 1)
+    return LinearProbe(body, config, "mean", -1, False, torch.Generator().manual_seed(0))
+
+
+def by_hand(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return W, b and lambda: each row is left out in turn, and the normal equations are solved."""
+
+    def fit(x: np.ndarray, y: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+        middle = x.mean(0)
+        x = x - middle
+        gram = x.T @ x + penalty * np.eye(x.shape[1])
+        weight = np.linalg.solve(gram, x.T @ (y - y.mean()))
+        return weight, y.mean() - weight @ middle
+
+    mean, scale = features.mean(0), features.std(0)
+    x, best = (features - mean) / scale, (-2.0, 0.0)
+    for share in RIDGE:
+        out = []
+        for row in range(len(x)):
+            rest = np.arange(len(x)) != row
+            weight, bias = fit(x[rest], targets[rest], share * len(x))
+            out.append(x[row] @ weight + bias)
+        best = max(best, (np.corrcoef(out, targets)[0, 1], share))
+    weight, bias = fit(x, targets, best[1] * len(x))
+    return weight / scale, bias - (weight / scale) @ mean, best[1]
+
+
+@pytest.mark.parametrize(("rows", "width", "noise"), [(60, 5, 0.0), (60, 5, 2.0), (12, 20, 1.0)])
+def test_ridge_regression_with_the_best_left_out_row(rows, width, noise):
+    random = np.random.default_rng(3)
+    features = random.normal(size=(rows, width)) * random.uniform(0.1, 9, width) + 4
+    targets = features[:, 0] - 2 * features[:, 1] + noise * random.normal(size=rows) * 5
+    probe = probe_of(width)
+    penalty = probe.solve(torch.from_numpy(features), torch.from_numpy(targets))
+    weight, bias, expected = by_hand(features, targets)
+    assert penalty == pytest.approx(expected)
+    assert probe.head.weight[0].detach().numpy() == pytest.approx(weight, rel=1e-4, abs=1e-6)
+    assert probe.head.bias.item() == pytest.approx(bias, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("constant", [True, False])
+def test_few_rows_and_constant_features(rows, constant):
+    targets = torch.arange(rows) * 2.0
+    features = torch.ones(rows, 4) if constant else torch.randn(rows, 4)
+    probe = probe_of(4)
+    probe.solve(features, targets)
+    assert all(p.isfinite().all() for p in probe.head.parameters())
+    assert probe.head(features).mean().item() == pytest.approx(targets.mean().item(), abs=1e-5)
+    probe.solve(features, torch.full((rows,), 3.0))
+    assert probe.head(features).flatten().tolist() == pytest.approx([3.0] * rows, abs=1e-5)
+
+
+WORDS = ("good", "bad", "film", "dull", "great")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """DIR with rows whose number is what a word adds."""
+    folder, random = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
+    for split, count in (("train", 40), ("validation", 20)):
+        lines = []
+        for words in random.choice(WORDS, (count, 3)):
+            label = float(sum((word in ("good", "great")) - (word == "bad") for word in words))
+            lines.append({"sentence1": "the film", "sentence2": " ".join(words), "label": label})
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_a_run_solves(family, checkpoints, pairs, tmp_path):
+    """The head is by_hand's, whether features may be kept or not; no update is made."""
+    from adaptkit.runs.delta import load_run
+    from adaptkit.runs.prepare import feed_of, restored, scorer_of
+
+    for cache in ("auto", "never"):
+        settings = configure(
+            tmp_path / cache, checkpoints[family], pairs, "task=stsb", "method=probe",
+            **{"trainer.cache_frozen": cache},
+        )  # fmt: skip
+        record, said = carry_out(settings)
+        assert any(line.startswith("solved by ridge regression") for line in said)
+        assert record["updates"] == 0
+        assert len(history(tmp_path / cache)) == 1
+    weights = load_file(tmp_path / "auto" / "delta.safetensors")
+    other = load_file(tmp_path / "never" / "delta.safetensors")
+    assert all(torch.equal(tensor, other[name]) for name, tensor in weights.items())
+    saved = load_run(tmp_path / "auto")
+    rows = saved.settings.task.load(saved.settings.data, 0).train
+    prepared = restored(saved)
+    feed = scorer_of(saved.settings, prepared).cached(feed_of(saved.settings, prepared, rows))
+    features = torch.stack(feed.features).double().numpy()
+    weight, bias, _ = by_hand(features, np.array(rows["label"][:]))
+    predicted = features @ weight + bias
+    found = features @ weights["head.weight"][0].double().numpy() + weights["head.bias"].item()
+    assert found == pytest.approx(predicted, abs=1e-3)
+
+
+def test_where_updates_are_made(checkpoints, pairs, tmp_path):
+    """A penalty has no solution; classes have none; without updates nothing is fitted."""
+    common = checkpoints["bert"], pairs
+    penalised = configure(
+        tmp_path / "p", *common, "task=stsb", "method=probe", "regularizer=[l2_sp]"
+    )
+    record, said = carry_out(penalised)
+    assert record["updates"] == 15
+    assert not any("ridge" in line for line in said)
+    still = configure(
+        tmp_path / "s", *common, "task=stsb", "method=probe", **{"trainer.max_steps": 0}
+    )
+    record, said = carry_out(still)
+    assert not any("ridge" in line for line in said)
+    first = load_file(tmp_path / "s" / "delta.safetensors")["head.weight"]
+    assert first.abs().max() <= 1 / first.shape[1] ** 0.5
