@@ -18,6 +18,7 @@ from adaptkit.config.build import build, coerce, registered
 from adaptkit.config.suggest import of_key
 from adaptkit.errors import ConfigError, folder_name, invalid, within
 from adaptkit.methods import METHODS
+from adaptkit.models.checkpoint import head_of
 from adaptkit.models.model import Model
 from adaptkit.optimizers import OPTIMIZERS, OptimizerSettings
 from adaptkit.regularizers import REGULARIZERS
@@ -61,6 +62,11 @@ class Settings:
     def recipe(self) -> Recipe:
         """Return what the trainer must know."""
         return Recipe(self.trainer, self.optimizer, self.tracker, self.seed, self.output_dir)
+
+    @property
+    def head(self) -> str:
+        """Key of models.heads.HEADS: what the task's form needs on this model."""
+        return head_of(self.model, self.task.form.head)
 
     @property
     def methods(self) -> tuple[Method, ...]:

@@ -74,7 +74,8 @@ class Ensemble:
         self.inner, self.prompts = inner, prompts
         self.head, self.outputs = inner.head, inner.outputs
         self.sequences = inner.sequences * prompts
-        self.one_to_one, self.squared = inner.one_to_one, inner.squared
+        self.one_to_one, self.generates = inner.one_to_one, inner.generates
+        self.squared = inner.squared
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
         """Encode as the inner form does."""

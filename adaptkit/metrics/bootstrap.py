@@ -37,10 +37,25 @@ def interval(
         scores = of_numbers(name, np.asarray(answers, float), np.asarray(labels, float), random)
     else:
         return None
-    low, high = (
-        np.nanquantile(scores, (0.025, 0.975)) if np.isfinite(scores).any() else (np.nan,) * 2
-    )
-    return None if np.isnan(low) else (float(low), float(high))
+    return quantiles(scores)
+
+
+def of_mean(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the interval of the mean of one value per row."""
+    rows = np.asarray(values, float)
+    if len(rows) < 2:
+        return None
+    random = np.random.default_rng(0)
+    drawn = (rows[random.integers(0, len(rows), len(rows))].mean() for _ in range(TIMES))
+    return quantiles(np.fromiter(drawn, float, TIMES))
+
+
+def quantiles(scores: Array) -> tuple[float, float] | None:
+    """Return the 2.5 % and 97.5 % quantiles of redrawn scores, undefined ones left out."""
+    if not np.isfinite(scores).any():
+        return None
+    low, high = np.nanquantile(scores, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def of_classes(

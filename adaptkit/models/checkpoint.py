@@ -53,6 +53,45 @@ def read(cls: Any, model: Model, **options: Any) -> Any:
         raise AdaptError(f"{where}: {what}: {reason(error)}. {_hint(error)}") from error
 
 
+def head_of(model: Model, wanted: str) -> str:
+    """Return the key of HEADS that a form needs on a model; "text" is whichever head generates.
+
+    Raises:
+        AdaptError: the model cannot be loaded, or its family does not generate texts.
+    """
+    if wanted not in ("text", "lm"):
+        return wanted
+    family = family_of(model_type(model))
+    if family.encoder_decoder and wanted == "text":
+        return "seq2seq"
+    if not family.causal:
+        kinds = "causal model (GPT-2, OPT, LLaMA ...)"
+        kinds = f"{kinds} or an encoder-decoder (T5, BART)" if wanted == "text" else kinds
+        what = "generate texts" if wanted == "text" else "predict the next word of a text"
+        raise AdaptError(
+            f"model.path={model.path}: {family.name} models cannot {what}, which this task needs. "
+            f"Choose a {kinds}."
+        )
+    return "lm"
+
+
+def model_type(model: Model) -> str:
+    """Return the name of a model's architecture, from as little as possible.
+
+    Raises:
+        AdaptError: the model cannot be loaded.
+    """
+    folder = folder_of(model.path)
+    if folder:
+        check_folder(folder, weights=False)
+        return str(_json(folder / "config.json", f"model.path={folder}")["model_type"])
+    if model.architecture:
+        return str(model.architecture["model_type"])
+    from transformers import AutoConfig
+
+    return str(read(AutoConfig, model).model_type)
+
+
 def reason(error: Exception) -> str:
     """Return an exception's first line, and the next one if it announces it."""
     if isinstance(error, KeyError):

@@ -65,6 +65,11 @@ class Family:
     reader: str = ""  # the part below the base model that every task's class gives the words to
     attention_function: bool = True  # transformers looks it up by name, so it can be replaced
 
+    @property
+    def causal(self) -> bool:
+        """True if a word sees only what stands before it, in all of the model."""
+        return self.cls is None and not self.encoder_decoder
+
 
 def _bert(names: tuple[str, str, str] = QKV) -> Patterns:
     layer = "encoder.layer.*"

@@ -214,7 +214,7 @@ def reads_last(model: nn.Module, head: Head) -> bool:
     an end token that serves as padding as well. Here the attention mask says where the text ends.
     """
     kind = family(model)
-    return head is HEADS["sequence"] and kind.cls is None and not kind.encoder_decoder
+    return head is HEADS["sequence"] and kind.causal
 
 
 def versions() -> dict[str, str]:

@@ -72,7 +72,7 @@ def card(saved: SavedRun, config: Any) -> str:
         trained=f"{params.get('body_trainable', 0):,} parameters of the base model, "
         f"{params.get('head_trainable', 0):,} of the head",
         classes=", ".join(map(repr, labels)) or "none: one number",
-        fingerprint=saved.metadata["fingerprint"], cls=HEADS[run.task.form.head].auto,
+        fingerprint=saved.metadata["fingerprint"], cls=HEADS[run.head].auto,
         source=source(run.model.path, base),
         options=",\n    ".join(loading_options(config, labels, revision)),
     )  # fmt: skip

@@ -71,7 +71,7 @@ def write(saved: SavedRun, prepared: Prepared, kind: str, out: Path) -> str:
     """
     check_end(saved, prepared)
     run, model = saved.settings, prepared.adaptation.model.eval()
-    describe_task(config_of(model), run.task.form.head, run.task.classes)
+    describe_task(config_of(model), run.head, run.task.classes)
     tokenizer = prepared.reader.tokenizer
     # What the task's class reads correctly (XLNet: padding on the left), and as long as here.
     tokenizer.padding_side = family(model).padding
@@ -106,7 +106,7 @@ def check_end(saved: SavedRun, prepared: Prepared) -> None:
     Raises:
         AdaptError: a decoder's texts end with the token that is used as padding.
     """
-    tokenizer, head = prepared.reader.tokenizer, HEADS[saved.settings.task.form.head]
+    tokenizer, head = prepared.reader.tokenizer, HEADS[saved.settings.head]
     if not loading.reads_last(prepared.adaptation.model, head):
         return
     if tokenizer("a")["input_ids"][-1] == tokenizer.pad_token_id:
@@ -125,7 +125,7 @@ def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
             "model.from_run: its base model is what another run left, which PEFT cannot load by a "
             "name. Use --format merged."
         )
-    form = peft_form(prepared.adaptation, HEADS[run.task.form.head].peft)
+    form = peft_form(prepared.adaptation, HEADS[run.head].peft)
     body = place(run.model.path)
     save_form(form, folder, body, run.model.revision, run.task.classes)
     write_text(folder / "README.md", card(saved, config_of(prepared.adaptation.model)))
@@ -156,7 +156,7 @@ def write_merged(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
             "it adds something to the base model that cannot be folded into its weights, so "
             "there is no plain model. Keep the run."
         )
-    batch, head = examples(folder), saved.settings.task.form.head
+    batch, head = examples(folder), saved.settings.head
     expected = outputs_of(adaptation.model, batch, HEADS[head].proof)
     adaptation.merge()
     cast("PreTrainedModel", adaptation.model).save_pretrained(folder)

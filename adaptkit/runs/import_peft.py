@@ -118,7 +118,7 @@ def check_task_type(file: PeftFile, run: Settings) -> None:
     Raises:
         AdaptError: PEFT's task_type names another head.
     """
-    stated, needed = file.config.get("task_type"), HEADS[run.task.form.head].peft
+    stated, needed = file.config.get("task_type"), HEADS[run.head].peft
     if stated and stated != needed:
         raise AdaptError(
             f"{file.folder}: task_type={stated}, but task {run.task.name} needs an "
@@ -175,8 +175,8 @@ def composed(file: PeftFile, overrides: Sequence[str]) -> dict[str, Any]:
 def method_on(file: PeftFile, run: Settings) -> dict[str, Any]:
     """Return the entries of the method that computes what the adapter does, defaults included."""
     form = run.task.form
-    config = loading.load_config(run.model, form.head, form.outputs)
+    config = loading.load_config(run.model, run.head, form.outputs)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = empty_model(run.model, config, form.head).model
+        model = empty_model(run.model, config, run.head).model
     method = method_for(file, model)  # looks at shapes, and at values of the file
     return {**compose([f"method={method['name']}"])["method"], **method}

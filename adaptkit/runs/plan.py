@@ -90,10 +90,10 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         AdaptError: the method cannot adapt this model; nothing was loaded.
     """
     form = run.task.form
-    config = load_config(run.model, form.head, form.outputs, offline=True)
-    lacking = gaps(run.model, config, form.head)
+    config = load_config(run.model, run.head, form.outputs, offline=True)
+    lacking = gaps(run.model, config, run.head)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        empty = empty_model(run.model, config, form.head, lacking)
+        empty = empty_model(run.model, config, run.head, lacking)
         roles = roles_of(empty.model)
         generator = torch.Generator().manual_seed(0)
         context = Context(
@@ -102,7 +102,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
             updates,
             "plan",
             labels=run.task.classes,
-            head=form.head,
+            head=run.head,
             pooling=run.model.pooling,
         )
         adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)

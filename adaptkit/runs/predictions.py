@@ -49,6 +49,8 @@ def read_predictions(directory: Path) -> dict[str, tuple[Answer, Answer]]:
 
 def same(one: Answer, other: Answer) -> bool:
     """Compare answers: numbers within a tolerance, everything else exactly."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, float) and isinstance(other, float):
         both_nan = math.isnan(one) and math.isnan(other)
         return both_nan or math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)

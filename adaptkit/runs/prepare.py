@@ -51,8 +51,11 @@ def reader_of(
     family = family_of(config.model_type)
     positions = family.positions(config)
     limit = None if positions is None else positions - extra_tokens
-    causal = family.cls is None and not family.encoder_decoder
-    return Reader(tokenizer, limit, causal)
+    start = None
+    if family.encoder_decoder:
+        start = config.decoder_start_token_id
+        start = config.pad_token_id if start is None else start
+    return Reader(tokenizer, limit, family.causal, start)
 
 
 def load_base(run: Settings, device: torch.device) -> Base:
@@ -62,9 +65,9 @@ def load_base(run: Settings, device: torch.device) -> Base:
         AdaptError: they cannot be loaded, or have no head for this task.
     """
     form = run.task.form
-    config = loading.load_config(run.model, form.head, form.outputs)
+    config = loading.load_config(run.model, run.head, form.outputs)
     tokenizer = loading.load_tokenizer(run.model, config)
-    loaded = loading.load_model(run.model, config, form.head, run.task.classes)
+    loaded = loading.load_model(run.model, config, run.head, run.task.classes)
     fingerprint = pinned(loaded.fingerprint, inherit(run, loaded.model, restored))
     loaded.model.to(device)  # number formats: precision.cast
     return Base(loaded.model, config, tokenizer, loaded.head, fingerprint, loaded.begins)
@@ -92,7 +95,7 @@ def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = N
         updates,
         stage,
         labels=run.task.classes,
-        head=form.head,
+        head=run.head,
         pooling=run.model.pooling,
         loss=partial(mean_loss, form),
         load_run=load_run,
@@ -114,7 +117,7 @@ def count_examples(run: Settings, rows: Dataset, extra_tokens: int) -> int:
     form = run.task.form
     if form.one_to_one:
         return len(rows)
-    config = loading.load_config(run.model, form.head, form.outputs)
+    config = loading.load_config(run.model, run.head, form.outputs)
     tokenizer = loading.load_tokenizer(run.model, config)
     return len(form.encode(rows, reader_of(config, tokenizer, extra_tokens)))
 

@@ -24,7 +24,7 @@ def first(settings: Settings, feed: Feed) -> list[int]:
 
 def proof_names(settings: Settings) -> tuple[str, ...]:
     """Return the outputs by which a rebuilt model is compared."""
-    return HEADS[settings.task.form.head].proof
+    return HEADS[settings.head].proof
 
 
 def verify_saved(settings: Settings, splits: Splits, expected: Mapping[str, Tensor]) -> None:

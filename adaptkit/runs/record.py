@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from adaptkit.training.scorer import Scored
 
 log = logging.getLogger("adaptkit")
+log.propagate = False  # libraries give the root logger handlers that print
 
 
 @dataclass(frozen=True)

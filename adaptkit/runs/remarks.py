@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adaptkit.metrics.bootstrap import interval
+from adaptkit.metrics.bootstrap import interval, of_mean
 from adaptkit.tasks.task import LABEL, Task
 from adaptkit.training.scorer import Scored
 
@@ -15,6 +15,8 @@ WORSE = 1.25  # times the loss of the first update: more than batches differ by 
 
 def score_interval(task: Task, scored: Scored) -> tuple[float, float] | None:
     """Return the 95 % interval of the deciding score, if rows can be drawn again for it."""
+    if (rows := task.row_scores(scored.answers, scored.rows)) is not None:
+        return of_mean(rows)
     return interval(task.headline, scored.answers, scored.rows[LABEL][:], task.classes)
 
 

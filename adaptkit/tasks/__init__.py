@@ -6,6 +6,8 @@ Like `adaptkit.methods`, these modules do not import torch at import time.
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.regress import Regress
+from adaptkit.tasks.seq2seq import Seq2Seq
+from adaptkit.tasks.span import Span
 from adaptkit.tasks.tag import Tag
 
 TASKS: dict[str, type] = {
@@ -13,4 +15,6 @@ TASKS: dict[str, type] = {
     "regress": Regress,
     "tag": Tag,
     "choice": Choice,
+    "span": Span,
+    "seq2seq": Seq2Seq,
 }

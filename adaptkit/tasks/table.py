@@ -225,6 +225,10 @@ class TableTask(ABC):
         """Return what a subset keeps the proportions of, one value per row; None: nothing."""
         return None
 
+    def row_scores(self, answers: Sequence[Answer], rows: Dataset) -> list[float] | None:
+        """Return a score per row of which the headline is the mean; None if it is not a mean."""
+        return None
+
     def check(self, rows: Dataset, split: str) -> None:
         """Check that the columns hold texts.
 

@@ -40,6 +40,7 @@ class Reader:
     tokenizer: PreTrainedTokenizerBase
     limit: int | None = None  # tokens that the model can read; None: any number
     causal: bool = False  # a word sees only what stands before it
+    decoder_start: int | None = None  # token that a decoder reads first; None: there is no decoder
 
     def length(self, wanted: int) -> int:
         """Return the number of tokens that a text may have: what is wanted, within the limit."""
@@ -106,7 +107,7 @@ class Form(Protocol):
 
     @property
     def head(self) -> str:
-        """Key of models.heads.HEADS."""
+        """Key of models.heads.HEADS, or "text": whichever of its heads generates."""
         ...
 
     @property
@@ -118,6 +119,11 @@ class Form(Protocol):
     def one_to_one(self) -> bool:
         """True if every row gives exactly one example; False: windows, to be counted."""
         return True
+
+    @property
+    def generates(self) -> bool:
+        """True if an answer takes many calls of the model, and not only the outputs of one."""
+        return False
 
     @property
     def votes(self) -> bool:
@@ -259,6 +265,10 @@ class Task(Protocol):
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
         """Return the task's metrics of one answer per row."""
+        ...
+
+    def row_scores(self, answers: Sequence[Answer], rows: Dataset) -> list[float] | None:
+        """Return a score per row of which the headline is the mean; None if it is not a mean."""
         ...
 
     def baseline(self, splits: Splits) -> tuple[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -45,6 +45,13 @@ class Scored:
     scores: dict[str, float]
 
 
+class Scorable(NamedTuple):
+    """A split as examples and as rows."""
+
+    feed: Feed
+    rows: Dataset
+
+
 @dataclass(frozen=True)
 class Scorer:
     """Predicts with an adapted model, and scores what it predicts."""
@@ -54,14 +61,16 @@ class Scorer:
     batch_size: int
     step: Callable[[], None] = lambda: None  # called after every batch
 
-    def score(self, feed: Feed, rows: Dataset) -> Scored:
-        """Predict and score the rows of `feed`.
+    def score(self, feed: Feed, rows: Dataset, generate: bool = True) -> Scored:
+        """Predict and score the rows of `feed`; without `generate` of a form that does: the loss.
 
         The scores are the task's, and `loss`, the mean over all that the form counts. If the form
         has variants of its answers (a prompt ensemble), they are scored as well: the mean over the
         variants of a kind, under the score's name and theirs.
         """
-        predicted, loss = self.predicted(feed)
+        predicted, loss = self.predicted(feed, generate)
+        if self.prepared.form.generates and not generate:
+            return Scored(rows, [], {"loss": loss})
         answers = self.prepared.form.answers(predicted, feed.rows)
         scores = self.task.score(answers, rows)
         variants = self.prepared.form.variants(predicted, feed.rows)
@@ -78,21 +87,25 @@ class Scorer:
         return self.prepared.form.answers(self.predicted(feed)[0], feed.rows)
 
     @torch.no_grad()
-    def predicted(self, feed: Feed) -> tuple[list[Answer], float]:
+    def predicted(self, feed: Feed, generate: bool = True) -> tuple[list[Answer], float]:
         """Return one prediction per example, in order, and the mean loss (nan without labels).
 
         Raises:
             AdaptError: the loss of labelled examples is not finite.
         """
         model, form = self.prepared.adaptation.model, self.prepared.form
+        answered = generate or not form.generates
         model.eval()
         predicted: dict[int, Answer] = {}
         total, count = 0.0, 0
         for indices in self._mine(longest_first(feed.lengths, self.batch_size)):
             batch = feed.batch(indices).to(self.prepared.device)
             with autocast(self.prepared.precision, self.prepared.device):
-                outputs = model(**batch.inputs)
-                answers = form.predict(model, outputs, batch, feed.reader)
+                # Without a target there is nothing for a decoder to read.
+                outputs = model(**batch.inputs) if batch.weight or not form.generates else None
+                answers = [None] * len(indices)
+                if answered:
+                    answers = form.predict(model, outputs, batch, feed.reader)
                 if batch.weight:
                     total += float(form.loss(outputs, batch))
             count += batch.weight

@@ -28,6 +28,8 @@ class TrainerSettings:
     # of frozen matrices and products; auto: the device's own
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     eval_every: int | None = None  # updates; null: at the end of every epoch
+    # evaluations between those that generate texts; 0: only the final score needs texts
+    generate_every: int = 0
     checkpoint_every: int | None = None  # updates; null: after every evaluation
     log_every: int = 50  # updates between two lines of the log
     early_stopping_patience: int | None = None  # evaluations without a better score
@@ -51,6 +53,7 @@ class TrainerSettings:
         for name in ("eval_every", "checkpoint_every", "early_stopping_patience"):
             if getattr(self, name) is not None:
                 at_least(f"trainer.{name}", getattr(self, name), 1)
+        at_least("trainer.generate_every", self.generate_every, 0)
         if self.max_steps is not None:
             at_least("trainer.max_steps", self.max_steps, 0)
 

@@ -17,11 +17,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from datasets import Dataset
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -34,19 +33,13 @@ from adaptkit.storage.files import to_json
 from adaptkit.training import checkpoints, state
 from adaptkit.training.arguments import parameter_groups, training_arguments
 from adaptkit.training.batching import BucketSampler, Feed, Shards
+from adaptkit.training.comparison import Comparison
 from adaptkit.training.hooks import Hooks
 from adaptkit.training.interruption import Interruption
 from adaptkit.training.losses import Losses
 from adaptkit.training.precision import autocast
-from adaptkit.training.scorer import Scored, Scorer, distributed, flat_scores, summed
+from adaptkit.training.scorer import Scorable, Scored, Scorer, distributed, flat_scores, summed
 from adaptkit.training.settings import Recipe
-
-
-class Scorable(NamedTuple):
-    """A split as examples and as rows."""
-
-    feed: Feed
-    rows: Dataset
 
 
 def collated(batch: Any) -> Any:
@@ -71,6 +64,8 @@ class AdaptTrainer(Trainer):
         self.prepared, self.task, self.recipe = scorer.prepared, scorer.task, recipe
         self.adaptation = scorer.prepared.adaptation
         self.feed, self.validation = train, validation
+        every = recipe.trainer.generate_every
+        self.comparison = Comparison.of(self.task, scorer.prepared.form, every)
         self.kept: tuple[int, dict[str, Scored]] = (-1, {})  # update, what was scored after it
         self.losses = Losses(recipe.optimizer.lr)
         self.progress = state.TrainingState(self.losses)
@@ -186,20 +181,20 @@ class AdaptTrainer(Trainer):
         handler = self.callback_handler
         self.control = handler.on_prediction_step(self.args, self.state, self.control)
 
-    def score(self) -> dict[str, Scored]:
-        """Score every validation split."""
+    def score(self, generate: bool = True) -> dict[str, Scored]:
+        """Score every validation split; if nothing is to be generated, by the loss alone."""
         return {
-            suffix: self.scorer.score(feed, rows)
+            suffix: self.scorer.score(feed, rows, generate)
             for suffix, (feed, rows) in self.validation.items()
         }
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Score every validation split, remember the best, and report the scores."""
         started = time.monotonic()
-        scored = self.score()
+        scored = self.score(self.comparison.generates(len(self.evaluated()) + 1))
         metrics = {f"eval_{k}": v for k, v in flat_scores(scored).items()}
         self.progress.eval_seconds += time.monotonic() - started
-        better = self._improves(metrics[f"eval_{self.task.headline}"])
+        better = self._improves(metrics[f"eval_{self.comparison.name}"])
         if better or self.recipe.trainer.keep == "last":
             self.kept = (self.state.global_step, scored)
         self.log(dict(metrics))
@@ -212,20 +207,22 @@ class AdaptTrainer(Trainer):
 
     def _improves(self, score: float) -> bool:
         """Note a score, and keep the weights that made it if it is the best so far."""
-        value = score if self.task.larger_is_better else -score
         kept = self.adaptation if self.recipe.trainer.keep == "best" else None
+        value = self.comparison.value(score)
         return self.progress.improves(value, self.state.global_step, kept)
 
     def evaluated(self) -> set[int]:
         """Return the updates after which the validation splits were scored."""
-        key = f"eval_{self.task.headline}"
+        key = f"eval_{self.comparison.name}"
         return {int(entry["step"]) for entry in self.state.log_history if key in entry}
 
     def final_scores(self) -> dict[str, Scored]:
         """Return what the kept weights scored, computed again only after a restart."""
         keep_best = self.recipe.trainer.keep == "best"
         update = self.progress.best_update if keep_best else self.state.global_step
-        return self.kept[1] if self.kept[0] == update else self.score()
+        made = self.kept[1] if self.kept[0] == update else {}
+        whole = made and self.task.headline in made[""].scores
+        return made if whole else self.score()
 
     def restore_best(self) -> None:
         """Put the best weights back, if they are wanted."""

@@ -1,0 +1,243 @@
+"""The span form: the answer to a question is a part of a text, between two marked tokens.
+
+    score(i, j) = S_i + E_j,   i <= j < i + longest answer,   S, E [T] from a head with two outputs
+
+A text that is longer than the model reads is cut into windows that overlap by `stride` tokens. In
+training a window without the whole answer is answered by its first token (CLS), as are questions
+without an answer (Devlin et al. 2019, arXiv:1810.04805). Of all windows of a row the best span is
+the answer: a slice of the row's own text. With `unanswerable` every answer also says by how much
+"no answer" beats it, the least over the windows (Rajpurkar et al. 2018, arXiv:1806.03822).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from adaptkit.adaptation import Batch
+from adaptkit.errors import AdaptError
+from adaptkit.tasks.forms.padding import check_separator, padded_inputs, plain_text
+from adaptkit.tasks.task import ID, LABEL, Answer, Form, Reader
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SpanForm(Form):
+    """A question and a text in, a part of the text out."""
+
+    question: str  # column
+    context: str  # column
+    max_length: int  # tokens of a window, question and special ones included
+    stride: int  # tokens by which neighbouring windows overlap
+    longest: int  # tokens of an answer
+    candidates: int  # best starts and best ends of a window that are combined
+    unanswerable: bool = False  # a text may hold no answer
+    threshold: float = 0.0  # by which "no answer" must beat the best span
+    only_answered: bool = False  # train on windows that hold the answer, and on no others
+
+    head: ClassVar[str] = "span"
+    outputs: ClassVar[int] = 2
+    one_to_one: ClassVar[bool] = False  # a long text gives several windows
+
+    def encode(self, rows: Dataset, reader: Reader) -> Dataset:
+        """Return windows: tokens, row, where the text's tokens stand, and the answer's, if known.
+
+        Raises:
+            AdaptError: a question leaves no room for the text.
+        """
+        from datasets.fingerprint import generate_random_fingerprint
+
+        check_separator(reader.tokenizer)
+        names = rows[ID] if ID in rows.column_names else range(1, len(rows) + 1)
+
+        def examples(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
+            self._check_room(batch[self.question], [names[i] for i in indices], reader)
+            return self.windows(batch, indices, reader)
+
+        return rows.map(
+            examples, batched=True, with_indices=True, remove_columns=rows.column_names,
+            batch_size=200, keep_in_memory=True, load_from_cache_file=False,
+            new_fingerprint=generate_random_fingerprint(),  # nothing is cached: no hash of it all
+        )  # fmt: skip
+
+    def _check_room(self, questions: Sequence[str], names: Sequence[Any], reader: Reader) -> None:
+        tokenizer, longest = reader.tokenizer, reader.length(self.max_length)
+        plain, special = plain_text(tokenizer), tokenizer.num_special_tokens_to_add(pair=True)
+        asked = tokenizer(
+            [plain(text.lstrip()) for text in questions], add_special_tokens=False,
+            split_special_tokens=True,
+        )["input_ids"]  # fmt: skip
+        for name, ids in zip(names, asked, strict=True):
+            room = longest - len(ids) - special
+            if room <= self.stride:
+                raise AdaptError(
+                    f"the row with id {name!r}: its question has {len(ids)} tokens, and leaves "
+                    f"room for {max(room, 0)} of the text. That must be more than task.stride="
+                    f"{self.stride}. Raise task.max_length, lower task.stride, or drop the row."
+                )
+
+    def windows(self, rows: dict[str, list], indices: list[int], reader: Reader) -> dict[str, list]:
+        """Return the windows of some rows, as columns."""
+        tokenizer, contexts = reader.tokenizer, rows[self.context]
+        plain = plain_text(tokenizer)
+        places = [places_in(plain(text), text) for text in contexts]
+        tokens = tokenizer(
+            [plain(question.lstrip()) for question in rows[self.question]],
+            [plain(text) for text in contexts],
+            truncation="only_second", max_length=reader.length(self.max_length),
+            stride=self.stride, return_overflowing_tokens=True, return_offsets_mapping=True,
+            return_attention_mask=False, split_special_tokens=True,
+        )  # fmt: skip
+        windows: list[dict[str, Any]] = []
+        owners = tokens["overflow_to_sample_mapping"]
+        for number, (owner, ids) in enumerate(zip(owners, tokens["input_ids"], strict=True)):
+            inside = [i for i, part in enumerate(tokens.sequence_ids(number)) if part == 1]
+            spans = [tokens["offset_mapping"][number][i] for i in inside]
+            starts, ends = ([places[owner][span[side]] for span in spans] for side in (0, 1))
+            begin, end = (starts[0], ends[-1]) if inside else (0, 0)
+            window = {
+                "input_ids": ids, "length": len(ids), "row": indices[owner],
+                "first": inside[0] if inside else 0, "null": null_place(ids, tokenizer),
+                "text": contexts[owner][begin:end],
+                "starts": [place - begin for place in starts],
+                "ends": [place - begin for place in ends],
+            }  # fmt: skip
+            if "token_type_ids" in tokens:
+                window["token_type_ids"] = tokens["token_type_ids"][number]
+            if LABEL in rows:
+                window["target"] = target_of(window, rows[LABEL][owner], begin)
+            windows.append(window)
+        if self.only_answered and LABEL in rows:
+            windows = with_answers(windows)
+        return {name: [window[name] for window in windows] for name in windows[0]}
+
+    def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
+        """Return inputs [B, T], and targets [B, 2]: the first and last token of the answer."""
+        import torch
+
+        names = ("first", "null", "text", "starts", "ends")
+        targets: dict[str, Any] = {name: [example[name] for example in examples] for name in names}
+        inputs = padded_inputs(examples, reader.tokenizer)
+        rows = [example["row"] for example in examples]
+        if "target" not in examples[0]:
+            return Batch(inputs, targets, rows, 0)
+        targets["target"] = torch.tensor([example["target"] for example in examples])
+        return Batch(inputs, targets, rows, len(rows))
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the summed loss: of each window the mean of its start's and its end's."""
+        from torch.nn.functional import cross_entropy
+
+        losses = [
+            cross_entropy(logits.float(), batch.targets["target"][:, side], reduction="sum")
+            for side, logits in enumerate((outputs.start_logits, outputs.end_logits))
+        ]
+        return (losses[0] + losses[1]) / 2
+
+    def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
+        """Return of every window its best span with its score, and the score of no answer."""
+        t = batch.targets
+        starts, ends = outputs.start_logits.float().cpu(), outputs.end_logits.float().cpu()
+        found = []
+        for i, (first, null) in enumerate(zip(t["first"], t["null"], strict=True)):
+            inside = slice(first, first + len(t["starts"][i]))
+            best = self.best(starts[i, inside], ends[i, inside])
+            none = float(starts[i, null] + ends[i, null])
+            if best is None:
+                found.append((none, float("-inf"), ""))
+            else:
+                score, one, other = best
+                text = t["text"][i][t["starts"][i][one] : t["ends"][i][other]]
+                found.append((none, score, text))
+        return found
+
+    def best(self, starts: Tensor, ends: Tensor) -> tuple[float, int, int] | None:
+        """Return score, first and last token of the best span, of starts and ends [W] of a text.
+
+        Only the best starts and ends are combined; if none of them fit together, all are.
+        """
+        width = len(starts)
+        if not width:
+            return None
+        for count in (min(self.candidates, width), width):
+            (high, first), (tall, last) = starts.topk(count), ends.topk(count)
+            length = last[None] - first[:, None] + 1
+            scores = high[:, None] + tall[None]
+            scores[(length < 1) | (length > self.longest)] = float("-inf")
+            place = int(scores.argmax())
+            if scores.flatten()[place] > float("-inf"):
+                break
+        i, j = divmod(place, count)
+        return float(scores[i, j]), int(first[i]), int(last[j])
+
+    def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
+        """Return per row the best span of its windows, a text.
+
+        If there may be none: `answer` (empty for none), the best `span`, and `no_answer`, by how
+        much the score of none beats that of the span.
+        """
+        nulls: dict[int, float] = {}
+        spans: dict[int, tuple[float, str]] = {}
+        for row, (null, score, text) in zip(rows, predicted, strict=True):
+            nulls[row] = min(null, nulls.get(row, float("inf")))
+            if row not in spans or score > spans[row][0]:
+                spans[row] = (score, text)
+        if not self.unanswerable:
+            return [spans[row][1] for row in sorted(spans)]
+        made = []
+        for row in sorted(spans):
+            score, text = spans[row]
+            margin = nulls[row] - score
+            answer = "" if margin > self.threshold else text
+            made.append({"answer": answer, "span": text, "no_answer": margin})
+        return made
+
+
+def target_of(window: Mapping[str, Any], label: Mapping[str, Any], begin: int) -> list[int]:
+    """Return the first and last token [2] of the first right answer, or twice that of none.
+
+    `begin`: where in the row's text the window begins.
+    """
+    starts, ends, none = window["starts"], window["ends"], [window["null"]] * 2
+    if not label["text"] or not starts:
+        return none
+    start = label["answer_start"][0] - begin
+    end = start + len(label["text"][0])
+    if starts[0] > start or ends[-1] < end:
+        return none
+    # Pieces of one letter share its characters, so that several may begin or end there.
+    first = max(i for i, place in enumerate(starts) if place <= start)
+    last = min(i for i, place in enumerate(ends) if place >= end)
+    return [window["first"] + first, window["first"] + max(first, last)]
+
+
+def with_answers(windows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the windows that hold an answer; of a row without one all of them."""
+    holds = [window["target"][0] != window["null"] for window in windows]
+    answered = {window["row"] for window, yes in zip(windows, holds, strict=True) if yes}
+    pairs = zip(windows, holds, strict=True)
+    return [window for window, yes in pairs if yes or window["row"] not in answered]
+
+
+def null_place(ids: Sequence[int], tokenizer: Any) -> int:
+    """Return the token that stands for no answer: CLS, the beginning, or the first token."""
+    for special in (tokenizer.cls_token_id, tokenizer.bos_token_id):
+        if special in ids:
+            return ids.index(special)
+    return 0
+
+
+def places_in(broken: str, text: str) -> Sequence[int]:
+    """Return for the characters of a text with broken-up special tokens their place in `text`."""
+    if broken == text:
+        return range(len(text) + 1)
+    places, at = [], 0
+    for sign in broken:
+        places.append(at)
+        if at < len(text) and text[at] == sign:  # else it is a blank that was put in
+            at += 1
+    return [*places, len(text)]

@@ -1,0 +1,213 @@
+"""Extractive question answering: the answer is a part of a text, or there is none.
+
+A row's right answers are SQuAD's `{text: [...], answer_start: [...]}`, a list of such, or plain
+texts, which are looked for in the row's text. A row without any has no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from adaptkit.errors import AdaptError, at_least, invalid, one_of
+from adaptkit.tasks.forms.span import SpanForm
+from adaptkit.tasks.source import Data
+from adaptkit.tasks.table import TableTask
+from adaptkit.tasks.task import ID, LABEL, Answer, Splits
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+METRICS = {
+    "squad": ("f1", "exact_match"),
+    "squad_v2": (
+        "f1", "exact_match", "has_answer_f1", "has_answer_exact_match", "no_answer_accuracy",
+        "best_f1", "best_f1_threshold", "best_exact_match", "best_exact_match_threshold",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Span(TableTask):
+    """A part of a text that answers a question."""
+
+    question: str = "question"  # column
+    context: str = "context"  # column of the texts that hold the answers
+    label: str = "answers"  # column of the right answers
+    metric: str = "squad"  # F1 of words and exact match; squad_v2: rows may have no answer
+    max_length: int = 384  # tokens of question and text, special ones included
+    stride: int = 128  # tokens by which the windows of a long text overlap
+    windows: Literal["all", "answered"] = "all"  # answered: train on those that hold the answer
+    max_answer_length: int = 30  # tokens
+    n_best: int = 20  # best starts and best ends that are combined
+    null_threshold: float = 0.0  # by which "no answer" must beat the best part of the text
+    # a right answer that its text does not hold; skip: leave the row out of training
+    on_missing: Literal["error", "skip"] = "error"
+
+    answer = "a part of the text"
+
+    def __post_init__(self) -> None:
+        one_of("task.metric", self.metric, METRICS)
+        super().__post_init__()
+        for name, low in (("stride", 0), ("max_answer_length", 1), ("n_best", 1)):
+            at_least(f"task.{name}", getattr(self, name), low)
+        if self.stride >= self.max_length:
+            raise invalid("task.stride", self.stride, f"must be below task.max_length="
+                          f"{self.max_length}: it is the overlap of windows")  # fmt: skip
+
+    def scores(self) -> tuple[str, ...]:
+        """Return the names of the metric's scores."""
+        return METRICS[self.metric]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Question and text."""
+        return (self.question, self.context)
+
+    @property
+    def form(self) -> SpanForm:
+        """A head that marks the first and the last token."""
+        return SpanForm(
+            self.question, self.context, self.max_length, self.stride, self.max_answer_length,
+            self.n_best, self.metric == "squad_v2", self.null_threshold,
+            self.windows == "answered",
+        )  # fmt: skip
+
+    def read_labels(self, rows: Dataset, split: str) -> list[dict[str, list]]:
+        """Return the right answers of every row: `text` and `answer_start`, -1 if not found.
+
+        Raises:
+            AdaptError: a value is neither, or a row has no answer although every row needs one.
+        """
+        labels = []
+        columns = zip(rows[self.label][:], rows[self.context][:], strict=True)
+        for number, (value, context) in enumerate(columns, 1):
+            found = right_answers(value, context)
+            where = f"task {self.name}, split {split}, row {number}"
+            if found is None:
+                raise AdaptError(
+                    f"{where}: {self.label} is {str(value)[:60]}, not {{text: [...], answer_start: "
+                    "[...]}, a text or a list of texts."
+                )
+            if not found["text"] and self.metric == "squad":
+                raise AdaptError(f"{where}: has no answer. Use task.metric=squad_v2.")
+            labels.append(found)
+        return labels
+
+    def load(self, data: Data, seed: int, train: bool = True, every_row: bool = False) -> Splits:
+        """Read the splits; a right answer that its text does not hold cannot be learnt.
+
+        Raises:
+            AdaptError: as for every task, or there is such an answer in the training rows.
+        """
+        splits = super().load(data, seed, train, every_row)
+        rows, notes = splits.train, list(splits.notes)
+        if rows is not None and (missing := without_place(rows)):
+            first = f"the answer of {len(missing)} of {len(rows)} training rows is not in its text"
+            if self.on_missing == "error":
+                raise AdaptError(
+                    f"task {self.name}: {first}, for example that with id "
+                    f"{rows[ID][missing[0]]!r}. Correct them, or leave them out: "
+                    "task.on_missing=skip."
+                )
+            notes.append(f"{first}, so that they are left out")
+            rows = rows.select(sorted({*range(len(rows))} - {*missing}))
+        for suffix, scored in splits.validation.items():
+            if missing := without_place(scored):
+                name = f"validation{suffix and f' ({suffix})'}"
+                notes.append(
+                    f"the first answer of {len(missing)} of {len(scored)} {name} rows is not in "
+                    "its text"
+                )
+        return replace(splits, train=rows, notes=tuple(notes))
+
+    def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
+        """Return the metric; an answer is a text, or for squad_v2 what the form says of it."""
+        from adaptkit.metrics.squad import Squad
+
+        metric = Squad(config_name=self.metric, keep_in_memory=True)
+        return metric.compute(
+            predictions=[whole(answer) for answer in answers],
+            references=[label["text"] for label in rows[LABEL][:]],
+        )
+
+    def row_scores(self, answers: Sequence[Answer], rows: Dataset) -> list[float] | None:
+        """Return the F1, or whether it is an exact match, of every row."""
+        from adaptkit.metrics.squad import best_of, exact, f1
+
+        kind = {"f1": f1, "exact_match": exact}.get(self.headline)
+        if kind is None:
+            return None
+        return [
+            best_of(kind, whole(answer)["answer"], label["text"], self.metric == "squad_v2")
+            for answer, label in zip(answers, rows[LABEL][:], strict=True)
+        ]
+
+    def baseline(self, splits: Splits) -> tuple[str, float]:
+        """Score the first sentence of every text, or none if rows may have no answer."""
+        rows = splits.validation[""]
+        if self.metric == "squad_v2":
+            name, answers = "no answer", [""] * len(rows)
+        else:
+            name, answers = "first sentence", [first_sentence(t) for t in rows[self.context][:]]
+        return name, self.score(answers, rows).get(self.headline, float("nan"))
+
+
+def whole(answer: Answer) -> dict[str, Any]:
+    """Return an answer with the keys of squad_v2; a plain text is certain of itself."""
+    if isinstance(answer, Mapping):
+        return dict(answer)
+    return {"answer": answer, "span": answer, "no_answer": 0.0}
+
+
+def right_answers(value: Any, context: str) -> dict[str, list] | None:
+    """Return `text` and `answer_start` of what a file holds, or None if it is neither.
+
+    A place that does not fit is replaced by the nearest that does, else by -1.
+    """
+    if value is None:
+        return {"text": [], "answer_start": []}
+    if isinstance(value, Mapping):
+        texts, starts = value.get("text"), value.get("answer_start")
+    elif isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
+        texts, starts = [v.get("text") for v in value], [v.get("answer_start") for v in value]
+    else:
+        texts, starts = value, None
+    texts = [texts] if isinstance(texts, str) else texts
+    starts = [starts] if isinstance(starts, int) else starts
+    if starts is None and isinstance(texts, list):
+        starts = [None] * len(texts)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return None
+    if not isinstance(starts, list) or len(starts) != len(texts):
+        return None
+    # A row that may have no answer is written as an empty text by some.
+    pairs = [(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()]
+    places = [place_of(text, start if isinstance(start, int) else None, context)
+              for text, start in pairs]  # fmt: skip
+    return {"text": [text for text, _ in pairs], "answer_start": places}
+
+
+def place_of(text: str, start: int | None, context: str) -> int:
+    """Return where a text stands in another, next to where it should, or -1."""
+    if start is None:
+        return context.find(text)
+    if context[start : start + len(text)] == text and start >= 0:
+        return start
+    places, at = [], context.find(text)
+    while at >= 0:
+        places.append(at)
+        at = context.find(text, at + 1)
+    return min(places, key=lambda place: abs(place - start), default=-1)
+
+
+def without_place(rows: Dataset) -> list[int]:
+    """Return the numbers of the rows whose first answer was not found."""
+    return [i for i, label in enumerate(rows[LABEL][:]) if -1 in label["answer_start"][:1]]
+
+
+def first_sentence(text: str) -> str:
+    """Return a text up to its first full stop, question mark or exclamation mark."""
+    ends = [place for sign in (". ", "? ", "! ", "\n") if (place := text.find(sign)) >= 0]
+    return text[: min(ends)] if ends else text

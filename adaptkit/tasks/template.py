@@ -1,0 +1,72 @@
+"""Texts with holes: `{column}` stands for a row's text, `{{` and `}}` for braces."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from adaptkit.errors import AdaptError, ConfigError, invalid
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text in which columns are named. A bare name of a column is that column alone."""
+
+    text: str
+    where: str  # the option that it is written in, for messages
+
+    @cached_property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of a fixed text, and the column that follows it (empty: none).
+
+        Raises:
+            ConfigError: a brace is not closed, or a hole holds more than a name.
+        """
+        if "{" not in self.text and "}" not in self.text:
+            return (("", self.text),)
+        try:
+            found = list(string.Formatter().parse(self.text))
+        except ValueError as error:
+            raise invalid(self.where, self.text, f"has a brace too many or too few ({error})",
+                          "Write {{ and }} for braces") from error  # fmt: skip
+        for _, name, how, kind in found:
+            if name is not None and (how or kind or not name.strip()):
+                raise invalid(self.where, self.text, "may hold names of columns only, as {column}")
+        return tuple((fixed, name or "") for fixed, name, _, _ in found)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns, each once."""
+        return tuple(dict.fromkeys(name for _, name in self.parts if name))
+
+    def check(self) -> None:
+        """Check the template.
+
+        Raises:
+            ConfigError: it cannot be read, or names no column.
+        """
+        if not self.columns:
+            raise ConfigError(f"{self.where}={self.text}: must name a column, as {{column}}.")
+
+    def filled(self, row: Mapping[str, str]) -> str:
+        """Return the text with the row's own texts in it."""
+        return "".join(fixed + (row[name] if name else "") for fixed, name in self.parts)
+
+    def shortened(self, row: Mapping[str, str], share: float) -> dict[str, str]:
+        """Return the row with its longest text cut at the end, by a share of all its characters.
+
+        Raises:
+            AdaptError: there is nothing left to cut.
+        """
+        sizes = {name: len(row[name]) for name in self.columns}
+        longest = max(sizes, key=sizes.__getitem__)
+        if not sizes[longest]:
+            raise AdaptError(
+                f"{self.where}: the template alone is longer than the model reads. Shorten it, or "
+                "raise task.max_length."
+            )
+        cut = max(1, math.floor(share * sum(sizes.values())))
+        return {**row, longest: row[longest][: max(0, sizes[longest] - cut)]}
