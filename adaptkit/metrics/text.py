@@ -76,7 +76,7 @@ def exact(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> li
 
 
 def by_reference(references: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return the first references of all rows, their second ones, and so on; empty: there is none."""
+    """Return the first references of all rows, their second ones, and so on; empty: none."""
     most = max(map(len, references))
     return [[r[i] if i < len(r) else "" for r in references] for i in range(most)]
 

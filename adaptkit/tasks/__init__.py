@@ -5,6 +5,7 @@ Like `adaptkit.methods`, these modules do not import torch at import time.
 
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.lm import LM
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.seq2seq import Seq2Seq
 from adaptkit.tasks.span import Span
@@ -17,4 +18,5 @@ TASKS: dict[str, type] = {
     "choice": Choice,
     "span": Span,
     "seq2seq": Seq2Seq,
+    "lm": LM,
 }

@@ -24,7 +24,7 @@ def load(
     """
     check_names(task, origin, train)
     split = task.train if train else task.validation
-    raw = task.read(data, split, origin, (*task.columns, task.label))
+    raw = task.read(data, split, origin, task.read_columns)
     task = task.bind(raw, split)
     rows = task.labelled(raw, split)
     notes = (*task.unnumbered(raw), *empty_texts(raw if train else None, task.columns))

@@ -99,7 +99,7 @@ class TableTask(ABC):
         self.check_columns(there, split, columns)
         if len(rows) == 0:
             raise AdaptError(f"task {self.name}, split {split}: has no rows.")
-        if self.label in columns[:-1]:
+        if self.label in self.columns:
             raise AdaptError(
                 f"task.label={self.label}: this column is read as input as well, so the answer "
                 "would be known. Name another column."
@@ -196,6 +196,11 @@ class TableTask(ABC):
     # ---- what it may change ----
 
     @property
+    def read_columns(self) -> tuple[str, ...]:
+        """Names of the columns that a labelled row must have."""
+        return (*self.columns, *([self.label] if self.label else []))
+
+    @property
     def bound(self) -> bool:
         """True if nothing has to be read off the data any more."""
         return True
@@ -254,7 +259,7 @@ class TableTask(ABC):
         Raises:
             AdaptError: a split, column or value is missing or wrong; the message names it.
         """
-        origin, columns = self.origin(data), (*self.columns, self.label)
+        origin, columns = self.origin(data), self.read_columns
         if origin.one_file:
             return one_file.load(self, origin, data, seed, train, every_row)
         raw = {s: self.read(data, name, origin, columns) for s, name in self.scored().items()}
