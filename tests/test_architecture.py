@@ -168,6 +168,10 @@ NEEDED = {  # what has no default
     ("task", "regress"): ["task.path=rows.csv", "task.text=[sentence]"],
     ("task", "tag"): ["task.path=rows.jsonl"],
     ("task", "choice"): ["task.path=rows.csv", "task.text=premise", "task.choices=[a,b]"],
+    ("task", "span"): ["task.path=rows.jsonl"],
+    ("task", "seq2seq"): ["task.path=rows.jsonl", "task.source=text"],
+    ("task", "summarize"): ["task.path=rows.jsonl"],
+    ("task", "lm"): ["task.path=rows.jsonl"],
     ("model", "auto"): ["model.path=some/model"],
 }
 ALL = [(part, name) for part in groups.GROUPS for name in groups.options(part)]

@@ -93,7 +93,7 @@ BROKEN = {
     "tabs in CSV": ("a.csv", "text\tlabel\na\tx\n", r"is cut at '\\t'.*at tabs in \.tsv"),
     "digits": ("a.json", f'[{{"text": "a", "label": {"9" * 5000}}}]', "row 1 is not JSON.*digits"),
     "quotes over lines": ("a.tsv", 'text\tlabel\n"a\tx\nb"\ty\n', "has 2 rows if quotes are let"),
-    "another format": ("a.txt", "a\n", r"must end in .parquet, .jsonl, .json, .csv or .tsv"),
+    "another format": ("a.txt", "a\n", r"must end in .parquet, .*, .tsv or .conll"),
 }  # fmt: skip
 
 
@@ -253,3 +253,42 @@ def test_a_task_is_named_after_its_file():
     for path in ("some/mine.csv", "some/mine.csv.gz", "some/mine"):
         plain = compose(["task=classify", f"task.path={path}", "task.text=a"])
         assert plain["task"]["name"] == "mine"
+
+
+CONLL = """-DOCSTART- -X- -X- O
+
+EU NNP B-NP B-ORG
+rejects VBZ B-VP O
+
+Peter NNP B-NP B-PER
+"""
+CONLLU = """# sent_id = 1
+1-2\tdon't\t_\t_\t_\t_\t_\t_\t_\t_
+1\tdo\tdo\tAUX\tVBP\t_\t3\taux\t_\t_
+2\tn't\tnot\tPART\tRB\t_\t3\tadvmod\t_\t_
+2.1\tgo\tgo\tVERB\tVB\t_\t_\t_\t_\t_
+3\tgo\tgo\tVERB\tVB\t_\t0\troot\t_\t_
+"""
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_tagged_words(compressed, tmp_path):
+    """A line per word, an empty line between sentences; what is no word of the text is left out."""
+    for name, content in (("ner.conll", CONLL), ("ud.conllu", CONLLU)):
+        data = content.encode()
+        put(tmp_path / f"{name}.gz" if compressed else tmp_path / name,
+            gzip.compress(data) if compressed else data)  # fmt: skip
+    end = ".gz" if compressed else ""
+    assert read_file(tmp_path / f"ner.conll{end}").rows.to_list() == [
+        {"tokens": ["EU", "rejects"], "column2": ["NNP", "VBZ"], "column3": ["B-NP", "B-VP"],
+         "tags": ["B-ORG", "O"]},
+        {"tokens": ["Peter"], "column2": ["NNP"], "column3": ["B-NP"], "tags": ["B-PER"]},
+    ]  # fmt: skip
+    (row,) = read_file(tmp_path / f"ud.conllu{end}", ["tokens", "upos"]).rows.to_list()
+    assert row == {"tokens": ["do", "n't", "go"], "upos": ["AUX", "PART", "VERB"]}
+
+
+def test_a_line_of_tagged_words_that_lacks_a_column(tmp_path):
+    put(tmp_path / "x.conll", b"EU B-ORG\nrejects\n")
+    with pytest.raises(AdaptError, match="line 2 has 1 columns, but 2 belong there"):
+        read_file(tmp_path / "x.conll")

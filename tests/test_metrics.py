@@ -173,16 +173,16 @@ def test_run_without_correlation(checkpoints, tmp_path, monkeypatch):
 
 # ---- tags ----
 
-# conlleval's rules: gold, prediction, F1 of the entities, accuracy of the words.
+# conlleval's rules: gold, prediction, F1 of the entities, that of IOB2, accuracy of the words.
 ENTITIES = [
-    ("B-PER I-PER O B-LOC", "I-PER I-PER O B-LOC", 1.0, 0.75),
-    ("B-PER B-PER", "B-PER I-PER", 0.0, 0.5),
-    ("B-PER I-PER O", "B-PER I-LOC O", 0.0, 2 / 3),
-    ("B-PER I-PER O", "B-PER O O", 0.0, 2 / 3),
-    ("O O", "O O", 0.0, 1.0),
+    ("B-PER I-PER O B-LOC", "I-PER I-PER O B-LOC", 1.0, 2 / 3, 0.75),
+    ("B-PER B-PER", "B-PER I-PER", 0.0, 0.0, 0.5),
+    ("B-PER I-PER O", "B-PER I-LOC O", 0.0, 0.0, 2 / 3),
+    ("B-PER I-PER O", "B-PER O O", 0.0, 0.0, 2 / 3),
+    ("O O", "O O", 0.0, 0.0, 1.0),
     ("O O B-MISC I-MISC I-MISC I-MISC O|B-PER I-PER O",
-     "O O O B-MISC I-MISC I-MISC O|B-PER I-PER O", 0.5, 0.8),
-    ("I-PER I-PER O I-LOC B-LOC", "B-PER I-PER O B-LOC B-LOC", 1.0, 0.6),
+     "O O O B-MISC I-MISC I-MISC O|B-PER I-PER O", 0.5, 0.5, 0.8),
+    ("I-PER I-PER O I-LOC B-LOC", "B-PER I-PER O B-LOC B-LOC", 1.0, 0.5, 0.6),
 ]  # fmt: skip
 
 
@@ -190,11 +190,12 @@ def tags(text: str) -> list[list[str]]:
     return [row.split() for row in text.split("|")]
 
 
-@pytest.mark.parametrize(("gold", "made", "f1", "accuracy"), ENTITIES)
-def test_entities(gold, made, f1, accuracy):
+@pytest.mark.parametrize(("gold", "made", "f1", "strict", "accuracy"), ENTITIES)
+def test_entities(gold, made, f1, strict, accuracy):
     metric = Tagging(config_name="entities")
     found = metric.compute(predictions=tags(made), references=tags(gold))
     assert found["f1"] == pytest.approx(f1) and found["accuracy"] == pytest.approx(accuracy)
+    assert found["strict_f1"] == pytest.approx(strict)
 
 
 def test_precision_and_recall_of_entities():

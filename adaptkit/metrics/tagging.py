@@ -2,10 +2,12 @@
 
     accuracy    share of the words with the right tag, punctuation included
     entities    F1, precision and recall of whole entities in BIO tags, and accuracy of the words:
-                conlleval's rules, as in seqeval (Tjong Kim Sang & De Meulder 2003)
+                conlleval's rules, as in seqeval (Tjong Kim Sang & De Meulder 2003); `strict_`: an
+                entity must begin with B- (IOB2)
 
-A word without a prediction (the empty text) counts as wrong; for entities it stands outside.
-Entities follow seqeval's default: an I- tag after another type, or after O, begins an entity.
+A word without a prediction (the empty text) counts as wrong; for entities it stands outside. Tags
+are repaired as conlleval does, of references as well: an I- tag after O, or after another type,
+begins an entity. The strict scores leave out such entities.
 """
 
 import warnings
@@ -13,6 +15,7 @@ import warnings
 import datasets
 import evaluate
 from seqeval.metrics import f1_score, precision_score, recall_score
+from seqeval.scheme import IOB2
 
 NAMES = ("accuracy", "entities")
 
@@ -54,4 +57,10 @@ class Tagging(evaluate.Metric):
                 name: float(score(references, outside, zero_division=0))
                 for name, score in kinds.items()
             }
-        return entities | scores
+            strict = {
+                f"strict_{name}": float(
+                    score(references, outside, zero_division=0, mode="strict", scheme=IOB2)
+                )
+                for name, score in kinds.items()
+            }
+        return {**entities, **scores, **strict}

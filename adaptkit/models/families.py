@@ -40,10 +40,6 @@ def _always(config: PreTrainedConfig) -> bool:
     return True
 
 
-def _never(config: PreTrainedConfig) -> bool:
-    return False
-
-
 def _unless_before(config: PreTrainedConfig) -> bool:
     return not config.do_layer_norm_before  # OPT-350m normalises after the sums
 
@@ -59,7 +55,9 @@ class Family:
     padding: Literal["right", "left"] = "right"  # on which side the classifier expects padding
     cls: Literal["first", "last"] | None = "first"  # which token was trained to sum up the text
     positions: Callable[[PreTrainedConfig], int | None] = _longest  # longest input; None: no limit
-    post_norm: Callable[[PreTrainedConfig], bool] = _never  # norms stand after residual sums
+    post_norm: Callable[[PreTrainedConfig], bool] = lambda _: (
+        False
+    )  # norms stand after residual sums
     shared_layers: bool = False  # one set of weights serves all layers
     encoder_decoder: bool = False
     reader: str = ""  # the part below the base model that every task's class gives the words to

@@ -1,4 +1,4 @@
-"""Files of rows: Parquet, JSON lines, JSON arrays, CSV and TSV; the text formats also as .gz.
+"""Files of rows: Parquet, JSON lines, JSON arrays, CSV, TSV, CoNLL; all but Parquet also as .gz.
 
 A file that is broken is an error that names the row. Of a file only the columns that a task asks
 for are looked at: what the others hold does not matter.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adaptkit.errors import AdaptError, first_line
+from adaptkit.tasks import conll
 
 if TYPE_CHECKING:
     import pyarrow
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 TEXT_FORMATS = ("jsonl", "json", "csv", "tsv")
 EXTENSIONS = ("parquet", *TEXT_FORMATS, *(f"{name}.gz" for name in TEXT_FORMATS))
-ENDINGS = ".parquet, .jsonl, .json, .csv or .tsv (text also as .gz)"  # of them, for messages
+ENDINGS = (
+    ".parquet, .jsonl, .json, .csv, .tsv or .conll (text also as .gz)"  # of them, for messages
+)
 LONGEST_CELL = 1 << 30  # characters; Python's own limit is below that of a long text
 
 Row = dict[str, Any]
@@ -55,10 +58,8 @@ def read_file(file: Path, columns: Collection[str] | None = None) -> Table:
 
 def kind_of(name: str) -> str | None:
     """Return the format that the ending of a file's name says, or None."""
-    return next((kind for kind in EXTENSIONS if name.lower().endswith(f".{kind}")), None)
-
-
-# ---- Parquet ----
+    kinds = (*EXTENSIONS, *conll.FORMATS)
+    return next((kind for kind in kinds if name.lower().endswith(f".{kind}")), None)
 
 
 def _parquet(file: Path, columns: Collection[str] | None) -> Table:
@@ -112,13 +113,12 @@ def _features(table: pyarrow.Table, file: Path) -> Features:
     return Features({**features, **kept})
 
 
-# ---- text ----
-
-
 def _text_rows(file: Path, kind: str, columns: Collection[str] | None) -> Table:
     text = _text(file, compressed=kind.endswith(".gz"))
     if kind.startswith("json"):
         rows = _array(text, file) if text.lstrip().startswith("[") else _lines(text, file)
+    elif kind in conll.FORMATS:
+        rows = conll.sentences(text, file, kind)
     elif kind.startswith("tsv"):
         rows = _tabbed(text, file, columns)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from adaptkit.errors import AdaptError, above, at_least, invalid, one_of
+from adaptkit.errors import AdaptError, above, at_least, invalid, one_of, within
 from adaptkit.tasks.forms.text import Generation, TextForm, first_of
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
@@ -56,6 +56,7 @@ class Seq2Seq(TableTask):
             at_least(f"task.{name}", getattr(self, name), low)
         if self.max_new_tokens is not None:
             at_least("task.max_new_tokens", self.max_new_tokens, 1)
+        within("task.length_penalty", self.length_penalty, -10, 10)
         above("task.temperature", self.temperature, 0)
         if not 0 < self.top_p <= 1:
             raise invalid("task.top_p", self.top_p, "must be above 0 and at most 1")

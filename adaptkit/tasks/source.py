@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from adaptkit.errors import AdaptError, MachineError, at_least, first_line, invalid
 from adaptkit.storage import bundled
+from adaptkit.tasks import conll
 from adaptkit.tasks.files import ENDINGS, EXTENSIONS, Table, kind_of, read_file
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def file_of(place: Path, split: str) -> Path | None:
     """
     if place.is_file():
         return place
-    names = (f"{split}.{extension}" for extension in EXTENSIONS)
+    names = (f"{split}.{extension}" for extension in (*EXTENSIONS, *conll.FORMATS))
     files = [place / name for name in names if (place / name).is_file()]
     if len(files) > 1:
         raise AdaptError(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from adaptkit.errors import AdaptError, at_least, invalid, one_of
+from adaptkit.errors import AdaptError, at_least, invalid, one_of, within
 from adaptkit.tasks.forms.span import SpanForm
 from adaptkit.tasks.source import Data
 from adaptkit.tasks.table import TableTask
@@ -52,6 +52,7 @@ class Span(TableTask):
         super().__post_init__()
         for name, low in (("stride", 0), ("max_answer_length", 1), ("n_best", 1)):
             at_least(f"task.{name}", getattr(self, name), low)
+        within("task.null_threshold", self.null_threshold, -1000, 1000)
         if self.stride >= self.max_length:
             raise invalid("task.stride", self.stride, f"must be below task.max_length="
                           f"{self.max_length}: it is the overlap of windows")  # fmt: skip

@@ -28,7 +28,11 @@ from adaptkit.tasks.weights import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-METRICS = {"accuracy": ("accuracy",), "entities": ("f1", "precision", "recall", "accuracy")}
+METRICS = {
+    "accuracy": ("accuracy",),
+    "entities": ("f1", "precision", "recall", "accuracy", "strict_f1", "strict_precision",
+                 "strict_recall"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
