@@ -19,8 +19,7 @@ ROLES = ("query", "key", "value", "output", "up", "gate", "down")  # linear maps
 NORMS = ("attention_norm", "ffn_norm")
 # Modules whose output (input, for the last) is that of a sub-layer, before the residual sum.
 POINTS = ("after_attention", "after_ffn", "before_ffn")
-FFN = ("up", "gate", "down")
-QKV = ("query", "key", "value")
+FFN, QKV = ("up", "gate", "down"), ("query", "key", "value")
 
 
 def _longest(config: PreTrainedConfig) -> int | None:
@@ -32,7 +31,7 @@ def past_padding(config: PreTrainedConfig) -> int | None:
     return config.max_position_embeddings - (config.pad_token_id or 0) - 1
 
 
-def _unlimited(config: PreTrainedConfig) -> int | None:
+def _unlimited(_: PreTrainedConfig) -> None:
     return None
 
 
