@@ -168,6 +168,7 @@ NEEDED = {  # what has no default
     ("task", "regress"): ["task.path=rows.csv", "task.text=[sentence]"],
     ("task", "tag"): ["task.path=rows.jsonl"],
     ("task", "choice"): ["task.path=rows.csv", "task.text=premise", "task.choices=[a,b]"],
+    ("task", "gap"): ["task.path=rows.jsonl", "task.text=passage"],
     ("task", "span"): ["task.path=rows.jsonl"],
     ("task", "seq2seq"): ["task.path=rows.jsonl", "task.source=text"],
     ("task", "summarize"): ["task.path=rows.jsonl"],

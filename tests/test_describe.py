@@ -83,7 +83,8 @@ def test_shared_options_repeat_the_meaning() -> None:
         ("trainer", {"max_steps": "whole number or null, 0 or more", "keep": "best | last"}),
         ("data", {"source": "auto | hub | local | sample", "root": "text or null"}),
         ("task classify", {"max_length": "whole number, 4 or more",
-                           "metric": "accuracy, accuracy_and_f1, matthews"}),
+                           "metric": "accuracy, accuracy_and_f1, gender_parity, macro_f1, "
+                                     "matthews, multirc, weighted_f1"}),
         ("model auto", {"pooling": "mean | max | null"}),
     ],
 )  # fmt: skip

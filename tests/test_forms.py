@@ -31,6 +31,7 @@ from adaptkit.runs.run import Interface, run
 from adaptkit.runs.verify import verify
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.gap import Gap
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.tag import Tag
 from adaptkit.tasks.task import Task
@@ -79,6 +80,12 @@ KINDS = {
         Choice("t", text="text", choices=("choices",)),
         {"text": TEXTS, "choices": [choices_of(i) for i in range(len(TEXTS))],
          "label": [i % 2 for i in range(len(TEXTS))]},
+    ),
+    "gap": Kind(
+        Gap("t", text="text", query="query"),
+        {"text": TEXTS, "query": [f"@placeholder and {text}" for text in OTHERS[:3] * 3],
+         "candidates": [choices_of(i) for i in range(len(TEXTS))],
+         "label": [choices_of(i)[: 1 + i % 2] for i in range(len(TEXTS))]},
     ),
 }  # fmt: skip
 LACKING = {("tag", "opt"), ("tag", "bart")}  # no such class in transformers
@@ -306,6 +313,7 @@ OPTIONS = {
     "regress": ["task=regress", "task.text=[text]"],
     "tag": ["task=tag", "task.label=label", "task.labels=[A,B,C]"],
     "choice": ["task=choice", "task.text=text", "task.choices=[choices]"],
+    "gap": ["task=gap", "task.text=text", "task.label=label"],
 }
 QUICK = ["trainer.device=cpu", "trainer.precision=fp32", "trainer.epochs=2", "trainer.keep=last",
          "optimizer=sgd", "optimizer.lr=0.01", "method=full"]  # fmt: skip

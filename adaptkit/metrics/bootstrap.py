@@ -3,11 +3,13 @@
     score of n rows drawn with replacement, 1,000 times: its 2.5 % and 97.5 % quantiles
 
 For classes a draw of rows is a multinomial draw of the cells of the confusion matrix, which costs
-the same for any number of rows. Ranks (Spearman) are those of all rows, not of each draw.
+the same for any number of rows. Rows that belong together are drawn together. Ranks (Spearman) are
+those of all rows, not of each draw.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 TIMES = 1000
-CLASSES = ("accuracy", "f1", "matthews_correlation")
+CLASSES = ("accuracy", "f1", "macro_f1", "weighted_f1", "matthews_correlation")
 NUMBERS = ("pearson", "spearmanr")
 Array = NDArray[Any]
 
@@ -50,6 +52,16 @@ def of_mean(values: Sequence[float]) -> tuple[float, float] | None:
     return quantiles(np.fromiter(drawn, float, TIMES))
 
 
+def of_ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float] | None:
+    """Return the interval of sum / sum of two values per group of rows; groups are drawn."""
+    count = len(above)
+    if count < 2:
+        return None
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), TIMES)
+    top, bottom = drawn @ np.asarray(above, float), drawn @ np.asarray(below, float)
+    return quantiles(np.divide(top, bottom, out=np.zeros(TIMES), where=bottom > 0))
+
+
 def quantiles(scores: Array) -> tuple[float, float] | None:
     """Return the 2.5 % and 97.5 % quantiles of redrawn scores, undefined ones left out."""
     if not np.isfinite(scores).any():
@@ -65,23 +77,25 @@ def of_classes(
     classes: Sequence[Hashable],
     random: np.random.Generator,
 ) -> Array:
-    """Return the scores [times] of redrawn confusion matrices [times, label, answer]."""
+    """Return the scores [times] of redrawn confusion matrices, of which most cells are empty."""
     order = {c: i for i, c in enumerate(dict.fromkeys([*classes, *labels, *answers]))}
-    count, n = len(order), len(labels)
-    cells = np.zeros((count, count))
-    np.add.at(cells, ([order[one] for one in labels], [order[one] for one in answers]), 1)
-    drawn = random.multinomial(n, cells.ravel() / n, TIMES).reshape(TIMES, count, count)
-    right, said, true = np.einsum("tii->ti", drawn), drawn.sum(1), drawn.sum(2)
+    n, cells = len(labels), Counter(zip(labels, answers, strict=True))
+    drawn = random.multinomial(n, np.fromiter(cells.values(), float) / n, TIMES)
+    pairs = np.asarray([(order[label], order[answer]) for label, answer in cells])
+    of_label, of_answer = np.eye(len(order))[pairs.T]  # [cells, classes]
+    right, said, true = (drawn @ of for of in (of_label * of_answer, of_answer, of_label))
     with np.errstate(divide="ignore", invalid="ignore"):
         if name == "accuracy":
             return right.sum(1) / n
-        if name == "f1":
-            both = said[:, 1] + true[:, 1]
-            return np.where(both == 0, 0.0, 2 * right[:, 1] / both)
+        if name.endswith("f1"):
+            both = said + true
+            f1 = np.where(both == 0, 0.0, 2 * right / both)
+            if name == "weighted_f1":
+                return (f1 * true).sum(1) / n
+            return f1.mean(1) if name == "macro_f1" else f1[:, 1]
         # Gorodkin 2004; no correlation counts as 0, as in scikit-learn.
-        s, t = said.astype(float), true.astype(float)
-        above = right.sum(1) * n - (s * t).sum(1)
-        below = np.sqrt((n**2 - (s**2).sum(1)) * (n**2 - (t**2).sum(1)))
+        above = right.sum(1) * n - (said * true).sum(1)
+        below = np.sqrt((n**2 - (said**2).sum(1)) * (n**2 - (true**2).sum(1)))
         return np.where(below == 0, 0.0, above / below)
 
 

@@ -55,6 +55,7 @@ class RunResult:
     score: float | None = None
     scores: dict[str, float | None] = field(default_factory=dict)
     score_interval: list[float] | None = None  # 95 %, over the rows
+    details: dict[str, Any] = field(default_factory=dict)  # by split: classes, confusion, ...
     baseline: dict[str, Any] = field(default_factory=dict)  # name, value
     remarks: list[str] = field(default_factory=list)  # what a reader of the score should know
     labels: list[str] = field(default_factory=list)  # names of the classes
@@ -155,6 +156,10 @@ def scoring_facts(
         "remarks": [remark for remark in (one_answer(scored[""]), *remarks) if remark],
         "score": scores[run.task.headline],
         "scores": scores,
+        "details": {
+            f"validation{suffix and f' ({suffix})'}": run.task.details(part.answers, part.rows)
+            for suffix, part in scored.items()
+        },
         "baseline": {"name": name, "value": value},
         "labels": list(run.task.classes),
         "data": {

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adaptkit.metrics.bootstrap import interval, of_mean
+from adaptkit.metrics.bootstrap import interval, of_mean, of_ratio
 from adaptkit.tasks.task import LABEL, Task
 from adaptkit.training.scorer import Scored
 
@@ -17,6 +17,8 @@ def score_interval(task: Task, scored: Scored) -> tuple[float, float] | None:
     """Return the 95 % interval of the deciding score, if rows can be drawn again for it."""
     if (rows := task.row_scores(scored.answers, scored.rows)) is not None:
         return of_mean(rows)
+    if (parts := task.parts(scored.answers, scored.rows)) is not None:
+        return of_ratio(*parts)
     return interval(task.headline, scored.answers, scored.rows[LABEL][:], task.classes)
 
 

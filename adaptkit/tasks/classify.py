@@ -12,16 +12,18 @@ The balanced weights have the mean 1 over the training rows: they leave the size
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from adaptkit.errors import AdaptError, one_of, within
+from adaptkit.errors import AdaptError, invalid, one_of, within
 from adaptkit.tasks.forms.head import HeadForm
-from adaptkit.tasks.labels import Namer, classes_in
+from adaptkit.tasks.labels import Namer, classes_in, whole
 from adaptkit.tasks.table import TableTask
-from adaptkit.tasks.task import LABEL, Answer, Splits
+from adaptkit.tasks.task import ID, LABEL, Answer, Splits
+from adaptkit.tasks.template import Template, columns_of
 from adaptkit.tasks.weights import (
     BALANCED,
     Weights,
@@ -38,20 +40,30 @@ if TYPE_CHECKING:
 METRICS = {  # name -> scores; the first is the one that runs are compared by
     "accuracy": ("accuracy",),
     "accuracy_and_f1": ("f1", "accuracy"),
+    "macro_f1": ("macro_f1", "accuracy"),
+    "weighted_f1": ("weighted_f1", "accuracy"),
     "matthews": ("matthews_correlation",),
+    "multirc": ("f1a", "exact_match"),
+    "gender_parity": ("accuracy", "gender_parity"),
 }
+TWO = ("accuracy_and_f1", "multirc")  # of these, F1 is that of the second of two classes
+GROUPED, AVERAGES = ("multirc", "gender_parity"), ("macro_f1", "weighted_f1")
+HIDDEN = -1  # what a benchmark writes for a label that it does not tell
 
 
 @dataclass(frozen=True)
 class Classify(TableTask):
     """One of C classes per row. `labels` names them in the order of their numbers."""
 
-    text: tuple[str, ...] = ()  # one column, or [first,second] for a pair
+    # one column, or [first,second] for a pair; {column} stands for its text in a longer one
+    text: tuple[str, ...] = ()
     # class names in the order of their numbers; empty: read from the data
     labels: tuple[str | int, ...] = ()
     # of the loss: balanced, numbers in the order of the labels, or {class: number}
     class_weights: Weights = None
     label_smoothing: float = 0.0  # share of the target that all classes get in the loss
+    group: tuple[str, ...] = ()  # columns whose values say which rows belong together
+    unlabelled: Literal["error", "drop"] = "error"  # rows with the label -1; drop: leave them out
     metric: str = "accuracy"  # how answers are scored
 
     answer = "a class"
@@ -64,6 +76,9 @@ class Classify(TableTask):
             raise AdaptError(f"task.labels={list(self.labels)}: name two classes or more.")
         within("task.label_smoothing", self.label_smoothing, 0, 1)
         check_weights(self.class_weights, self.classes)
+        if self.metric == "multirc" and not self.group:
+            raise invalid("task.group", [], "must say which rows belong to one question, because "
+                          "of task.metric=multirc")  # fmt: skip
 
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""
@@ -72,7 +87,12 @@ class Classify(TableTask):
     @property
     def columns(self) -> tuple[str, ...]:
         """The text columns."""
-        return self.text
+        return columns_of(self.text, "task.text")
+
+    @property
+    def read_columns(self) -> tuple[str, ...]:
+        """Names of the columns that a labelled row must have."""
+        return (*self.columns, *self.group, self.label)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -123,11 +143,13 @@ class Classify(TableTask):
         if not self.labels:
             where = f"task {self.name}: column {self.label!r}"
             stored = names_in(rows, self.label)
-            found = classes_in(enumerate(rows[self.label][:], 1), stored, where)
+            values = enumerate(rows[self.label][:], 1)
+            known = ((row, value) for row, value in values if not self.dropped(value))
+            found = classes_in(known, stored, where)
             if len(found) < 2:
                 raise self._one_class(len(rows), found[0], split)
             task = replace(self, labels=found)
-        if self.metric == "accuracy_and_f1" and len(task.labels) != 2:
+        if self.metric in TWO and len(task.labels) != 2:
             raise AdaptError(
                 f"task.metric={self.metric}: needs two classes, not {len(task.labels)}."
             )
@@ -137,8 +159,43 @@ class Classify(TableTask):
         """Return the names that a file gives its numbers of classes, if it does."""
         return names_in(rows, self.label)
 
-    def read_labels(self, rows: Dataset, split: str) -> list[str]:
-        """Return the class of every row.
+    def dropped(self, value: Any) -> bool:
+        """Tell whether a row with this value is left out."""
+        return self.unlabelled == "drop" and whole(value) == HIDDEN
+
+    def labelled(self, rows: Dataset, split: str) -> Dataset:
+        """Return checked rows, without those that are left out.
+
+        Raises:
+            AdaptError: no row is left.
+        """
+        found = super().labelled(rows, split)
+        known = [i for i, name in enumerate(found[LABEL][:]) if name is not None]
+        if not known:
+            raise AdaptError(
+                f"task {self.name}, split {split}: no row has a label; score on another split."
+            )
+        return found if len(known) == len(found) else found.select(known)
+
+    def groups(self, rows: Dataset) -> list[Hashable] | None:
+        """Return which rows belong together: by their columns, or pairs by their numbers.
+
+        Raises:
+            AdaptError: rows of pairs have ids that are not numbers.
+        """
+        if self.group:
+            return list(zip(*(map(json.dumps, rows[name][:]) for name in self.group), strict=True))
+        if self.metric != "gender_parity":
+            return None
+        if not all(name.isdecimal() for name in rows[ID][:]):
+            raise AdaptError(
+                f"task {self.name}: the rows 2k and 2k + 1 are a pair, so that their ids must be "
+                "numbers. Set task.id=null to number them."
+            )
+        return [int(name) // 2 for name in rows[ID][:]]
+
+    def read_labels(self, rows: Dataset, split: str) -> list[str | None]:
+        """Return the class of every row, or None if it is left out.
 
         Raises:
             AdaptError: a value is none of the classes, the file names other classes, or all rows of
@@ -146,9 +203,13 @@ class Classify(TableTask):
         """
         where = f"task {self.name}, split {split}"
         namer = Namer(self.classes, names_in(rows, self.label), where)
-        names = [namer.name(value, row) for row, value in enumerate(rows[self.label][:], 1)]
-        if split == self.train and len(set(names)) < 2:
-            raise self._one_class(len(rows), names[0], split)
+        names = [
+            None if self.dropped(value) else namer.name(value, row)
+            for row, value in enumerate(rows[self.label][:], 1)
+        ]
+        kinds = {name for name in names if name is not None}
+        if split == self.train and len(kinds) == 1:
+            raise self._one_class(len(rows), kinds.pop(), split)
         return names
 
     def _one_class(self, rows: int, name: str, split: str) -> AdaptError:
@@ -163,23 +224,59 @@ class Classify(TableTask):
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
         """Return the task's metrics of the classes' names."""
+        numbers = self.numbers(answers, rows)
+        if self.metric in GROUPED:
+            from adaptkit.metrics.super_glue import SuperGlue
+
+            metric = SuperGlue(config_name=self.metric, keep_in_memory=True)
+            return metric.compute(**numbers, groups=self.groups(rows))
+        if self.metric in AVERAGES:
+            from adaptkit.metrics.classes import Classes
+
+            metric = Classes(config_name=self.metric, keep_in_memory=True)
+            return metric.compute(**numbers, classes=len(self.classes))
         from adaptkit.metrics.glue import Glue
 
-        numbers = {name: i for i, name in enumerate(self.classes)}
-        return Glue(config_name=self.metric, keep_in_memory=True).compute(
-            predictions=[numbers[name] for name in answers],
-            references=[numbers[name] for name in rows[LABEL][:]],
-        )
+        return Glue(config_name=self.metric, keep_in_memory=True).compute(**numbers)
+
+    def numbers(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, list[int]]:
+        """Return the numbers of the classes that were answered, and of those that are right."""
+        of = {name: i for i, name in enumerate(self.classes)}
+        return {
+            "predictions": [of[name] for name in answers],
+            "references": [of[name] for name in rows[LABEL][:]],
+        }
+
+    def details(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, Any]:
+        """Return averages, each class's precision, recall and F1, and the confusion matrix."""
+        from adaptkit.metrics.classes import report
+
+        return report(**self.numbers(answers, rows), names=self.classes)
+
+    def parts(
+        self, answers: Sequence[Answer], rows: Dataset
+    ) -> tuple[list[float], list[float]] | None:
+        """Return the headline as sums over groups of rows; None if no rows belong together."""
+        from adaptkit.metrics.super_glue import PARTS, parts
+
+        groups = self.groups(rows)
+        if groups is None or self.headline not in PARTS:
+            return None
+        return parts(self.headline, **self.numbers(answers, rows), groups=groups)
 
     def baseline(self, splits: Splits) -> tuple[str, float]:
-        """Score the commonest class of the training rows; of equally common ones the best."""
+        """Score the commonest class of the training rows; of equally common ones the best.
+
+        MultiRC counts right answers only: there the best class of all.
+        """
         rows = splits.validation[""]
         seen, where = splits.seen()
         counts = Counter(seen[LABEL][:])
-        most = max(counts.values())
-        scores = [self.score([name] * len(rows), rows) for name in counts if counts[name] == most]
+        least = 1 if self.metric == "multirc" else max(counts.values())
+        scores = [self.score([name] * len(rows), rows) for name in counts if counts[name] >= least]
         best = max if self.larger_is_better else min
-        return f"majority class{where}", best(s.get(self.headline, float("nan")) for s in scores)
+        name = "best class" if self.metric == "multirc" else "majority class"
+        return f"{name}{where}", best(s.get(self.headline, float("nan")) for s in scores)
 
 
 def names_in(rows: Dataset, column: str) -> tuple[str, ...] | None:
@@ -189,10 +286,12 @@ def names_in(rows: Dataset, column: str) -> tuple[str, ...] | None:
 
 
 def check_texts(text: tuple[str, ...]) -> None:
-    """Check that one or two columns are named.
+    """Check that one or two texts are named, and that each names a column.
 
     Raises:
-        AdaptError: none, or more.
+        AdaptError: none, or more, or a template cannot be read.
     """
     if len(text) not in (1, 2):
         raise AdaptError(f"task.text={list(text)}: name one column, or two for a pair of texts.")
+    for one in text:
+        Template(one, "task.text").check()

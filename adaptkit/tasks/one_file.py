@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError
+from adaptkit.tasks import grouping
+from adaptkit.tasks.notes import notes_on
 from adaptkit.tasks.source import Data, DataSource, empty_texts, held_out
 from adaptkit.tasks.task import LABEL, Splits
 
@@ -27,14 +29,20 @@ def load(
     raw = task.read(data, split, origin, task.read_columns)
     task = task.bind(raw, split)
     rows = task.labelled(raw, split)
-    notes = (*task.unnumbered(raw), *empty_texts(raw if train else None, task.columns))
+    notes = notes_on(task.id, {split: raw}, {split: rows})
+    notes += empty_texts(raw if train else None, task.columns)
     if every_row:
         return Splits(
             task.fitted(None), None, {"": task.some(rows, data.eval_rows, seed)}, origin, notes
         )
     where, strata = f"task.path={origin.path}", task.strata(rows[LABEL][:])
-    learnt, held = held_out(strata or [""] * len(rows), where)
+    groups = task.groups(rows)
     share = "a tenth of each class" if strata else "a tenth"
+    if groups is not None:
+        learnt, held = grouping.held_out(groups, where)
+        share = "a tenth of what belongs together"
+    else:
+        learnt, held = held_out(strata or [""] * len(rows), where)
     note = (
         f"{where} is one file: {len(held)} of its {len(rows)} rows ({share}) are held out as the "
         "validation split, and never trained on"

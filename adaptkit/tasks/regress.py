@@ -13,6 +13,7 @@ from adaptkit.tasks.classify import check_texts
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
+from adaptkit.tasks.template import columns_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +25,8 @@ PLAIN = r"\s*[-+.0-9eE]+\s*"  # the signs of a number in a text
 class Regress(TableTask):
     """One number per row."""
 
-    text: tuple[str, ...] = ()  # one column, or [first,second] for a pair
+    # one column, or [first,second] for a pair; {column} stands for its text in a longer one
+    text: tuple[str, ...] = ()
     metric: str = "correlations"  # Pearson and Spearman correlation
 
     answer = "a number"
@@ -41,7 +43,7 @@ class Regress(TableTask):
     @property
     def columns(self) -> tuple[str, ...]:
         """The text columns."""
-        return self.text
+        return columns_of(self.text, "task.text")
 
     @property
     def form(self) -> HeadForm:

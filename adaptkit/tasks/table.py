@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
-from adaptkit.tasks import one_file, source
+from adaptkit.tasks import grouping, one_file, source
+from adaptkit.tasks.ids import with_ids
 from adaptkit.tasks.labels import check_stored
+from adaptkit.tasks.notes import notes_on
 from adaptkit.tasks.task import ID, LABEL, Answer, Form, Splits
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class TableTask(ABC):
                     f"task {self.name}: the column {taken!r} cannot be a text, because adaptkit "
                     f"keeps the rows' {taken}s under that name. Rename it in the file."
                 )
-        return self.with_ids(rows, split)
+        return with_ids(rows, self.id, f"task {self.name}, split {split}")
 
     def check_columns(self, there: Sequence[str], split: str, columns: Sequence[str]) -> None:
         """Check that a split has the columns.
@@ -135,30 +136,10 @@ class TableTask(ABC):
     def option_of(self, column: str) -> str:
         """Return the option that names a column, for messages."""
         for name, value in vars(self).items():
-            if value == column or (isinstance(value, tuple) and column in value):
+            texts = value if isinstance(value, tuple) else (value,)
+            if column in texts or any(f"{{{column}}}" in str(text) for text in texts):
                 return f"task.{name}"
         return "the columns in task.*"
-
-    def with_ids(self, rows: Dataset, split: str) -> Dataset:
-        """Return the rows with the column `id`, as text.
-
-        Raises:
-            AdaptError: a row has no id, or two rows have one.
-        """
-        ids = [str(number) for number in range(len(rows))]
-        if self.id in rows.column_names:
-            values = rows[self.id][:]
-            if empty := [i for i, value in enumerate(values) if value is None or value == ""]:
-                where = f"task {self.name}, split {split}, row {empty[0] + 1}"
-                raise AdaptError(f"{where}: {self.id} (task.id) is empty. Fill it in.")
-            ids = [str(value) for value in values]
-        value, times = Counter(ids).most_common(1)[0]
-        if times > 1:
-            raise AdaptError(
-                f"task {self.name}, split {split}: {times} rows have the id {value!r}. An id names "
-                "one row; set task.id=null to number the rows."
-            )
-        return source.with_column(rows, ID, ids)
 
     # ---- what a kind of task must say ----
 
@@ -234,6 +215,16 @@ class TableTask(ABC):
         """Return a score per row of which the headline is the mean; None if it is not a mean."""
         return None
 
+    def parts(
+        self, answers: Sequence[Answer], rows: Dataset
+    ) -> tuple[list[float], list[float]] | None:
+        """Return two numbers per group of rows, the headline is sum by sum; None if it is not."""
+        return None
+
+    def details(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, Any]:
+        """Return what the record holds about the answers next to the scores."""
+        return {}
+
     def check(self, rows: Dataset, split: str) -> None:
         """Check that the columns hold texts.
 
@@ -242,12 +233,9 @@ class TableTask(ABC):
         """
         self.check_texts(rows, split, self.columns)
 
-    def unnumbered(self, *raw: Dataset | None) -> tuple[str, ...]:
-        """Return a remark if the column of ids is named, and rows are numbered for lack of it."""
-        lack = [rows for rows in raw if rows is not None and self.id not in rows.column_names]
-        if not self.id or not lack:
-            return ()
-        return (f"task.id={self.id}: there is no such column, so rows are numbered from 0",)
+    def groups(self, rows: Dataset) -> list[Hashable] | None:
+        """Return what belongs together and is never parted, one value per row; None: nothing."""
+        return None
 
     def load(
         self, data: source.Data, seed: int, train: bool = True, every_row: bool = False
@@ -262,35 +250,35 @@ class TableTask(ABC):
         origin, columns = self.origin(data), self.read_columns
         if origin.one_file:
             return one_file.load(self, origin, data, seed, train, every_row)
-        raw = {s: self.read(data, name, origin, columns) for s, name in self.scored().items()}
-        raw_train = self.read(data, self.train, origin, columns) if train else None
-        if raw_train is None:
-            task = self.bind(raw[""], self.validation)
-        else:
-            task = self.bind(raw_train, self.train)
-        for suffix, rows in raw.items() if not self.bound else ():
-            where = f"task {self.name}, split {self.scored()[suffix]}"
+        names = dict.fromkeys([*self.scored().values(), *([self.train] if train else [])])
+        raw = {name: self.read(data, name, origin, columns) for name in names}
+        first = self.train if train else self.validation
+        task = self.bind(raw[first], first)
+        for name, rows in raw.items() if not self.bound else ():
+            where = f"task {self.name}, split {name}"
             check_stored(task.classes, self.stored_names(rows), where)
+        kept = {name: task.labelled(rows, name) for name, rows in raw.items()}
         validation = {
-            suffix: task.some(task.labelled(rows, self.scored()[suffix]), data.eval_rows, seed)
-            for suffix, rows in raw.items()
+            suffix: task.some(kept[name], data.eval_rows, seed)
+            for suffix, name in self.scored().items()
         }
-        rows = None
-        if raw_train is not None:
-            rows = task.some(task.labelled(raw_train, self.train), data.train_rows, seed)
-        notes = self.unnumbered(raw_train, *raw.values())
-        notes += source.empty_texts(raw_train, self.columns)
+        rows = task.some(kept[self.train], data.train_rows, seed) if train else None
+        notes = notes_on(self.id, raw, kept)
+        notes += source.empty_texts(raw.get(self.train) if train else None, self.columns)
         return Splits(task.fitted(rows), rows, validation, origin, notes)
 
     def labelled(self, rows: Dataset, split: str) -> Dataset:
         """Return checked rows with `id`, the task's columns and `label`."""
         self.check(rows, split)
         labels = self.read_labels(rows, split)
-        kept = list(dict.fromkeys([ID, *self.columns, LABEL]))
+        inputs = (column for column in self.read_columns if column != self.label)
+        kept = list(dict.fromkeys([ID, *inputs, LABEL]))
         return source.with_column(rows, LABEL, labels).select_columns(kept)
 
     def some(self, rows: Dataset, count: int | None, seed: int) -> Dataset:
-        """Return at most `count` of checked rows, seeded."""
+        """Return at most `count` of checked rows, seeded; what belongs together stays so."""
+        if (groups := self.groups(rows)) is not None:
+            return grouping.subset(rows, count, seed, groups)
         return source.subset(rows, count, seed, self.strata(rows[LABEL][:]))
 
     def check_texts(self, rows: Dataset, split: str, columns: Sequence[str]) -> None:

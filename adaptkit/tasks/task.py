@@ -271,6 +271,16 @@ class Task(Protocol):
         """Return a score per row of which the headline is the mean; None if it is not a mean."""
         ...
 
+    def parts(
+        self, answers: Sequence[Answer], rows: Dataset
+    ) -> tuple[list[float], list[float]] | None:
+        """Return two numbers per group of rows, the headline is sum by sum; None if it is not."""
+        ...
+
+    def details(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, Any]:
+        """Return what the record holds about the answers next to the scores."""
+        ...
+
     def baseline(self, splits: Splits) -> tuple[str, float]:
         """Return the name of a trivial predictor, and its headline score on the validation rows."""
         ...

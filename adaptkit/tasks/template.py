@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,6 +55,13 @@ class Template:
         """Return the text with the row's own texts in it."""
         return "".join(fixed + (row[name] if name else "") for fixed, name in self.parts)
 
+    def column(self, batch: Mapping[str, list]) -> list[str]:
+        """Return the texts of a batch of rows, given as columns."""
+        if self.parts == (("", self.text),):
+            return batch[self.text]
+        rows = zip(*(batch[name] for name in self.columns), strict=True)
+        return [self.filled(dict(zip(self.columns, row, strict=True))) for row in rows]
+
     def shortened(self, row: Mapping[str, str], share: float) -> dict[str, str]:
         """Return the row with its longest text cut at the end, by a share of all its characters.
 
@@ -70,3 +77,8 @@ class Template:
             )
         cut = max(1, math.floor(share * sum(sizes.values())))
         return {**row, longest: row[longest][: max(0, sizes[longest] - cut)]}
+
+
+def columns_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the columns that templates name, each once."""
+    return tuple(dict.fromkeys(name for text in texts for name in Template(text, where).columns))

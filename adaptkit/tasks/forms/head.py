@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.forms.padding import padded_inputs, tokenized
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
+from adaptkit.tasks.template import Template
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class HeadForm(Form):
     """Text in, one class or number out."""
 
-    text: tuple[str, ...]  # one column, or two for a pair
+    text: tuple[str, ...]  # a column or a template, or two for a pair
     classes: tuple[str, ...]  # empty: a number
     max_length: int  # tokens, special ones included; longer texts are cut
     weights: tuple[float, ...] = ()  # of the classes in the loss; none: 1
@@ -48,10 +49,11 @@ class HeadForm(Form):
 
         longest = reader.length(self.max_length)
         numbers = {name: i for i, name in enumerate(self.classes)}
+        templates = [Template(text, "task.text") for text in self.text]
 
         def examples(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
             columns = tokenized(
-                reader.tokenizer, [batch[column] for column in self.text], longest, cut=True
+                reader.tokenizer, [one.column(batch) for one in templates], longest, cut=True
             )
             columns |= {"length": [len(ids) for ids in columns["input_ids"]], "row": indices}
             if LABEL in batch:

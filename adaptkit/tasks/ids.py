@@ -1,0 +1,36 @@
+"""The rows' own ids."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from adaptkit.errors import AdaptError
+from adaptkit.tasks import source
+from adaptkit.tasks.task import ID
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def with_ids(rows: Dataset, column: str | None, where: str) -> Dataset:
+    """Return rows with the column `id`, as text: the values of `column`, or numbers from 0.
+
+    Raises:
+        AdaptError: a row has no id, or two rows have one; `where` names task and split.
+    """
+    ids = [str(number) for number in range(len(rows))]
+    if column in rows.column_names:
+        values = rows[column][:]
+        if empty := [i for i, value in enumerate(values) if value is None or value == ""]:
+            raise AdaptError(
+                f"{where}, row {empty[0] + 1}: {column} (task.id) is empty. Fill it in."
+            )
+        ids = [str(value) for value in values]
+    value, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise AdaptError(
+            f"{where}: {times} rows have the id {value!r}. An id names one row; set task.id=null "
+            "to number the rows."
+        )
+    return source.with_column(rows, ID, ids)
