@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import (
+    ModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+)
 
 from adaptkit.models.padding import columns, order_of, realign
 from adaptkit.models.pooling import pool
@@ -26,7 +30,8 @@ def correlation(targets: np.ndarray, predicted: np.ndarray) -> float:
 class LinearProbe(nn.Module):
     """logits = head(pool(h_layer)), the base model frozen and without dropout.
 
-    Without `pooling` every token is read: logits [B, T, C] instead of [B, C].
+    Without `pooling` every token is read: logits [B, T, C] instead of [B, C]. With `ends` the two
+    outputs are those of the first and the last token of a span.
     """
 
     def __init__(
@@ -37,9 +42,11 @@ class LinearProbe(nn.Module):
         layer: int,
         left: bool,
         generator: torch.Generator,
+        ends: bool = False,
     ) -> None:
         super().__init__()
         self.body, self.config, self.pooling, self.layer = body, config, pooling, layer
+        self.ends = ends
         self.left = left  # where the base model expects padding
         width: int = config.hidden_size
         self.head = nn.Linear(
@@ -90,7 +97,10 @@ class LinearProbe(nn.Module):
         self.head.bias.fill_(float(bias))
         return float(ridge.alpha_ / len(read))
 
-    def forward(self, features: Tensor | None = None, **inputs: Tensor) -> SequenceClassifierOutput:
+    def forward(self, features: Tensor | None = None, **inputs: Tensor) -> ModelOutput:
         """Classify text inputs, or features computed before."""
-        read = self.features(inputs) if features is None else features
-        return SequenceClassifierOutput(logits=self.head(read))
+        logits = self.head(self.features(inputs) if features is None else features)
+        if self.ends:
+            start, end = logits.unbind(-1)
+            return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+        return SequenceClassifierOutput(logits=logits)

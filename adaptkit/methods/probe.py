@@ -4,9 +4,9 @@
 
 pool: the mean or the maximum over the real tokens (special ones included, padding not), the
 classification token (`cls`), or the last real token (`last`). Layer 0 is the embedding output. If
-the task labels tokens, every token is read by itself and `pooling` must be left at `mean`. The base
-model runs without dropout and without gradients, so its features are computed once per example. Of
-an encoder-decoder the encoder is probed.
+the task labels tokens or marks a span, every token is read by itself and `pooling` must be left at
+`mean`. The base model runs without dropout and without gradients, so its features are computed once
+per example. Of an encoder-decoder the encoder is probed.
 
 For a number, W and b are not found by updates but solved for: ridge regression on the standardised
 features f, with the lambda whose leave-one-out predictions of the training rows correlate best with
@@ -46,14 +46,15 @@ class Probe:
         """
         from adaptkit.layers.probing import LinearProbe
 
-        if context.head not in ("sequence", "token"):
+        tokens = context.head in ("token", "span")
+        if context.head != "sequence" and not tokens:
             raise AdaptError(
                 f"method=probe: replaces a classifier by a linear map, and this task has a "
                 f"{HEADS[context.head].words}. Choose another method, for example method=lora."
             )
-        if context.head == "token" and self.pooling != "mean":
+        if tokens and self.pooling != "mean":
             raise invalid(
-                "method.pooling", self.pooling, "this task labels every token, nothing is pooled",
+                "method.pooling", self.pooling, "this task reads every token, nothing is pooled",
                 "Leave it out",
             )  # fmt: skip
         if context.pooling:
@@ -70,7 +71,7 @@ class Probe:
                 "the text. Choose mean, max or last."
             )
         position = kind.cls if self.pooling == "cls" else self.pooling
-        if context.head == "token":
+        if tokens:
             position = None
         model = LinearProbe(
             encoder(start.model),
@@ -79,6 +80,7 @@ class Probe:
             self.layer,
             kind.padding == "left",
             context.generator,
+            ends=context.head == "span",
         )
         head = frozenset(n for n, _ in model.named_parameters() if n.startswith("head."))
         adapted = replace(start, model=model, head=head).only(lambda name: False)

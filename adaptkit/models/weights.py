@@ -21,6 +21,8 @@ from adaptkit.models.heads import HEADS
 if TYPE_CHECKING:
     from adaptkit.models.model import Model
 
+SPAN_HEAD = "qa_outputs."  # T5's stands beside its two stacks, inside the base model
+
 
 def read_weights(
     model: Model, config: PretrainedConfig, head: str, **options: Any
@@ -35,8 +37,11 @@ def read_weights(
         output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, **options,
     )  # fmt: skip
     loaded, info = reading()
+    names = _renamed(loaded, info)
+    if names:
+        loaded, info = reading(key_mapping=names)
     if twin := _twin(loaded, info, config):
-        loaded, info = reading(key_mapping=twin)
+        loaded, info = reading(key_mapping={**names, **twin})
     # A head for other classes than the task's is replaced like a missing one.
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     if wrong := sorted(mismatched - head_names(loaded) if HEADS[head].new else mismatched):
@@ -48,6 +53,21 @@ def read_weights(
     _check_whole(model, loaded, lacking)
     _check_described(model, loaded, info["unexpected_keys"])
     return loaded, lacking
+
+
+def _renamed(loaded: nn.Module, info: Mapping[str, Any]) -> dict[str, str]:
+    """Return the prefix of the base model's stored tensors, if the task's class has another.
+
+    LLaMA's and Qwen2's span classifiers call it `transformer`, the rest of their classes `model`.
+    """
+    prefix = base_prefix(loaded)
+    inner = [name.removeprefix(prefix) for name in info["missing_keys"] if name.startswith(prefix)]
+    endings = tuple(f".{name}" for name in inner if "." in name)
+    found = [name for name in sorted(info["unexpected_keys"]) if name.endswith(endings)]
+    if not endings or not found:
+        return {}
+    stored = found[0].partition(".")[0]
+    return {rf"^{re.escape(stored)}\.": prefix}
 
 
 def _twin(loaded: nn.Module, info: Mapping[str, Any], config: PretrainedConfig) -> dict[str, str]:
@@ -80,8 +100,8 @@ def _check_whole(model: Model, loaded: nn.Module, lacking: Collection[str]) -> N
     Raises:
         AdaptError: the files lack a tensor of the body, or hold it as whole numbers.
     """
-    prefix = base_prefix(loaded)
-    body = [n for n, _ in loaded.named_parameters() if n.startswith(prefix)]
+    prefix, outside = base_prefix(loaded), head_names(loaded)
+    body = [n for n, _ in loaded.named_parameters() if n not in outside]
     gone = [n for n in body if n in lacking and not n.startswith(f"{prefix}pooler.")]
     if gone:
         more = f" and {len(gone) - 1} more of {len(body)} tensors" if len(gone) > 1 else ""
@@ -152,7 +172,8 @@ def check_finite(model: Model, loaded: nn.Module) -> None:
 def head_names(model: nn.Module) -> frozenset[str]:
     """Return the parameters outside the base model: new with the task, if the head says so."""
     prefix = base_prefix(model)
-    return frozenset(n for n, _ in model.named_parameters() if not n.startswith(prefix))
+    names = {name for name, _ in model.named_parameters()}
+    return frozenset(n for n in names if not n.startswith(prefix) or n.startswith(SPAN_HEAD))
 
 
 def new_names(loaded: nn.Module, lacking: Collection[str], head: str) -> frozenset[str]:

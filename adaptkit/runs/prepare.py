@@ -119,7 +119,8 @@ def count_examples(run: Settings, rows: Dataset, extra_tokens: int) -> int:
         return len(rows)
     config = loading.load_config(run.model, run.head, form.outputs)
     tokenizer = loading.load_tokenizer(run.model, config)
-    return len(form.encode(rows, reader_of(config, tokenizer, extra_tokens)))
+    examples = form.encode(rows, reader_of(config, tokenizer, extra_tokens))
+    return len(form.prepare(examples, plain_model(run, torch.device("cpu"))))
 
 
 def training_batches(

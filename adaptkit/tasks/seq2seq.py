@@ -56,6 +56,10 @@ class Seq2Seq(TableTask):
             at_least(f"task.{name}", getattr(self, name), low)
         if self.max_new_tokens is not None:
             at_least("task.max_new_tokens", self.max_new_tokens, 1)
+        longest = self.max_new_tokens or self.max_target_length
+        if self.min_new_tokens > longest:
+            raise invalid("task.min_new_tokens", self.min_new_tokens,
+                          f"must be at most {longest}, the longest answer")  # fmt: skip
         within("task.length_penalty", self.length_penalty, -10, 10)
         above("task.temperature", self.temperature, 0)
         if not 0 < self.top_p <= 1:
@@ -75,6 +79,10 @@ class Seq2Seq(TableTask):
     def columns(self) -> tuple[str, ...]:
         """The columns of the source."""
         return self.template.columns
+
+    def option_of(self, column: str) -> str:
+        """Return the option that names a column: the source names several."""
+        return "task.source" if column in self.columns else super().option_of(column)
 
     @property
     def form(self) -> TextForm:

@@ -11,7 +11,7 @@ the answer: a slice of the row's own text. With `unanswerable` every answer also
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -111,9 +111,11 @@ class SpanForm(Form):
             if LABEL in rows:
                 window["target"] = target_of(window, rows[LABEL][owner], begin)
             windows.append(window)
-        if self.only_answered and LABEL in rows:
-            windows = with_answers(windows)
         return {name: [window[name] for window in windows] for name in windows[0]}
+
+    def prepare(self, examples: Dataset, load_base: Callable[[], nn.Module]) -> Dataset:
+        """Leave out windows without the answer, if asked; never of rows that are scored."""
+        return examples.select(with_answers(examples)) if self.only_answered else examples
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Return inputs [B, T], and targets [B, 2]: the first and last token of the answer."""
@@ -126,16 +128,22 @@ class SpanForm(Form):
         if "target" not in examples[0]:
             return Batch(inputs, targets, rows, 0)
         targets["target"] = torch.tensor([example["target"] for example in examples])
+        targets["size"] = torch.tensor([len(example["input_ids"]) for example in examples])
         return Batch(inputs, targets, rows, len(rows))
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the summed loss: of each window the mean of its start's and its end's."""
+        """Return the summed loss: of each window the mean of its start's and its end's.
+
+        Padding has no share of the probability, so that a window's loss is its own.
+        """
+        import torch
         from torch.nn.functional import cross_entropy
 
-        losses = [
-            cross_entropy(logits.float(), batch.targets["target"][:, side], reduction="sum")
-            for side, logits in enumerate((outputs.start_logits, outputs.end_logits))
-        ]
+        size, target = batch.targets["size"], batch.targets["target"]
+        padding = torch.arange(outputs.start_logits.shape[1], device=size.device) >= size[:, None]
+        both = [logits.float().masked_fill(padding, float("-inf"))
+                for logits in (outputs.start_logits, outputs.end_logits)]  # fmt: skip
+        losses = [cross_entropy(both[i], target[:, i], reduction="sum") for i in (0, 1)]
         return (losses[0] + losses[1]) / 2
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
@@ -148,11 +156,11 @@ class SpanForm(Form):
             best = self.best(starts[i, inside], ends[i, inside])
             none = float(starts[i, null] + ends[i, null])
             if best is None:
-                found.append((none, float("-inf"), ""))
+                found.append((none, none, ""))  # an empty text: no score is a number
             else:
                 score, one, other = best
                 text = t["text"][i][t["starts"][i][one] : t["ends"][i][other]]
-                found.append((none, score, text))
+                found.append((none, score, text.strip()))  # some pieces begin with a blank
         return found
 
     def best(self, starts: Tensor, ends: Tensor) -> tuple[float, int, int] | None:
@@ -205,8 +213,9 @@ def target_of(window: Mapping[str, Any], label: Mapping[str, Any], begin: int) -
     starts, ends, none = window["starts"], window["ends"], [window["null"]] * 2
     if not label["text"] or not starts:
         return none
-    start = label["answer_start"][0] - begin
-    end = start + len(label["text"][0])
+    text = label["text"][0]
+    start = label["answer_start"][0] - begin + len(text) - len(text.lstrip())
+    end = start + len(text.strip())
     if starts[0] > start or ends[-1] < end:
         return none
     # Pieces of one letter share its characters, so that several may begin or end there.
@@ -215,12 +224,12 @@ def target_of(window: Mapping[str, Any], label: Mapping[str, Any], begin: int) -
     return [window["first"] + first, window["first"] + max(first, last)]
 
 
-def with_answers(windows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the windows that hold an answer; of a row without one all of them."""
-    holds = [window["target"][0] != window["null"] for window in windows]
-    answered = {window["row"] for window, yes in zip(windows, holds, strict=True) if yes}
-    pairs = zip(windows, holds, strict=True)
-    return [window for window, yes in pairs if yes or window["row"] not in answered]
+def with_answers(windows: Dataset) -> list[int]:
+    """Return the numbers of the windows that hold an answer; of a row without one of all."""
+    targets, nulls, rows = windows["target"][:], windows["null"][:], windows["row"][:]
+    holds = [target[0] != null for target, null in zip(targets, nulls, strict=True)]
+    answered = {row for row, yes in zip(rows, holds, strict=True) if yes}
+    return [i for i, yes in enumerate(holds) if yes or rows[i] not in answered]
 
 
 def null_place(ids: Sequence[int], tokenizer: Any) -> int:

@@ -12,12 +12,12 @@ the same texts as each row alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from adaptkit.adaptation import Batch
-from adaptkit.errors import at_least
+from adaptkit.errors import AdaptError, at_least
 from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs, plain_text
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 from adaptkit.tasks.template import Template
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor, nn
     from transformers import GenerationMixin
+
+
+SHORTEST = 4  # tokens of a source that must fit next to a target: the least task.max_length
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,17 @@ class TextForm(Form):
     generates: ClassVar[bool] = True
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
-        """Return examples: the source's tokens, `target` with its end, `length`, `cut`, `row`."""
+        """Return examples: the source's tokens, `target` with its end, `length`, `cut`, `row`.
+
+        Raises:
+            AdaptError: the model has no room for source and target, or no token for the end.
+        """
         from datasets.fingerprint import generate_random_fingerprint
 
+        room = self._room(reader)
+
         def examples(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-            columns = [batch[name] for name in self.source.columns]
-            made = [self._source(dict(zip(self.source.columns, values, strict=True)), reader)
-                    for values in zip(*columns, strict=True)]  # fmt: skip
+            made = self._sources(batch, room, reader)
             found: dict[str, list] = {
                 "input_ids": [ids for ids, _ in made],
                 "cut": [lost for _, lost in made],
@@ -75,7 +82,7 @@ class TextForm(Form):
             }
             found["length"] = [len(ids) for ids in found["input_ids"]]
             if LABEL in batch:
-                found["target"] = [self._target(first_of(label), reader) for label in batch[LABEL]]
+                found["target"] = self._targets([first_of(label) for label in batch[LABEL]], reader)
                 if reader.causal:
                     sizes = zip(found["length"], found["target"], strict=True)
                     found["length"] = [length + len(target) for length, target in sizes]
@@ -87,42 +94,63 @@ class TextForm(Form):
             new_fingerprint=generate_random_fingerprint(),  # nothing is cached: no hash of it all
         )  # fmt: skip
 
-    def _source(self, row: Mapping[str, str], reader: Reader) -> tuple[list[int], int]:
-        """Return a source's tokens, and how many were cut."""
+    def _room(self, reader: Reader) -> int:
+        """Return how many tokens a source may have."""
+        if reader.tokenizer.eos_token_id is None:
+            raise AdaptError(
+                "the model's tokenizer has no token that ends a text, so that no text would end. "
+                "Name one in tokenizer_config.json (eos_token)."
+            )
+        target = max(self.max_target_length, self.generation.max_new_tokens)
         room = reader.length(self.max_length)
-        if reader.causal:  # the target needs room as well
-            room = min(room, (reader.limit or room + self.max_target_length)
-                       - self.max_target_length)  # fmt: skip
-        plain = plain_text(reader.tokenizer)
-        row = {name: plain(text) for name, text in row.items()}
-        ids = self._read(self.source.filled(row), reader)
-        whole = len(ids)
-        while len(ids) > room:
-            row = self.source.shortened(row, 1 - room / len(ids))
-            ids = self._read(self.source.filled(row), reader)
-        return ids, whole - len(ids)
+        if reader.limit is None:
+            return room
+        left = reader.limit - target  # of one stack; two read source and target apart
+        if left < (SHORTEST if reader.causal else 0):
+            raise AdaptError(
+                f"this model has room for {reader.limit} tokens, and a target may have {target}"
+                f"{', which leaves too few for its source' if reader.causal else ''}. Lower "
+                "task.max_target_length, and task.max_new_tokens if it is set."
+            )
+        return min(room, left) if reader.causal else room
 
-    def _read(self, text: str, reader: Reader) -> list[int]:
-        tokenizer = reader.tokenizer
-        read = tokenizer(text, split_special_tokens=True, return_attention_mask=False)
-        ids: list[int] = read["input_ids"]
-        if reader.causal and ids and ids[-1] == tokenizer.eos_token_id:
-            ids = ids[:-1]  # some tokenizers end every text
-        return ids or [tokenizer.eos_token_id or 0]
+    def _sources(
+        self, batch: Mapping[str, list], room: int, reader: Reader
+    ) -> list[tuple[list[int], int]]:
+        """Return every source's tokens, and how many were cut."""
+        plain, names = plain_text(reader.tokenizer), self.source.columns
+        columns = [[plain(text) for text in batch[name]] for name in names]
+        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        made = []
+        for row, whole in zip(rows, self._read(map(self.source.filled, rows), reader), strict=True):
+            ids = whole
+            while len(ids) > room:
+                row = self.source.shortened(row, 1 - room / len(ids))
+                (ids,) = self._read([self.source.filled(row)], reader)
+            made.append((ids, len(whole) - len(ids)))
+        return made
 
-    def _target(self, text: str, reader: Reader) -> list[int]:
-        """Return a target's tokens and its end, cut to its length."""
+    def _read(self, texts: Iterable[str], reader: Reader) -> list[list[int]]:
+        end = reader.tokenizer.eos_token_id
+        read = reader.tokenizer(
+            list(texts), split_special_tokens=True, return_attention_mask=False, verbose=False
+        )["input_ids"]  # fmt: skip
+        # Some tokenizers end every text, and some give an empty one no token at all.
+        return [(ids[:-1] if reader.causal and ids[-1:] == [end] else ids) or [end] for ids in read]
+
+    def _targets(self, texts: Sequence[str], reader: Reader) -> list[list[int]]:
+        """Return the tokens of targets and their end, cut to their length."""
         tokenizer, plain = reader.tokenizer, plain_text(reader.tokenizer)
-        if not reader.causal:
-            ids = tokenizer(plain(text), split_special_tokens=True)["input_ids"]
-            end = [tokenizer.eos_token_id]
-            ids = ids[:-1] if ids[-1:] == end else ids
-            return [*ids[: self.max_target_length - 1], *end]
-        # The blank belongs to the target: a source that ended with one would be read otherwise.
-        ids = tokenizer(
-            f" {plain(text).strip()}", add_special_tokens=False, split_special_tokens=True
-        )["input_ids"]
-        return [*ids[: self.max_target_length - 1], tokenizer.eos_token_id]
+        written = [plain(text) for text in texts]
+        if reader.causal:
+            # The blank belongs to the target: a source that ended with one would be read otherwise.
+            written = [f" {text.strip()}" for text in written]
+        read = tokenizer(
+            written, add_special_tokens=not reader.causal, split_special_tokens=True, verbose=False
+        )["input_ids"]  # fmt: skip
+        end = tokenizer.eos_token_id
+        bare = [ids[:-1] if ids[-1:] == [end] else ids for ids in read]
+        return [[*ids[: self.max_target_length - 1], end] for ids in bare]
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Return inputs [B, T], targets [B, T] (decoder: [B, T_y]) and the sources' tokens."""
@@ -165,7 +193,10 @@ class TextForm(Form):
         else:
             inputs = padded_inputs([{"input_ids": ids} for ids in sources], tokenizer)
         inputs = {name: values.to(device) for name, values in inputs.items()}
-        with torch.no_grad():
+        devices = [device] if device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            if self.generation.do_sample:  # the same draws whenever these rows are one batch
+                torch.manual_seed(batch.rows[0])
             made = self._generate(model, inputs, reader)
         if reader.causal:
             made = made[:, inputs["input_ids"].shape[1] :]
@@ -180,7 +211,8 @@ class TextForm(Form):
         before = generating.generation_config
         # The checkpoint's own settings would fill in what these leave open.
         generating.generation_config = GenerationConfig(
-            **asdict(self.generation), use_cache=True, eos_token_id=tokenizer.eos_token_id,
+            **asdict(self.generation), top_k=0 if self.generation.do_sample else None,
+            use_cache=True, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
             decoder_start_token_id=reader.decoder_start,
         )  # fmt: skip
