@@ -107,11 +107,14 @@ KINDS = {
 GENERATING = ("gpt2", "opt", "llama", "mistral", "qwen2", "gpt_neox", "t5", "bart")
 LACKING = {("tag", "opt"), ("tag", "bart")}  # no such class in transformers
 LACKING |= {("seq2seq", family) for family in FAMILIES if family not in GENERATING}
+SLOW = pytest.mark.slow
 QUICKLY = {"span": ("bert", "xlnet", "gpt2", "t5"), "seq2seq": ("gpt2", "t5")}  # the rest is slow
 PAIRS = [
-    pytest.param(kind, family, marks=[pytest.mark.slow] * (family not in QUICKLY.get(kind, FAMILIES)))
-    for kind in KINDS for family in FAMILIES if (kind, family) not in LACKING
-]  # fmt: skip
+    pytest.param(kind, family, marks=() if family in QUICKLY.get(kind, FAMILIES) else SLOW)
+    for kind in KINDS
+    for family in FAMILIES
+    if (kind, family) not in LACKING
+]
 each = pytest.mark.parametrize(("kind", "family"), PAIRS)
 
 
@@ -497,7 +500,7 @@ def test_a_run_of_every_kind_is_whole(kind, method, quiet, tmp_path):
     options = several if method == "ensemble" else [f"method={method}"]
     options.append("trainer.max_steps=3")
     if (kind, method) in SENSELESS:
-        with pytest.raises(AdaptError, match="method=probe: |method.prompts=3: "):
+        with pytest.raises(AdaptError, match=r"method=probe: |method\.prompts=3: "):
             trained(tmp_path / "run", kind, quiet(kind), *options)
         assert not (tmp_path / "run").exists()
         return

@@ -112,6 +112,11 @@ class Span(TableTask):
                     f"{rows[ID][missing[0]]!r}. Correct them, or leave them out: "
                     "task.on_missing=skip."
                 )
+            if len(missing) == len(rows):
+                raise AdaptError(
+                    f"task {self.name}: none of the {len(rows)} training rows has an answer that "
+                    "is in its text, so that none is left. Correct the answers or task.context."
+                )
             notes.append(f"{first}, so that they are left out")
             rows = rows.select(sorted({*range(len(rows))} - {*missing}))
         for suffix, scored in splits.validation.items():

@@ -74,10 +74,13 @@ class SpanForm(Form):
         for name, ids in zip(names, asked, strict=True):
             room = longest - len(ids) - special
             if room <= self.stride:
+                most = "Raise task.max_length, lower"
+                if longest < self.max_length:
+                    most = f"Lower (this model reads {longest} tokens at once)"
                 raise AdaptError(
                     f"the row with id {name!r}: its question has {len(ids)} tokens, and leaves "
                     f"room for {max(room, 0)} of the text. That must be more than task.stride="
-                    f"{self.stride}. Raise task.max_length, lower task.stride, or drop the row."
+                    f"{self.stride}. {most} task.stride, or drop the row."
                 )
 
     def windows(self, rows: dict[str, list], indices: list[int], reader: Reader) -> dict[str, list]:
