@@ -10,6 +10,7 @@ exact_match    share of the texts that equal a reference, blanks at the ends asi
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import datasets
 import evaluate
@@ -75,10 +76,14 @@ def exact(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> li
     return [float(text.strip() in {one.strip() for one in right}) for text, right in pairs]
 
 
-def by_reference(references: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return the first references of all rows, their second ones, and so on; empty: none."""
+def by_reference(references: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    """Return the first references of all rows, their second ones, and so on; None: there is none.
+
+    To sacreBLEU an empty text would be a reference of length 0, the closest to a short answer.
+    """
     most = max(map(len, references))
-    return [[r[i] if i < len(r) else "" for r in references] for i in range(most)]
+    table = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
+    return cast("Sequence[Sequence[str]]", table)  # its types leave out None, its text does not
 
 
 def mean(values: Sequence[float]) -> float:
