@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from adaptkit.errors import AdaptError
-from adaptkit.models.anatomy import encoder, family, matches, sites
+from adaptkit.models.anatomy import family, matches, reader, sites
 from adaptkit.models.body import base_of, config_of
 
 KINDS = ("encoder", "decoder", "cross")  # of two stacks, in the order of their patterns
@@ -70,7 +70,7 @@ def stack(model: nn.Module, kind: str) -> nn.Module:
     """Return the module whose forward pass runs all attentions of a kind."""
     if kind in ("decoder", "cross"):
         return base_of(model).get_submodule("decoder")
-    return encoder(model)
+    return reader(model)  # OPT's language model passes its base model by
 
 
 def route(

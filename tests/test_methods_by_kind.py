@@ -1,0 +1,79 @@
+"""Every method on spans and on generated texts: trained, saved, reloaded, or rejected in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commandline import call, tiny, write
+
+METHODS = sorted(file.stem for file in (Path(__file__).parents[1] / "conf" / "method").iterdir())
+# Sizes for a width of 32, and options without which a file's defaults are too large.
+SMALL = {
+    "prefix": ["method.length=3", "method.projection=8"], "prompt": ["method.length=3"],
+    "ptuning_v2": ["method.length=3"], "parallel_adapter": ["method.size=8"],
+    "houlsby": ["method.size=8"], "pfeiffer": ["method.size=8"], "compacter": ["method.size=8"],
+    "mam": ["method.parts=[{name: prefix, length: 3, projection: 8}, "
+            "{name: parallel_adapter, size: 8}]"],
+    "vera": ["method.rank=8"],
+}  # fmt: skip
+FAMILIES = {"span": ("bert", "gpt2", "t5", "bart"), "seq2seq": ("bert", "gpt2", "t5", "bart")}
+NO_TEXTS = "BERT models cannot generate texts, which this task needs. Choose a causal model"
+REJECTED = {  # what makes no sense, and the sentence that says so
+    **{("seq2seq", method, "bert"): NO_TEXTS for method in METHODS},
+    **{("seq2seq", "probe", f): "method=probe: replaces a classifier by a linear map, and this "
+       "task has a " for f in ("gpt2", "t5", "bart")},
+    **{(kind, method, "t5"): "T5 models have no bias" for kind in FAMILIES for method in ("bitfit", "chain")},
+}  # fmt: skip
+FEW = {"span": {"bert": ("prefix", "probe", "ptuning_v2", "adalora"), "t5": ("prompt",)},
+       "seq2seq": {"gpt2": ("lora", "prompt", "probe"), "t5": ("prefix", "bitfit"),
+                   "bart": ("mam",), "bert": ("lora",)}}  # fmt: skip
+
+
+def table() -> list[tuple[str, str, str] | Any]:
+    made = []
+    for kind, families in FAMILIES.items():
+        for family in families:
+            for method in METHODS:
+                quick = method in FEW[kind].get(family, ())
+                made.append(
+                    pytest.param(kind, method, family, marks=() if quick else pytest.mark.slow)
+                )
+    return made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: Any) -> dict[str, list[str]]:
+    """Return the options of each kind, with its rows in a folder."""
+    root = tmp_path_factory.mktemp("kinds")
+    text = "the film was not bad , and the music was great"
+    rows = {
+        "span": [{"question": "what was great ?", "context": f"{text} {i}", "answers": "the music"}
+                 for i in range(4)],
+        "seq2seq": [{"text": f"{text} {i}", "target": "good film"} for i in range(4)],
+    }  # fmt: skip
+    for kind, lines in rows.items():
+        for split in ("train", "validation"):
+            write(root / kind / f"{split}.jsonl", lines)
+    return {
+        "span": ["task=span", f"task.path={root / 'span'}", "task.max_length=24", "task.stride=4"],
+        "seq2seq": ["task=seq2seq", f"task.path={root / 'seq2seq'}", "task.source=text",
+                    "task.max_length=40", "task.max_target_length=4"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "method", "family"), table())
+def test_a_method_on_a_kind(kind, method, family, data, checkpoints, tmp_path):
+    run = tmp_path / "run"
+    done = call("train", *data[kind], *tiny(checkpoints[family]), f"method={method}",
+                *SMALL.get(method, []), "trainer.max_steps=2", f"output_dir={run}")  # fmt: skip
+    if sentence := REJECTED.get((kind, method, family)):
+        assert done.status == 2 and not run.exists(), done.err
+        assert sentence in done.err and len(done.err.strip().splitlines()) <= 4
+        return
+    assert done.status == 0, done.err
+    record = json.loads((run / "result.json").read_text())
+    assert record["updates"] == 2 and record["params"]["trainable"] > 0
+    assert call("verify", run).status == 0
