@@ -25,7 +25,8 @@ REJECTED = {  # what makes no sense, and the sentence that says so
     **{("seq2seq", method, "bert"): NO_TEXTS for method in METHODS},
     **{("seq2seq", "probe", f): "method=probe: replaces a classifier by a linear map, and this "
        "task has a " for f in ("gpt2", "t5", "bart")},
-    **{(kind, method, "t5"): "T5 models have no bias" for kind in FAMILIES for method in ("bitfit", "chain")},
+    **{(kind, method, "t5"): "T5 models have no bias"
+       for kind in FAMILIES for method in ("bitfit", "chain")},
 }  # fmt: skip
 FEW = {"span": {"bert": ("prefix", "probe", "ptuning_v2", "adalora"), "t5": ("prompt",)},
        "seq2seq": {"gpt2": ("lora", "prompt", "probe"), "t5": ("prefix", "bitfit"),
