@@ -97,13 +97,21 @@ class Ensemble:
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per example the answers (of the vote, of the mean logits, *of each prompt)."""
         mean = SequenceClassifierOutput(logits=outputs["answers"].float().mean(1))
-        views = [outputs, mean, *self._single(outputs)]
+        votes = outputs["logits"]
+        if votes.shape[-1] > 1:  # probabilities are shares of the votes, the largest is the answer
+            votes = votes.log()
+        views = [SequenceClassifierOutput(logits=votes), mean, *self._single(outputs)]
         answers = [self.inner.predict(model, view, batch, reader) for view in views]
         return list(zip(*answers, strict=True))
 
     def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
         """Return the answers of the vote."""
         return self.inner.answers([one[0] for one in predicted], rows)
+
+    def detailed(self) -> Ensemble:
+        """Return the ensemble of the detailed inner form; probabilities are shares of the votes."""
+        inner = self.inner.detailed()
+        return self if inner is self.inner else Ensemble(inner, self.prompts)
 
     def variants(self, predicted: Sequence[Answer], rows: Sequence[int]) -> Variants:
         """Return the answers of the mean logits and of the single prompts."""

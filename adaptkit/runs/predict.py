@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,11 @@ class Predictor:
     def __init__(self, settings: Settings, prepared: Prepared) -> None:
         self.settings, self.prepared = settings, prepared
 
-    def predict(self, rows: Iterable[Mapping[str, Any]]) -> list[Answer]:
+    def predict(self, rows: Iterable[Mapping[str, Any]], details: bool = False) -> list[Answer]:
         """Return one answer per row; a row holds the task's columns, and needs no label.
+
+        `details`: an answer is an object, {"answer": ...}, with probabilities or a score if the
+        task has them.
 
         Raises:
             AdaptError: a column is missing, or a value is of the wrong kind; the message names row
@@ -35,8 +38,15 @@ class Predictor:
         if not isinstance(rows, Iterable) or isinstance(rows, Mapping | str):
             raise AdaptError(f"rows to predict: {rows!r:.60} is not a list of rows (mappings).")
         rows = list(rows)
-        if not rows:
-            return []
+        return self.answers(self.table(rows), details) if rows else []
+
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> Dataset:
+        """Return checked rows with the columns that the task reads.
+
+        Raises:
+            AdaptError: a column is missing, or a value is of the wrong kind; the message names row
+                and column.
+        """
         columns = self.settings.task.columns
         for number, row in enumerate(rows, 1):
             if not isinstance(row, Mapping):
@@ -52,8 +62,17 @@ class Predictor:
             fault = odd_one(rows, columns) or first_line(error)
             raise AdaptError(f"rows to predict: {fault}.") from error
         self.settings.task.check(table, "rows to predict")
-        feed = feed_of(self.settings, self.prepared, table)
-        return scorer_of(self.settings, self.prepared).answers(feed)
+        return table
+
+    def answers(self, table: Dataset, details: bool = False) -> list[Answer]:
+        """Return one answer per row of a checked table; see `predict`."""
+        form = self.prepared.form
+        asked = form.detailed() if details else form
+        prepared = replace(self.prepared, form=asked)
+        found = scorer_of(self.settings, prepared).answers(feed_of(self.settings, prepared, table))
+        if details and asked is form:
+            return [{"answer": answer} for answer in found]
+        return found
 
 
 def load(directory: str | Path) -> Predictor:

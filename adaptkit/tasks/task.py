@@ -171,6 +171,13 @@ class Form(Protocol):
         """Return one answer per row from those of its examples; `rows` says whose they are."""
         return list(predicted)
 
+    def detailed(self) -> Form:
+        """Return the form whose answers are objects: `answer`, and how sure the model is of it.
+
+        A form that has nothing to add returns itself.
+        """
+        return self
+
     def variants(self, predicted: Sequence[Answer], rows: Sequence[int]) -> Variants:
         """Return further answers to the same rows, scored next to the answer: suffix -> lists."""
         return {}

@@ -12,7 +12,7 @@ the answer: a slice of the row's own text. With `unanswerable` every answer also
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
@@ -38,6 +38,7 @@ class SpanForm(Form):
     unanswerable: bool = False  # a text may hold no answer
     threshold: float = 0.0  # by which "no answer" must beat the best span
     only_answered: bool = False  # train on windows that hold the answer, and on no others
+    details: bool = False  # an answer is an object, with the score of the span
 
     head: ClassVar[str] = "span"
     outputs: ClassVar[int] = 2
@@ -197,15 +198,22 @@ class SpanForm(Form):
             nulls[row] = min(null, nulls.get(row, float("inf")))
             if row not in spans or score > spans[row][0]:
                 spans[row] = (score, text)
-        if not self.unanswerable:
-            return [spans[row][1] for row in sorted(spans)]
-        made = []
+        made: list[dict[str, Any]] = []
         for row in sorted(spans):
             score, text = spans[row]
-            margin = nulls[row] - score
-            answer = "" if margin > self.threshold else text
-            made.append({"answer": answer, "span": text, "no_answer": margin})
-        return made
+            one: dict[str, Any] = {"answer": text}
+            if self.unanswerable:
+                margin = nulls[row] - score
+                answer = "" if margin > self.threshold else text
+                one = {"answer": answer, "span": text, "no_answer": margin}
+            made.append({**one, "score": score} if self.details else one)
+        if self.unanswerable or self.details:
+            return made
+        return [one["answer"] for one in made]
+
+    def detailed(self) -> SpanForm:
+        """Return the form that adds the score of the span, its start's and its end's logit."""
+        return replace(self, details=True)
 
 
 def target_of(window: Mapping[str, Any], label: Mapping[str, Any], begin: int) -> list[int]:

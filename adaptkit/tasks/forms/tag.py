@@ -10,7 +10,7 @@ makes nothing has none (null) and counts as wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
@@ -32,6 +32,7 @@ class TagForm(Form):
     max_length: int  # tokens of a window, special ones included
     weights: tuple[float, ...] = ()  # of the tags in the loss; none: 1
     smoothing: float = 0.0  # share of the target that all tags get
+    details: bool = False  # an answer is an object, with the probability of every word's tag
 
     head: ClassVar[str] = "token"
     votes: ClassVar[bool] = True
@@ -143,21 +144,34 @@ class TagForm(Form):
         )  # fmt: skip
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
-        """Return per window one tag, or null, for each of its words."""
+        """Return per window, for each of its words, a tag and its probability, or two nulls."""
         best, t = outputs.logits.argmax(-1).tolist(), batch.targets
+        shares = outputs.logits.float().softmax(-1).amax(-1).tolist()
         answers: list[Answer] = []
-        for line, start, stop, words, places in zip(
-            best, t["start"], t["stop"], t["words"], t["places"], strict=True
+        for line, share, start, stop, words, places in zip(
+            best, shares, t["start"], t["stop"], t["words"], t["places"], strict=True
         ):
             tags = {
-                word: self.classes[line[place]] for word, place in zip(words, places, strict=True)
+                word: (self.classes[line[place]], share[place])
+                for word, place in zip(words, places, strict=True)
             }
-            answers.append([tags.get(word) for word in range(start, stop)])
+            answers.append([tags.get(word, (None, None)) for word in range(start, stop)])
         return answers
 
     def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
         """Join the windows of each row."""
-        joined: dict[int, list[str | None]] = {}
+        joined: dict[int, list[tuple[str | None, float | None]]] = {}
         for row, tags in zip(rows, predicted, strict=True):
             joined.setdefault(row, []).extend(tags)
-        return [joined[row] for row in sorted(joined)]
+        every = [joined[row] for row in sorted(joined)]
+        answers = [[tag for tag, _ in tags] for tags in every]
+        if not self.details:
+            return answers
+        return [
+            {"answer": answer, "probabilities": [share for _, share in tags]}
+            for answer, tags in zip(answers, every, strict=True)
+        ]
+
+    def detailed(self) -> TagForm:
+        """Return the form that adds the probability of every word's tag."""
+        return replace(self, details=True)
