@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -122,7 +122,7 @@ def _text_rows(file: Path, kind: str, columns: Collection[str] | None) -> Table:
     elif kind.startswith("tsv"):
         rows = _tabbed(text, file, columns)
     else:
-        rows = _cells(text, file, ",", columns)
+        rows = list(cells(io.StringIO(text, newline=""), file, ",", columns))
     return _from_rows(rows, file, columns)
 
 
@@ -181,10 +181,13 @@ def _object(row: Any, file: Path, number: int) -> Row:
     return row
 
 
-def _cells(text: str, file: Path, delimiter: str, columns: Collection[str] | None) -> list[Row]:
-    rows: list[Row] = []
+def cells(
+    lines: Iterable[str], file: Path, delimiter: str, columns: Collection[str] | None
+) -> Iterator[Row]:
+    """Yield the rows of CSV whose first line is a header."""
+    number = 0
     csv.field_size_limit(LONGEST_CELL)
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    table = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
         header = table.fieldnames or []
         check_once([name for name in header if columns is None or name in columns], file)
@@ -194,10 +197,9 @@ def _cells(text: str, file: Path, delimiter: str, columns: Collection[str] | Non
                 raise AdaptError(
                     f"{file}: row {number} has another number of cells than the header."
                 )
-            rows.append(row)
+            yield row
     except csv.Error as error:
-        raise AdaptError(f"{file}: row {len(rows) + 1} is broken: {error}.") from error
-    return rows
+        raise AdaptError(f"{file}: row {number + 1} is broken: {error}.") from error
 
 
 def _tabbed(text: str, file: Path, columns: Collection[str] | None) -> list[Row]:
@@ -215,7 +217,7 @@ def _tabbed(text: str, file: Path, columns: Collection[str] | None) -> list[Row]
         check_once([name for name in header if columns is None or name in columns], file)
         plain = [dict(zip(header, row, strict=True)) for row in rest]
     try:
-        quoted = _cells(text, file, "\t", columns)
+        quoted = list(cells(io.StringIO(text, newline=""), file, "\t", columns))
     except AdaptError:
         if plain is None:
             raise
