@@ -50,6 +50,8 @@ FLAGS = {  # of every command; train's are Hydra's
               "--hydra-help", "--version"),
     "plan": ("--help", "--json", "--names"),
     "eval": ("--help", "--json", "--output"),
+    "predict": ("--help", "--input", "--split", "--output", "--format", "--batch-size", "--device",
+                "--overwrite"),
     "verify": ("--help",),
     "export": ("--help", "--format", "--out"),
     "import": ("--help", "--out"),
@@ -61,9 +63,17 @@ VALUES = {  # of flags
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
     "--package": (),
+    "--device": ("cpu", "cuda", "mps"),
 }
 PLACES = ("--out", "--output", "--config-dir")
-RUN_FIRST = ("eval", "verify", "export", "import")  # commands whose first word is a folder
+RUN_FIRST = (
+    "eval",
+    "predict",
+    "verify",
+    "export",
+    "import",
+)  # commands whose first word is a folder
+OVERRIDDEN = ("train", "plan", "eval", "predict", "import")  # commands that take overrides
 FILES = ("task.path", "model.path", "data.root", "output_dir")
 COMMA = re.compile(r"(.*[=,\[])?([^,\[]*)$")
 
@@ -115,6 +125,8 @@ def answers(before: list[str], word: str, commands: tuple[str, ...]) -> list[str
         return [*commands, "--help", "--version"] if word[:1] == "-" else list(commands)
     command, *rest = before
     last = rest[-1] if rest else ""
+    if command == "predict" and last in ("--input", "--output", "--format"):
+        return ["glue"] if last == "--format" else paths(word)
     if last in VALUES:
         return list(VALUES[last])
     if last in PLACES:
@@ -129,7 +141,7 @@ def answers(before: list[str], word: str, commands: tuple[str, ...]) -> list[str
                 "mini-gpt2", "mini-t5"]  # fmt: skip
     if command in RUN_FIRST and (not plain or command == "verify"):
         return paths(word, folders=True)
-    return overrides(plain, word) if command in ("train", "plan", "eval", "import") else []
+    return overrides(plain, word) if command in OVERRIDDEN else []
 
 
 def of_list(plain: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "adapt a model to a task, score it, save what was trained",
     "plan": "parameters, bytes and memory of a run, before it starts",
     "eval": "score a finished run on another task or split",
+    "predict": "answer the rows of a file with a finished run",
     "verify": "rebuild a finished run from disk and compare its predictions",
     "export": "write a finished run as a PEFT adapter or a plain Hugging Face model",
     "import": "make a run of a PEFT adapter and score it",
@@ -64,9 +65,10 @@ def dispatch(arguments: list[str]) -> int:
             return 0
         return train(in_order(rest))
     if command in COMMANDS:
-        from adaptkit.cli import commands, listing
+        from adaptkit.cli import commands, listing, predicting
 
-        return getattr(listing if command == "list" else commands, f"{command}_")(rest)
+        rooms = {"list": listing, "predict": predicting}
+        return getattr(rooms.get(command, commands), f"{command}_")(rest)
     from adaptkit.errors import ConfigError, did_you_mean
 
     raise ConfigError(

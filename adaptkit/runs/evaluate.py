@@ -61,11 +61,7 @@ def evaluate(
         run = replace(run, task=run.task.with_classes(own.classes))
     splits = run.task.load(run.data, run.seed, train=False, every_row=other_file(saved, run))
     run = replace(run, task=splits.task)  # scores its own classes, in its own order
-    prepared = restored(where_typed(saved, run, overrides))
-    form = with_classes_of(own, splits.task).form  # those of the head
-    if prepared.adaptation.form is not None:
-        form = prepared.adaptation.form(form)
-    prepared = replace(prepared, form=form)
+    prepared = asked_in(run, saved, overrides)
     feeds = feeds_of(run, prepared, splits)
     scored = score_feeds(run, prepared, splits, feeds)
     place = output or directory / "eval" / name_of(run, overrides)
@@ -81,6 +77,19 @@ def evaluate(
     write_predictions(place, scored)
     result.write(place)
     return result, place
+
+
+def asked_in(run: Settings, saved: SavedRun, overrides: Sequence[str]) -> Prepared:
+    """Return the model of a saved run, with the form of a changed run's task.
+
+    Raises:
+        AdaptError: the other task has other classes, or the model cannot be restored.
+    """
+    prepared = restored(where_typed(saved, run, overrides))
+    form = with_classes_of(saved.settings.task, run.task).form  # the classes of the head
+    if prepared.adaptation.form is not None:
+        form = prepared.adaptation.form(form)
+    return replace(prepared, form=form)
 
 
 def name_of(run: Settings, overrides: Sequence[str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -74,6 +75,27 @@ class Lines(TrainerCallback):
         shown = scores or {k: logs[k] for k in ("loss",) if k in logs}
         text = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
         say(f"update {state.global_step}/{state.max_steps}  {text}")
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Give a function that shows how many of how many are done; None: nobody knows."""
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            bar = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(bar, completed=done, total=total)
+        return
+    last = time.monotonic()
+
+    def line(done: int, total: int | None) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            say(f"{done:,}{f' of {total:,}' if total else ''} {what}")
+
+    yield line
 
 
 def bars(what: str, ending: ExitStack) -> tuple[TrainerCallback, ...]:
