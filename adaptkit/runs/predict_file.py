@@ -74,6 +74,7 @@ class Rows:
 
     name: str  # for messages
     rows: Iterable[Row]
+    first: Row
     key: str | None  # column of the ids; None: rows are numbered from 0
     total: int | None
     digest: str  # empty: nobody can say whether they are the same another time
@@ -159,7 +160,7 @@ def rows_of(wanted: Wanted, run: Settings, stdin: BinaryIO) -> Rows:
     if key and key not in first:
         notes = (f"task.id={key}: there is no such column, so rows are numbered from 0",)
         key = None
-    return Rows(name, chain([first], rows), key, total, identity, notes)
+    return Rows(name, chain([first], rows), first, key, total, identity, notes)
 
 
 def split_of(run: Settings, split: str) -> Rows:
@@ -183,7 +184,7 @@ def split_of(run: Settings, split: str) -> Rows:
     file = None if origin.kind == "hub" else file_of(Path(origin.path), split)
     identity = digest([file], part=True) if file else f"{origin.path} {task.revision} {len(rows)}"
     notes = task.unnumbered(rows) if task.id != ID else ()
-    return Rows(f"split {split}", rows, ID, len(rows), f"{split} {identity}", notes)
+    return Rows(f"split {split}", rows, rows[0], ID, len(rows), f"{split} {identity}", notes)
 
 
 def parts_of(
@@ -201,7 +202,7 @@ def parts_of(
         try:
             table = predictor.table(part)
         except AdaptError as error:
-            raise AdaptError(f"{rows.name}: {counted_on(str(error), done)}") from error
+            raise fault_of(predictor, rows, part, done) from error
         names = [identity(rows, row, number) for number, row in enumerate(part, done)]
         for name in names if index else ():
             check_index(name)
@@ -232,6 +233,15 @@ def line_of(identity: str, answer: dict[str, Any]) -> Line:
     return {"id": identity, "prediction": answer["answer"], **rest}
 
 
-def counted_on(message: str, before: int) -> str:
-    """Return a message about row k of a part with the number of that row among all."""
-    return re.sub(r"\brow (\d+)", lambda found: f"row {int(found[1]) + before}", message, count=1)
+def fault_of(predictor: Predictor, rows: Rows, part: list[Row], done: int) -> AdaptError:
+    """Return what is wrong with a part, with the row's number among all."""
+    above = [rows.first] if done else []  # was answered: it shows which type of value is right
+    try:
+        predictor.table([*above, *part])
+    except AdaptError as error:
+        start = done - len(above)
+        counted = re.sub(
+            r"\brow (\d+)", lambda found: f"row {int(found[1]) + start}", str(error), count=1
+        )
+        return AdaptError(f"{rows.name}: {counted}")
+    return AdaptError(f"{rows.name}: rows {done + 1} to {done + len(part)} cannot be read.")
