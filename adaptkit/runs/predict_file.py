@@ -34,7 +34,7 @@ from adaptkit.storage.files import digest, to_json
 from adaptkit.tasks.files import Row
 from adaptkit.tasks.source import file_of
 from adaptkit.tasks.stream import count_in, decoded, json_lines, rows_in
-from adaptkit.tasks.table import TableTask, with_column
+from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import ID
 
 PART = 512  # rows that are answered and kept together
@@ -206,7 +206,7 @@ def parts_of(
         names = [identity(rows, row, number) for number, row in enumerate(part, done)]
         for name in names if index else ():
             check_index(name)
-        table = with_column(table, ID, names) if ID not in table.column_names else table
+        table = table if ID in table.column_names else table.add_column(ID, names)
         answers = predictor.answers(table, details=True)
         yield [line_of(name, one) for name, one in zip(names, answers, strict=True)]
         done += len(part)
