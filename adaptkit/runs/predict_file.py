@@ -32,6 +32,7 @@ from adaptkit.runs.submission import (
 )
 from adaptkit.storage.files import digest, to_json
 from adaptkit.tasks.files import Row
+from adaptkit.tasks.notes import notes_on
 from adaptkit.tasks.source import file_of
 from adaptkit.tasks.stream import count_in, decoded, json_lines, rows_in
 from adaptkit.tasks.table import TableTask
@@ -183,7 +184,7 @@ def split_of(run: Settings, split: str) -> Rows:
     rows = task.read(run.data, split, origin, task.columns)
     file = None if origin.kind == "hub" else file_of(Path(origin.path), split)
     identity = digest([file], part=True) if file else f"{origin.path} {task.revision} {len(rows)}"
-    notes = task.unnumbered(rows) if task.id != ID else ()
+    notes = notes_on(task.id, {split: rows}, {split: rows})
     return Rows(f"split {split}", rows, rows[0], ID, len(rows), f"{split} {identity}", notes)
 
 
