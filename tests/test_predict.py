@@ -222,6 +222,15 @@ def test_every_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     assert count_in(tmp_path / name) == (len(table) if name == "a.parquet" else None)
 
 
+@pytest.mark.parametrize("name", ["a.conll", "a.conll.gz"])
+def test_tagged_words_are_rows(name: str, tmp_path: Path) -> None:
+    content = b"A O\ncat B-X\n\nRuns O\n"
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    found = list(rows_in(tmp_path / name, {"tokens"}))
+    assert [row["tokens"] for row in found] == [["A", "cat"], ["Runs"]]
+    assert count_in(tmp_path / name) is None
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -343,8 +352,11 @@ def test_other_columns_and_ids(trained: Path, tmp_path: Path) -> None:
 
 
 def test_hidden_labels_are_not_looked_at(trained: Path, tmp_path: Path) -> None:
-    predicted(trained, "--split", "test", "--output", tmp_path / "a.csv")
+    answer = predicted(trained, "--split", "test", "--output", tmp_path / "a.csv")
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 10
+    assert "task.id=idx: there is no such column, so rows are numbered from 0" in answer.err
+    answer = predicted(trained, "--split", "test", "task.id=null", "--output", tmp_path / "b.csv")
+    assert "rows are numbered" not in answer.err
 
 
 @pytest.mark.parametrize("odd", [7, None, "\ud800"], ids=repr)

@@ -1,7 +1,8 @@
 """Rows of files that need not fit into memory, one after the other.
 
 Lines of JSONL, rows of CSV, and of TSV without quotes are read as they come, Parquet by its groups
-of rows. A JSON array, and TSV with quotes (which can be meant in two ways), are read at once.
+of rows. A JSON array, tagged words, and TSV with quotes (which can be meant in two ways), are read
+at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from adaptkit.errors import AdaptError, first_line
+from adaptkit.tasks import conll
 from adaptkit.tasks.files import ENDINGS, Row, _json, _object, _plain, cells, kind_of, read_file
 
 GROUP = 256  # rows of Parquet that are made Python objects at once
@@ -30,7 +32,8 @@ def rows_in(file: Path, columns: Collection[str]) -> Iterator[Row]:
         raise AdaptError(f"--input={file}: must end in {ENDINGS}.")
     if kind == "parquet":
         return _of_parquet(file, columns)
-    if kind.startswith("tsv") and any('"' in line for line in _text_of(file)):
+    quotes = kind.startswith("tsv") and any('"' in line for line in _text_of(file))
+    if quotes or kind in conll.FORMATS:
         return iter(cast("Iterable[Row]", read_file(file, columns).rows))
     if kind.startswith(("csv", "tsv")):
         # Only here may a line end in a carriage return alone.
