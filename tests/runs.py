@@ -113,10 +113,11 @@ def script(patch: pytest.MonkeyPatch, accuracies: dict[int, float]) -> None:
     """Let evaluations report chosen accuracies, by the update they are made after."""
     score = AdaptTrainer.score
 
-    def scripted(self: AdaptTrainer) -> Any:
+    def scripted(self: AdaptTrainer, generate: bool = True) -> Any:
         update = self.state.global_step if self.is_in_train else self.progress.best_update
         scores = {"accuracy": accuracies[update]}
-        return {suffix: replace(part, scores=scores) for suffix, part in score(self).items()}
+        scored = score(self, generate)
+        return {suffix: replace(part, scores=scores) for suffix, part in scored.items()}
 
     patch.setattr(AdaptTrainer, "score", scripted)
 
