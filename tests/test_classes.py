@@ -22,6 +22,7 @@ from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.metrics.bootstrap import interval, of_ratio
 from adaptkit.metrics.classes import Classes, report
 from adaptkit.metrics.super_glue import SuperGlue, parts, ratio
+from adaptkit.runs.predict import load
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.gap import commonest
 from adaptkit.tasks.regress import Regress
@@ -62,7 +63,7 @@ def test_averages_are_those_of_scikit_learn(classes, absent):
             "accuracy": pytest.approx(metrics.accuracy_score(golds, made)),
         }
     names = [f"class {i}" for i in every]
-    found = report(made.tolist(), golds.tolist(), names)
+    found = report(made.tolist(), golds.tolist(), names, random.random((60, classes)))
     assert found["micro_f1"] == pytest.approx(of(metrics.f1_score, "micro"))
     for kind, score in (("precision", metrics.precision_score), ("recall", metrics.recall_score),
                         ("f1", metrics.f1_score)):  # fmt: skip
@@ -367,10 +368,34 @@ def test_the_record_of_three_classes(checkpoints, tmp_path):
     assert details["confusion"] == {
         one: {names[j]: int(n) for j, n in enumerate(table[i]) if n} for i, one in enumerate(names)
     }
+    predictor = load(tmp_path / "run")
+    shares = [
+        [one["probabilities"][name] for name in names]
+        for one in predictor.predict(rows, details=True)
+    ]
+    area = metrics.roc_auc_score([names.index(g) for g in golds], shares, multi_class="ovr")
+    assert details["macro_auroc"] == pytest.approx(area, abs=1e-6)
     low, high = record["score_interval"]
     assert 0 <= low <= record["score"] <= high <= 1
     assert not any("confusion" in line or "precision" in line for line in said)
     assert record["baseline"] == {"name": "majority class", "value": pytest.approx(1 / 6)}
+
+
+def test_auroc_is_the_chance_that_a_row_of_the_class_ranks_higher():
+    random = np.random.default_rng(4)
+    shares = random.integers(0, 4, (40, 3)) / 3  # many ties
+    golds = random.integers(0, 3, 40).tolist()
+    expected = []
+    for c in range(3):
+        inside = [row[c] for row, gold in zip(shares, golds, strict=True) if gold == c]
+        others = [row[c] for row, gold in zip(shares, golds, strict=True) if gold != c]
+        wins = sum((a > b) + (a == b) / 2 for a in inside for b in others)
+        expected.append(wins / len(inside) / len(others))
+    found = report([0] * 40, golds, "abc", shares)
+    assert [found["classes"][name]["auroc"] for name in "abc"] == pytest.approx(expected)
+    assert found["macro_auroc"] == pytest.approx(sum(expected) / 3)
+    one = report([0] * 40, [1] * 40, "abc", shares)
+    assert one["macro_auroc"] is None and one["classes"]["b"]["auroc"] is None
 
 
 # ---- a gap and its candidates ----
@@ -418,7 +443,10 @@ def test_the_loss_of_several_right_candidates(tmp_path):
     share = torch.tensor([0.5, 0.3, 0.2, 0.6, 0.4, 0.25, 0.75])
     outputs = SequenceClassifierOutput(logits=share.log()[:, None])
     assert float(task.form.loss(outputs, batch)) == pytest.approx(-np.log(0.5) - np.log(0.25))
-    assert task.form.predict(None, outputs, batch, reader) == ["x", "x", "y"]
+    predicted = task.form.predict(None, outputs, batch, reader)
+    assert task.form.answers(predicted, batch.rows) == ["x", "x", "y"]
+    (*_, last) = task.form.detailed(predicted, batch.rows)
+    assert last == {"answer": "y", "probabilities": pytest.approx({"x": 0.25, "y": 0.75})}
 
 
 def test_the_trivial_candidate_is_the_commonest(tmp_path):

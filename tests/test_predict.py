@@ -165,11 +165,11 @@ def test_an_ensembles_probabilities_are_shares_of_the_votes() -> None:
         __getattr__ = dict.__getitem__
 
     outputs = Outputs(answers=answers, logits=votes)
-    for asked in (form, form.detailed()):
-        predicted = asked.predict(None, outputs, SimpleNamespace(), None)
-        (answer,) = asked.answers(predicted, [0])
-        variants = asked.variants(predicted, [0])
-        if asked is form:
+    predicted = form.predict(None, outputs, SimpleNamespace(), None)
+    for asked in (form.answers, form.detailed):
+        (answer,) = asked(predicted, [0])
+        variants = form.variants(predicted, [0])
+        if asked == form.answers:
             assert answer == "b" and variants["mean_logits"] == [["a"]]
             continue
         expected = (votes / 3.5)[0].tolist()

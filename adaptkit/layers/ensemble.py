@@ -108,10 +108,9 @@ class Ensemble:
         """Return the answers of the vote."""
         return self.inner.answers([one[0] for one in predicted], rows)
 
-    def detailed(self) -> Ensemble:
-        """Return the ensemble of the detailed inner form; probabilities are shares of the votes."""
-        inner = self.inner.detailed()
-        return self if inner is self.inner else Ensemble(inner, self.prompts)
+    def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the answers of the vote; probabilities are shares of the votes."""
+        return self.inner.detailed([one[0] for one in predicted], rows)
 
     def variants(self, predicted: Sequence[Answer], rows: Sequence[int]) -> Variants:
         """Return the answers of the mean logits and of the single prompts."""

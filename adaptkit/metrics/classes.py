@@ -5,6 +5,7 @@
 
     macro_f1      mean of F1_c over all C classes, also those that no row has: they count 0
     weighted_f1   mean of F1_c over the rows, each with the F1 of its true class
+    macro_auroc   mean over the classes of the area under the ROC curve of their probability
     micro_f1      F1 of all classes' counts together: with one class per row that is the accuracy
 
 Scikit-learn averages over the classes that occur; its `labels=range(C)` gives these numbers.
@@ -71,10 +72,34 @@ def averages_of(right: Array, said: Array, true: Array) -> dict[str, float]:
     }
 
 
+def auroc_of(shares: Array, references: Sequence[int]) -> list[float | None]:
+    """Return per class [C] how well its probability [N, C] tells its rows from all others.
+
+    That is the chance that a row of the class has more of it than another row, a tie counting half.
+    None if no row, or every row, is of the class.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    belongs = np.asarray(references)[:, None] == np.arange(shares.shape[1])
+    return [
+        float(roc_auc_score(inside, column)) if 0 < inside.sum() < len(inside) else None
+        for inside, column in zip(belongs.T, shares.T, strict=True)
+    ]
+
+
 def report(
-    predictions: Sequence[int], references: Sequence[int], names: Sequence[str]
+    predictions: Sequence[int],
+    references: Sequence[int],
+    names: Sequence[str],
+    shares: Sequence[Sequence[float]],
 ) -> dict[str, Any]:
-    """Return averages, each class's scores, and how often which class (outer) was called which."""
+    """Return averages, each class's scores, and how often which class (outer) was called which.
+
+    `shares` [N, C] are the probabilities of the classes. `macro_auroc` is the mean over the classes
+    that have an AUROC.
+    """
+    aurocs = auroc_of(np.asarray(shares), references)
+    known = [one for one in aurocs if one is not None]
     right, said, true = counts(predictions, references, len(names))
     scores = {
         "precision": share(right, said),
@@ -87,8 +112,13 @@ def report(
         row[names[made]] = row.get(names[made], 0) + 1
     return {
         **averages_of(right, said, true),
+        "macro_auroc": float(np.mean(known)) if known else None,
         "classes": {
-            name: {"rows": int(true[i]), **{kind: float(s[i]) for kind, s in scores.items()}}
+            name: {
+                "rows": int(true[i]),
+                **{kind: float(s[i]) for kind, s in scores.items()},
+                "auroc": aurocs[i],
+            }
             for i, name in enumerate(names)
         },
         "confusion": confusion,

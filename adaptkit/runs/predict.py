@@ -66,13 +66,8 @@ class Predictor:
 
     def answers(self, table: Dataset, details: bool = False) -> list[Answer]:
         """Return one answer per row of a checked table; see `predict`."""
-        form = self.prepared.form
-        asked = form.detailed() if details else form
-        prepared = replace(self.prepared, form=asked)
-        found = scorer_of(self.settings, prepared).answers(feed_of(self.settings, prepared, table))
-        if details and asked is form:
-            return [{"answer": answer} for answer in found]
-        return found
+        feed = feed_of(self.settings, self.prepared, table)
+        return scorer_of(self.settings, self.prepared).answers(feed, details)
 
 
 def load(directory: str | Path) -> Predictor:

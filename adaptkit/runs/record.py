@@ -157,7 +157,7 @@ def scoring_facts(
         "score": scores[run.task.headline],
         "scores": scores,
         "details": {
-            f"validation{suffix and f' ({suffix})'}": run.task.details(part.answers, part.rows)
+            f"validation{suffix and f' ({suffix})'}": run.task.details(part.detailed, part.rows)
             for suffix, part in scored.items()
         },
         "baseline": {"name": name, "value": value},

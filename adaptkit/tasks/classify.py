@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -247,11 +247,13 @@ class Classify(TableTask):
             "references": [of[name] for name in rows[LABEL][:]],
         }
 
-    def details(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, Any]:
-        """Return averages, each class's precision, recall and F1, and the confusion matrix."""
+    def details(self, answers: Sequence[Mapping[str, Any]], rows: Dataset) -> dict[str, Any]:
+        """Return averages, each class's precision, recall, F1 and AUROC, and the confusions."""
         from adaptkit.metrics.classes import report
 
-        return report(**self.numbers(answers, rows), names=self.classes)
+        numbers = self.numbers([one["answer"] for one in answers], rows)
+        shares = [[one["probabilities"][name] for name in self.classes] for one in answers]
+        return report(**numbers, names=self.classes, shares=shares)
 
     def parts(
         self, answers: Sequence[Answer], rows: Dataset

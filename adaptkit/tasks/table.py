@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,8 +221,8 @@ class TableTask(ABC):
         """Return two numbers per group of rows, the headline is sum by sum; None if it is not."""
         return None
 
-    def details(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, Any]:
-        """Return what the record holds about the answers next to the scores."""
+    def details(self, answers: Sequence[Mapping[str, Any]], rows: Dataset) -> dict[str, Any]:
+        """Return what the record holds about detailed answers next to the scores."""
         return {}
 
     def check(self, rows: Dataset, split: str) -> None:

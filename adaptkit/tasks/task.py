@@ -164,19 +164,16 @@ class Form(Protocol):
         ...
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
-        """Return one plain answer per example, from the outputs or by further calls of `model`."""
+        """Return plain JSON per example, from the outputs or by further calls of `model`."""
         ...
 
     def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
         """Return one answer per row from those of its examples; `rows` says whose they are."""
         return list(predicted)
 
-    def detailed(self) -> Form:
-        """Return the form whose answers are objects: `answer`, and how sure the model is of it.
-
-        A form that has nothing to add returns itself.
-        """
-        return self
+    def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return answers as objects: `answer`, and, where known, how sure the model is of it."""
+        return [{"answer": answer} for answer in self.answers(predicted, rows)]
 
     def variants(self, predicted: Sequence[Answer], rows: Sequence[int]) -> Variants:
         """Return further answers to the same rows, scored next to the answer: suffix -> lists."""
@@ -284,8 +281,8 @@ class Task(Protocol):
         """Return two numbers per group of rows, the headline is sum by sum; None if it is not."""
         ...
 
-    def details(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, Any]:
-        """Return what the record holds about the answers next to the scores."""
+    def details(self, answers: Sequence[Mapping[str, Any]], rows: Dataset) -> dict[str, Any]:
+        """Return what the record holds about detailed answers next to the scores."""
         ...
 
     def baseline(self, splits: Splits) -> tuple[str, float]:

@@ -43,6 +43,7 @@ class Scored:
     rows: Dataset
     answers: list[Answer]
     scores: dict[str, float]
+    detailed: list[dict[str, Any]]  # the answers as objects, with probabilities where there are any
 
 
 class Scorable(NamedTuple):
@@ -70,21 +71,24 @@ class Scorer:
         """
         predicted, loss = self.predicted(feed, generate)
         if self.prepared.form.generates and not generate:
-            return Scored(rows, [], {"loss": loss})
-        answers = self.prepared.form.answers(predicted, feed.rows)
+            return Scored(rows, [], {"loss": loss}, [])
+        form = self.prepared.form
+        answers = form.answers(predicted, feed.rows)
         scores = self.task.score(answers, rows)
-        variants = self.prepared.form.variants(predicted, feed.rows)
+        variants = form.variants(predicted, feed.rows)
         for suffix, lists in variants.items():
             single = [self.task.score(one, rows) for one in lists]
             scores |= {
                 f"{name}_{suffix}": sum(one[name] for one in single) / len(single)
                 for name in single[0]
             }
-        return Scored(rows, answers, scores | {"loss": loss})
+        detailed = form.detailed(predicted, feed.rows)
+        return Scored(rows, answers, scores | {"loss": loss}, detailed)
 
-    def answers(self, feed: Feed) -> list[Answer]:
-        """Return one answer per row."""
-        return self.prepared.form.answers(self.predicted(feed)[0], feed.rows)
+    def answers(self, feed: Feed, details: bool = False) -> list[Answer]:
+        """Return one answer per row; with `details` as objects, see `Form.detailed`."""
+        form, predicted = self.prepared.form, self.predicted(feed)[0]
+        return (form.detailed if details else form.answers)(predicted, feed.rows)
 
     @torch.no_grad()
     def predicted(self, feed: Feed, generate: bool = True) -> tuple[list[Answer], float]:

@@ -10,7 +10,7 @@ BART). Rows may have different numbers of choices. The context is cut, never a c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
@@ -34,7 +34,6 @@ class ChoiceForm(Form):
     max_length: int  # tokens of context and one choice, special ones included
     connect: str | None = None  # column that says how the context and the choice are connected
     connectives: Mapping[str, str] = field(default_factory=dict)  # its value -> words between them
-    details: bool = False  # an answer is an object, with the probabilities of the choices
 
     head: ClassVar[str] = "sequence"
     votes: ClassVar[bool] = True
@@ -134,20 +133,22 @@ class ChoiceForm(Form):
         return cross_entropy(self.scores(outputs, batch), batch.targets["target"], reduction="sum")
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
-        """Return the number of the best choice, counted from 0; of equal scores the first."""
-        scores = self.scores(outputs, batch)
-        best = scores.argmax(-1).tolist()
-        if not self.details:
-            return best
-        shares = zip(scores.softmax(-1).tolist(), batch.targets["sizes"], strict=True)
-        return [
-            {"answer": number, "probabilities": row[:size]}
-            for number, (row, size) in zip(best, shares, strict=True)
-        ]
+        """Return pairs: the number of the best choice, from 0, and the probabilities [K] of all.
 
-    def detailed(self) -> ChoiceForm:
-        """Return the form that adds the probability of every choice."""
-        return replace(self, details=True)
+        Of equal scores the first is the best.
+        """
+        scores = self.scores(outputs, batch)
+        shares = zip(scores.softmax(-1).tolist(), batch.targets["sizes"], strict=True)
+        every = [row[:size] for row, size in shares]
+        return list(zip(scores.argmax(-1).tolist(), every, strict=True))
+
+    def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
+        """Return the numbers of the best choices."""
+        return [number for number, _ in predicted]
+
+    def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the numbers with the probability of every choice."""
+        return [{"answer": number, "probabilities": shares} for number, shares in predicted]
 
 
 def alternatives_of(row: Mapping[str, Any], choices: Sequence[str]) -> list[str]:

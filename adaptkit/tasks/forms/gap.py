@@ -89,9 +89,21 @@ class GapForm(Form):
         return (scores[known].logsumexp(-1) - good[known].logsumexp(-1)).sum()
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
-        """Return the best candidate; of equal scores the first."""
-        best = self.choice.scores(outputs, batch).argmax(-1).tolist()
-        return [names[k] for names, k in zip(batch.targets["candidates"], best, strict=True)]
+        """Return pairs: the best candidate, of equal scores the first, and the shares of all."""
+        every = batch.targets["candidates"]
+        best = self.choice.predict(model, outputs, batch, reader)
+        return [
+            (names[k], dict(zip(names, shares, strict=True)))
+            for names, (k, shares) in zip(every, best, strict=True)
+        ]
+
+    def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
+        """Return the best candidates."""
+        return [name for name, _ in predicted]
+
+    def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the best candidates with the probability of every candidate."""
+        return [{"answer": name, "probabilities": shares} for name, shares in predicted]
 
 
 def distinct(names: Sequence[str]) -> list[str]:

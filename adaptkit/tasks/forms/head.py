@@ -7,7 +7,7 @@ a number  logits [B, 1], squared error; the answer is the number
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
@@ -29,7 +29,6 @@ class HeadForm(Form):
     max_length: int  # tokens, special ones included; longer texts are cut
     weights: tuple[float, ...] = ()  # of the classes in the loss; none: 1
     smoothing: float = 0.0  # share of the target that all classes get
-    details: bool = False  # an answer is an object, with the probabilities of the classes
 
     head: ClassVar[str] = "sequence"
     votes: ClassVar[bool] = True
@@ -92,18 +91,21 @@ class HeadForm(Form):
         return mse_loss(logits.squeeze(-1), target.float(), reduction="sum")
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
-        """Return the classes' names, or the numbers."""
+        """Return the numbers; or pairs of the likeliest class and the probabilities [C] of all."""
         if not self.classes:
             return outputs.logits.float().squeeze(-1).tolist()
         names = [self.classes[number] for number in outputs.logits.argmax(-1).tolist()]
-        if not self.details:
-            return names
-        shares = outputs.logits.float().softmax(-1).tolist()
-        return [
-            {"answer": name, "probabilities": dict(zip(self.classes, row, strict=True))}
-            for name, row in zip(names, shares, strict=True)
-        ]
+        return list(zip(names, outputs.logits.float().softmax(-1).tolist(), strict=True))
 
-    def detailed(self) -> HeadForm:
-        """Return the form that adds the probabilities of the classes; a number has none."""
-        return replace(self, details=True) if self.classes else self
+    def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
+        """Return the classes' names, or the numbers."""
+        return [name for name, _ in predicted] if self.classes else list(predicted)
+
+    def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the answers with the probabilities of the classes; a number has none."""
+        if not self.classes:
+            return super().detailed(predicted, rows)
+        return [
+            {"answer": name, "probabilities": dict(zip(self.classes, shares, strict=True))}
+            for name, shares in predicted
+        ]

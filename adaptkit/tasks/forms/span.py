@@ -12,7 +12,7 @@ the answer: a slice of the row's own text. With `unanswerable` every answer also
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
@@ -38,7 +38,6 @@ class SpanForm(Form):
     unanswerable: bool = False  # a text may hold no answer
     threshold: float = 0.0  # by which "no answer" must beat the best span
     only_answered: bool = False  # train on windows that hold the answer, and on no others
-    details: bool = False  # an answer is an object, with the score of the span
 
     head: ClassVar[str] = "span"
     outputs: ClassVar[int] = 2
@@ -192,6 +191,13 @@ class SpanForm(Form):
         If there may be none: `answer` (empty for none), the best `span`, and `no_answer`, by how
         much the score of none beats that of the span.
         """
+        made = self.detailed(predicted, rows)
+        if self.unanswerable:
+            return [{name: one[name] for name in ("answer", "span", "no_answer")} for one in made]
+        return [one["answer"] for one in made]
+
+    def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the answers as objects with the score of the span, its start's and end's logit."""
         nulls: dict[int, float] = {}
         spans: dict[int, tuple[float, str]] = {}
         for row, (null, score, text) in zip(rows, predicted, strict=True):
@@ -206,14 +212,8 @@ class SpanForm(Form):
                 margin = nulls[row] - score
                 answer = "" if margin > self.threshold else text
                 one = {"answer": answer, "span": text, "no_answer": margin}
-            made.append({**one, "score": score} if self.details else one)
-        if self.unanswerable or self.details:
-            return made
-        return [one["answer"] for one in made]
-
-    def detailed(self) -> SpanForm:
-        """Return the form that adds the score of the span, its start's and its end's logit."""
-        return replace(self, details=True)
+            made.append({**one, "score": score})
+        return made
 
 
 def target_of(window: Mapping[str, Any], label: Mapping[str, Any], begin: int) -> list[int]:

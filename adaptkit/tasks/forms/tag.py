@@ -10,7 +10,7 @@ makes nothing has none (null) and counts as wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
@@ -32,7 +32,6 @@ class TagForm(Form):
     max_length: int  # tokens of a window, special ones included
     weights: tuple[float, ...] = ()  # of the tags in the loss; none: 1
     smoothing: float = 0.0  # share of the target that all tags get
-    details: bool = False  # an answer is an object, with the probability of every word's tag
 
     head: ClassVar[str] = "token"
     votes: ClassVar[bool] = True
@@ -159,19 +158,20 @@ class TagForm(Form):
         return answers
 
     def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
-        """Join the windows of each row."""
-        joined: dict[int, list[tuple[str | None, float | None]]] = {}
-        for row, tags in zip(rows, predicted, strict=True):
-            joined.setdefault(row, []).extend(tags)
-        every = [joined[row] for row in sorted(joined)]
-        answers = [[tag for tag, _ in tags] for tags in every]
-        if not self.details:
-            return answers
+        """Return the tags of each row."""
+        return [[tag for tag, _ in tags] for tags in joined(predicted, rows)]
+
+    def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the tags of each row with the probability of every word's tag."""
         return [
-            {"answer": answer, "probabilities": [share for _, share in tags]}
-            for answer, tags in zip(answers, every, strict=True)
+            {"answer": [tag for tag, _ in tags], "probabilities": [share for _, share in tags]}
+            for tags in joined(predicted, rows)
         ]
 
-    def detailed(self) -> TagForm:
-        """Return the form that adds the probability of every word's tag."""
-        return replace(self, details=True)
+
+def joined(predicted: Sequence[Answer], rows: Sequence[int]) -> list[list[Any]]:
+    """Join the windows of each row."""
+    whole: dict[int, list[Any]] = {}
+    for row, tags in zip(rows, predicted, strict=True):
+        whole.setdefault(row, []).extend(tags)
+    return [whole[row] for row in sorted(whole)]
