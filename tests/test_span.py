@@ -16,7 +16,7 @@ import pytest
 import torch
 from commandline import call, read, tiny, write
 from datasets import Dataset
-from families import FAMILIES
+from families import FAMILIES, tiny_tokenizer
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -460,12 +460,19 @@ def test_answers_that_are_not_in_their_text(tmp_path):
     assert len(splits.validation[""]) == 5  # they count as wrong
     assert splits.notes == (
         "the answer of 1 of 5 training rows is not in its text, so that they are left out",
-        "the first answer of 1 of 5 validation rows is not in its text",
+        "no answer of 1 of 5 validation rows is in its text",
     )
+    table = rows_of("texts", 5)
+    table[3] |= {"answers": ["Bergen", "the town"], "context": "he left the town"}
+    found = Span("t", path=str(saved(tmp_path / "two", table))).load(Data(), 0)
+    form, reader = found.task.form, Reader(tiny_tokenizer("bert"))
+    for one in form.encode(found.train, reader).filter(lambda one: one["row"] == 3):
+        first, last = one["target"]
+        said = reader.tokenizer.decode(one["input_ids"][first : last + 1])
+        assert said.replace(" ", "") == "thetown"
+    lost = {**table[3], "answers": ["Bergen"]}
     with pytest.raises(AdaptError, match="none of the 2 training rows"):
-        Span("t", path=str(saved(tmp_path / "none", [table[3]] * 2)), on_missing="skip").load(
-            Data(), 0
-        )
+        Span("t", path=str(saved(tmp_path / "none", [lost] * 2)), on_missing="skip").load(Data(), 0)
 
 
 def test_rows_without_an_answer(tmp_path):

@@ -157,6 +157,24 @@ def test_both_parts_of_one_file_can_be_scored(tmp_path):
     assert set(splits.train["text"][:]) < set(splits.validation["seen"]["text"][:])
 
 
+def test_rows_chosen_by_a_column(tmp_path):
+    """They keep their numbers as ids, in a folder and in one file."""
+    rows = [{"text": f"t {i}", "label": i % 2, "part": i % 3} for i in range(60)]
+    for name in ("train", "validation"):
+        write(tmp_path / f"{name}.jsonl", rows)
+    task = replace(classify(tmp_path), where={"part": "2"})
+    found = task.load(Given(), 0)
+    assert found.train["id"][:] == [str(i) for i in range(2, 60, 3)]
+    assert found.validation[""]["text"][:] == [f"t {i}" for i in range(2, 60, 3)]
+    alone = replace(task, path=str(tmp_path / "train.jsonl")).load(Given(), 0)
+    parts = (*alone.train["id"][:], *alone.validation[""]["id"][:])
+    assert sorted(map(int, parts)) == list(range(2, 60, 3))
+    with pytest.raises(AdaptError, match=r"no row has '7' in 'part' \(task\.where\).*: 0, 1, 2"):
+        replace(task, where={"part": "7"}).load(Given(), 0)
+    with pytest.raises(AdaptError, match=r"no column 'prat'.*Set task\.where"):
+        replace(task, where={"prat": "7"}).load(Given(), 0)
+
+
 def test_every_row_of_one_file(tmp_path):
     splits = one_file(tmp_path, {"a": 20, "b": 1}).load(Given(), 0, train=False, every_row=True)
     assert len(splits.validation[""]) == 21 and not splits.notes
@@ -705,7 +723,10 @@ def test_classify_loss_and_predictions():
     loss = form.loss(outputs, batch)
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(float(expected), abs=1e-6)
-    assert form.predict(None, outputs, batch, None) == ["a", "c"]
+    predicted = form.predict(None, outputs, batch, None)
+    assert form.answers(predicted, batch.rows) == ["a", "c"]
+    for found, row in zip(form.detailed(predicted, batch.rows), chances, strict=True):
+        assert list(found["probabilities"].values()) == pytest.approx(row.tolist(), abs=1e-6)
     assert form.outputs == 3
 
 

@@ -157,10 +157,10 @@ def headline(cls: type) -> str:
 
 
 def source(group: str, name: str) -> str:
-    """Return what a YAML says of itself: its hub id, or its first comment."""
-    plain = load_raw(CONF / group / f"{name}.yaml")
-    lines_of_file = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    """Return what a YAML says of itself: a model its hub id, the rest its first comment."""
+    file = CONF / group / f"{name}.yaml"
+    if group == "model" and (path := load_raw(file).get("path", "???")) not in (None, "???"):
+        return path
+    lines_of_file = file.read_text(encoding="utf-8").splitlines()
     first = next(line for line in lines_of_file if line and not line.startswith("# @package"))
-    if isinstance(plain.get("path"), str) and plain["path"] != "???":
-        return plain["path"] + (f" ({plain['subset']})" if plain.get("subset") else "")
     return first.lstrip("# ") if first.startswith("#") else ""

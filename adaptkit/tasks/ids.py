@@ -1,13 +1,14 @@
-"""The rows' own ids."""
+"""The rows' own ids, and rows chosen by what stands in a column."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError
 from adaptkit.tasks import source
-from adaptkit.tasks.task import ID
+from adaptkit.tasks.task import ID, SHOWN
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,3 +35,21 @@ def with_ids(rows: Dataset, column: str | None, where: str) -> Dataset:
             "to number the rows."
         )
     return source.with_column(rows, ID, ids)
+
+
+def chosen(rows: Dataset, values: Mapping[str, str], where: str) -> Dataset:
+    """Return the rows with these values in these columns, compared as text.
+
+    Raises:
+        AdaptError: no row has them; the message names values that are there.
+    """
+    for column, value in values.items():
+        there = [str(one) for one in rows[column][:]]
+        kept = [i for i, one in enumerate(there) if one == value]
+        if not kept:
+            others = ", ".join(name for name, _ in Counter(there).most_common(SHOWN))
+            raise AdaptError(
+                f"{where}: no row has {value!r} in {column!r} (task.where); there are: {others}."
+            )
+        rows = rows.select(kept)
+    return rows

@@ -123,8 +123,7 @@ class Span(TableTask):
             if missing := without_place(scored):
                 name = f"validation{suffix and f' ({suffix})'}"
                 notes.append(
-                    f"the first answer of {len(missing)} of {len(scored)} {name} rows is not in "
-                    "its text"
+                    f"no answer of {len(missing)} of {len(scored)} {name} rows is in its text"
                 )
         return replace(splits, train=rows, notes=tuple(notes))
 
@@ -209,8 +208,9 @@ def place_of(text: str, start: int | None, context: str) -> int:
 
 
 def without_place(rows: Dataset) -> list[int]:
-    """Return the numbers of the rows whose first answer was not found."""
-    return [i for i, label in enumerate(rows[LABEL][:]) if -1 in label["answer_start"][:1]]
+    """Return the numbers of the rows that have answers, none of which was found."""
+    places = [label["answer_start"] for label in rows[LABEL][:]]
+    return [i for i, starts in enumerate(places) if starts and max(starts) < 0]
 
 
 def first_sentence(text: str) -> str:

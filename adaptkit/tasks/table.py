@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
 from adaptkit.tasks import grouping, one_file, source
-from adaptkit.tasks.ids import with_ids
+from adaptkit.tasks.ids import chosen, with_ids
 from adaptkit.tasks.labels import check_stored
 from adaptkit.tasks.notes import notes_on
 from adaptkit.tasks.task import ID, LABEL, Answer, Form, Splits
@@ -37,6 +37,8 @@ class TableTask(ABC):
     train: str = "train"  # names of the splits
     validation: str = "validation"  # the split whose score decides
     also: dict[str, str] = field(default_factory=dict)  # more scored splits: +task.also.NAME=SPLIT
+    # only rows with these values in these columns: {column: value}
+    where: dict[str, str] = field(default_factory=dict)
     metric: str = ""  # how answers are scored
     best: str = ""  # the score by which runs are compared; empty: the metric's first
     max_length: int = 128  # tokens, special ones included
@@ -95,9 +97,9 @@ class TableTask(ABC):
         Raises:
             AdaptError: no such split or column, no rows, or two rows with one id.
         """
-        wanted = {*columns, *([self.id] if self.id else [])}
+        wanted = {*columns, *self.where, *([self.id] if self.id else [])}
         rows, there = source.read(self.spec(data), origin, split, wanted)
-        self.check_columns(there, split, columns)
+        self.check_columns(there, split, (*columns, *self.where))
         if len(rows) == 0:
             raise AdaptError(f"task {self.name}, split {split}: has no rows.")
         if self.label in self.columns:
@@ -111,7 +113,8 @@ class TableTask(ABC):
                     f"task {self.name}: the column {taken!r} cannot be a text, because adaptkit "
                     f"keeps the rows' {taken}s under that name. Rename it in the file."
                 )
-        return with_ids(rows, self.id, f"task {self.name}, split {split}")
+        place = f"task {self.name}, split {split}"
+        return chosen(with_ids(rows, self.id, place), self.where, place)
 
     def check_columns(self, there: Sequence[str], split: str, columns: Sequence[str]) -> None:
         """Check that a split has the columns.
@@ -136,7 +139,7 @@ class TableTask(ABC):
     def option_of(self, column: str) -> str:
         """Return the option that names a column, for messages."""
         for name, value in vars(self).items():
-            texts = value if isinstance(value, tuple) else (value,)
+            texts = tuple(value) if isinstance(value, tuple | dict) else (value,)
             if column in texts or any(f"{{{column}}}" in str(text) for text in texts):
                 return f"task.{name}"
         return "the columns in task.*"

@@ -217,15 +217,17 @@ class SpanForm(Form):
 
 
 def target_of(window: Mapping[str, Any], label: Mapping[str, Any], begin: int) -> list[int]:
-    """Return the first and last token [2] of the first right answer, or twice that of none.
+    """Return the first and last token [2] of the first right answer found, or twice that of none.
 
     `begin`: where in the row's text the window begins.
     """
     starts, ends, none = window["starts"], window["ends"], [window["null"]] * 2
-    if not label["text"] or not starts:
+    pairs = zip(label["text"], label["answer_start"], strict=True)
+    found = next(((text, place) for text, place in pairs if place >= 0), None)
+    if not found or not starts:
         return none
-    text = label["text"][0]
-    start = label["answer_start"][0] - begin + len(text) - len(text.lstrip())
+    text, place = found
+    start = place - begin + len(text) - len(text.lstrip())
     end = start + len(text.strip())
     if starts[0] > start or ends[-1] < end:
         return none
