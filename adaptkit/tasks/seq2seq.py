@@ -64,6 +64,13 @@ class Seq2Seq(TableTask):
         above("task.temperature", self.temperature, 0)
         if not 0 < self.top_p <= 1:
             raise invalid("task.top_p", self.top_p, "must be above 0 and at most 1")
+        for name, works, switch in (
+            ("temperature", self.do_sample, "task.do_sample=true"),
+            ("top_p", self.do_sample, "task.do_sample=true"),
+            ("length_penalty", self.num_beams > 1, "task.num_beams=4"),
+        ):
+            if getattr(self, name) != 1 and not works:
+                raise invalid(f"task.{name}", getattr(self, name), f"needs {switch}, for example")
         self.template.check()
 
     @property
