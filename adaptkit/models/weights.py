@@ -39,7 +39,9 @@ def read_weights(
     loaded, info = reading()
     names = _renamed(loaded, info)
     if names:
+        own = loaded._weight_conversions
         loaded, info = reading(key_mapping=names)
+        loaded._weight_conversions = own  # else it would be saved under the stored names again
     if twin := _twin(loaded, info, config):
         loaded, info = reading(key_mapping={**names, **twin})
     # A head for other classes than the task's is replaced like a missing one.

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from adaptkit.errors import AdaptError, MachineError
 from adaptkit.interop.peft_file import CLASSES, TENSORS
@@ -30,6 +30,7 @@ from adaptkit.runs.delta import SavedRun, load_run
 from adaptkit.runs.prepare import restored
 from adaptkit.storage import bundled
 from adaptkit.storage.files import check_free, making_folder, save_tensors, write_json, write_text
+from adaptkit.tasks.forms.text import TextForm
 from adaptkit.training.scorer import Prepared
 
 TOLERANCE = 1e-4  # of a plain model's logits, relative to the largest
@@ -72,6 +73,8 @@ def write(saved: SavedRun, prepared: Prepared, kind: str, out: Path) -> str:
     check_end(saved, prepared)
     run, model = saved.settings, prepared.adaptation.model.eval()
     describe_task(config_of(model), run.head, run.task.classes)
+    if isinstance(prepared.form, TextForm):
+        cast("Any", model).generation_config = prepared.form.settings(prepared.reader)
     tokenizer = prepared.reader.tokenizer
     # What the task's class reads correctly (XLNet: padding on the left), and as long as here.
     tokenizer.padding_side = family(model).padding
@@ -125,12 +128,27 @@ def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
             "model.from_run: its base model is what another run left, which PEFT cannot load by a "
             "name. Use --format merged."
         )
+    check_prefix(prepared.adaptation.model)
     form = peft_form(prepared.adaptation, HEADS[run.head].peft)
     body = place(run.model.path)
     save_form(form, folder, body, run.model.revision, run.task.classes)
     write_text(folder / "README.md", card(saved, config_of(prepared.adaptation.model)))
     numbers = sum(tensor.numel() for tensor in form.tensors.values())
     return f"PEFT adapter {form.config['peft_type']}, {numbers:,} numbers, for the body {body}"
+
+
+def check_prefix(model: torch.nn.Module) -> None:
+    """Reject a head whose class would not find the base model's weights.
+
+    Raises:
+        AdaptError: transformers gives the base model another name in it (LLaMA's span classifier).
+    """
+    plain = cast("Any", AutoModel._model_mapping[type(config_of(model))])
+    if model.base_model_prefix != plain.base_model_prefix:
+        raise AdaptError(
+            f"transformers' {type(model).__name__} does not find the weights of its base model by "
+            "their names, so that an adapter would stand on random numbers. Use --format merged."
+        )
 
 
 def save_form(
@@ -157,6 +175,8 @@ def write_merged(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
             "there is no plain model. Keep the run."
         )
     batch, head = examples(folder), saved.settings.head
+    if head == "seq2seq":
+        batch["decoder_input_ids"] = batch["input_ids"]
     expected = outputs_of(adaptation.model, batch, HEADS[head].proof)
     adaptation.merge()
     cast("PreTrainedModel", adaptation.model).save_pretrained(folder)

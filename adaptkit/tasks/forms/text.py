@@ -25,7 +25,7 @@ from adaptkit.tasks.template import Template
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor, nn
-    from transformers import GenerationMixin
+    from transformers import GenerationConfig, GenerationMixin
 
 
 SHORTEST = 4  # tokens of a source that must fit next to a target: the least task.max_length
@@ -203,19 +203,24 @@ class TextForm(Form):
         texts = tokenizer.batch_decode(made, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def _generate(self, model: nn.Module, inputs: dict[str, Tensor], reader: Reader) -> Tensor:
-        """Return the tokens of the answers, behind those of the sources if the model is causal."""
+    def settings(self, reader: Reader) -> GenerationConfig:
+        """Return all that transformers must know to generate an answer."""
         from transformers import GenerationConfig
 
-        tokenizer, generating = reader.tokenizer, cast("GenerationMixin", model)
-        before = generating.generation_config
-        # The checkpoint's own settings would fill in what these leave open.
-        generating.generation_config = GenerationConfig(
+        tokenizer = reader.tokenizer
+        return GenerationConfig(
             **asdict(self.generation), top_k=0 if self.generation.do_sample else None,
             use_cache=True, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
             decoder_start_token_id=reader.decoder_start,
         )  # fmt: skip
+
+    def _generate(self, model: nn.Module, inputs: dict[str, Tensor], reader: Reader) -> Tensor:
+        """Return the tokens of the answers, behind those of the sources if the model is causal."""
+        generating = cast("GenerationMixin", model)
+        before = generating.generation_config
+        # The checkpoint's own settings would fill in what these leave open.
+        generating.generation_config = self.settings(reader)
         try:
             return cast("Tensor", generating.generate(**inputs))
         finally:
