@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError
 from adaptkit.models import anatomy
-from adaptkit.models.families import POINTS
+from adaptkit.models.layout import POINTS
 from adaptkit.models.loading import head_names
 from adaptkit.optimizers import AdamW
 from adaptkit.training.arguments import parameter_groups

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError, did_you_mean, each_of
 from adaptkit.models.body import base_of, config_of, outputs_of, weight_of, words_of
-from adaptkit.models.families import FAMILIES, FFN, NORMS, QKV, ROLES, Family
+from adaptkit.models.families import FAMILIES
+from adaptkit.models.layout import FFN, NORMS, QKV, ROLES, Family
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

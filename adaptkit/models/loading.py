@@ -17,8 +17,8 @@ from adaptkit.errors import AdaptError
 from adaptkit.models.anatomy import base_prefix, family, family_of
 from adaptkit.models.body import base_of
 from adaptkit.models.checkpoint import read
-from adaptkit.models.families import past_padding
 from adaptkit.models.heads import HEADS, Head, check_head, outputs_by_name
+from adaptkit.models.layout import past_padding
 from adaptkit.models.padding import with_padding_moved
 from adaptkit.models.pairs import separate_pairs
 from adaptkit.models.pooling import Pooled
