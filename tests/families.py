@@ -1,8 +1,8 @@
-"""Tiny random checkpoints of sixteen model families, stand-ins for published pretrained ones.
+"""Tiny random checkpoints of twenty model families, stand-ins for published pretrained ones.
 
 Every family gets a three-layer model of width 32 and a tokenizer whose special tokens, padding and
 inputs follow the published checkpoints, gaps included: gpt2, llama, mistral and gpt_neox have no
-padding token, and qwen2 has one in its tokenizer but not in its config (see ``add_padding``).
+padding token, and qwen2 and qwen3 have one in the tokenizer, not in the config (``add_padding``).
 """
 
 import json
@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import (
@@ -30,6 +31,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    GemmaTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -185,6 +187,14 @@ _ROBERTA_LAYOUT = {"single": "<s> $A </s>", "pair": "<s> $A </s> </s> $B </s>"}
 _LLAMA_SPECIALS = ("<unk>", "<s>", "</s>")
 _LLAMA_ROLES = {**_ROBERTA_ENDS, "unk": "<unk>"}
 _LLAMA_LAYOUT = {"single": "<s> $A", "pair": "<s> $A <s>:1 $B:1"}
+_LLAMA_3_ROLES = {
+    "bos": "<|begin_of_text|>", "eos": "<|end_of_text|>", "pad": "<|end_of_text|>",
+    "mask": "<|mask|>",
+}  # fmt: skip
+_LLAMA_3_SPECIALS = tuple(dict.fromkeys(_LLAMA_3_ROLES.values()))
+_GEMMA_SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+_GEMMA_ROLES = {token.strip("<>"): token for token in _GEMMA_SPECIALS}
+_GEMMA_IDS = {role: _GEMMA_ROLES[role] for role in ("pad", "eos", "bos")}
 _END = "<|endoftext|>"
 _END_BOTH = {"bos": _END, "eos": _END}
 _XLNET_SPECIALS = ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>")
@@ -227,6 +237,11 @@ _TABLE: dict[str, _Family] = {
         specials_last=True, tokenizer=_LIMIT, **{**_BERT_LAYOUT, "pair": "[CLS] $A [SEP] $B [SEP]"},
         config={**_ENCODER, "local_attention": 8, "classifier_pooling": "mean"},
     ),
+    "eurobert": _Family(
+        "EuroBertForMaskedLM", "bytes", _LLAMA_3_SPECIALS, _LLAMA_3_ROLES, _LLAMA_3_ROLES,
+        specials_last=True, tokenizer=_LIMIT, single="<|begin_of_text|> $A",
+        pair="<|begin_of_text|> $A <|begin_of_text|>:1 $B:1", config=_GROUPED,
+    ),
     "xlnet": _Family(
         "XLNetLMHeadModel", "unigram", _XLNET_SPECIALS, {}, {**_ROBERTA_ENDS, "pad": "<pad>"},
         segments=True, tokenizer=_LEFT,
@@ -246,6 +261,12 @@ _TABLE: dict[str, _Family] = {
             "max_position_embeddings": POSITIONS,
         },
     ),
+    "modernbert-decoder": _Family(
+        "ModernBertDecoderForCausalLM", "bytes", ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"),
+        _BERT_ROLES, {**_CLS_ENDS, "pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]"},
+        specials_last=True, tokenizer=_LIMIT, **{**_BERT_LAYOUT, "pair": "[CLS] $A [SEP] $B [SEP]"},
+        config={**_ENCODER, "local_attention": 8},
+    ),
     "llama": _Family(
         "LlamaForCausalLM", "bytes", _LLAMA_SPECIALS, _LLAMA_ROLES, _ROBERTA_ENDS,
         config=_GROUPED, **_LLAMA_LAYOUT,
@@ -258,6 +279,19 @@ _TABLE: dict[str, _Family] = {
         "Qwen2ForCausalLM", "bytes", (_END, "<|im_start|>", "<|im_end|>"),
         {"eos": _END, "pad": _END}, _END_BOTH, specials_last=True, tokenizer=_LIMIT,
         config={**_GROUPED, "tie_word_embeddings": True},
+    ),
+    "qwen3": _Family(  # as the published base models, with heads wider than their share
+        "Qwen3ForCausalLM", "bytes", (_END, "<|im_start|>", "<|im_end|>"),
+        {"eos": _END, "pad": _END}, _END_BOTH, specials_last=True, tokenizer=_LIMIT,
+        config={**_GROUPED, "head_dim": 16, "tie_word_embeddings": True},
+    ),
+    "gemma3_text": _Family(
+        "Gemma3ForCausalLM", "pieces", _GEMMA_SPECIALS, _GEMMA_ROLES, _GEMMA_IDS,
+        tokenizer={**_LEFT, "add_bos_token": True},
+        config={  # heads wider than their share, and two of three layers with a window
+            **_GROUPED, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 4,
+            "sliding_window_pattern": 2,
+        },
     ),
     "gpt_neox": _Family(
         "GPTNeoXForCausalLM", "bytes", (_END, "<|padding|>"), {**_END_BOTH, "unk": _END},
@@ -276,6 +310,8 @@ _TABLE: dict[str, _Family] = {
     ),
 }  # fmt: skip
 FAMILIES: tuple[str, ...] = tuple(_TABLE)
+RARE = ("eurobert", "modernbert-decoder", "qwen3", "gemma3_text")  # most tests of them are slow
+EACH_FAMILY = [pytest.param(name, marks=[pytest.mark.slow] * (name in RARE)) for name in FAMILIES]
 
 
 def _word_backend(family: _Family) -> Tokenizer:
@@ -336,6 +372,24 @@ def _qwen2_tokenizer(backend: Tokenizer, **settings: Any) -> PreTrainedTokenizer
     return Qwen2Tokenizer(model["vocab"], merges, extra_special_tokens=list(extra), **settings)
 
 
+def _gemma_tokenizer(**settings: Any) -> PreTrainedTokenizerFast:
+    """Gemma's own class: words with "▁" in front of them, and bytes for unknown letters."""
+    trained = Tokenizer(models.BPE())
+    trained.train_from_iterator(
+        [[word, f"▁{word}"] for word in _words()],
+        trainers.BpeTrainer(
+            vocab_size=4000,
+            show_progress=False,
+            initial_alphabet=["▁", *string.ascii_letters, *string.digits, *string.punctuation],
+        ),
+    )
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    tokens = [*_GEMMA_SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return GemmaTokenizer(vocabulary, merges, **settings)
+
+
 def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
     """The family's tokenizer over a vocabulary of a few hundred words plus letters or bytes."""
     spec = _TABLE[family]
@@ -344,8 +398,10 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerFast:
     settings |= {"model_input_names": names, **spec.tokenizer}
     if family == "xlnet":
         return _xlnet_tokenizer(**settings)
+    if family == "gemma3_text":
+        return _gemma_tokenizer(**settings)
     backend = Tokenizer.from_str(_backend_json(family))
-    if family == "qwen2":
+    if family in ("qwen2", "qwen3"):
         return _qwen2_tokenizer(backend, **settings)
     return PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
 

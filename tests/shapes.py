@@ -2,9 +2,13 @@
 
 LAYERS, WIDTH, INNER, HEADS = 3, 32, 64, 4
 TWO_STACKS = ("t5", "bart")
-GATED = GROUPED = ("llama", "mistral", "qwen2")  # two key-value heads for four query heads
+# Two key-value heads for four query heads.
+GATED = GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "eurobert")
+WIDE_HEADS = ("qwen3", "gemma3_text")  # together twice as wide as the model
 FUSED = ("gpt2", "modernbert", "gpt_neox")
-NO_BIAS = ("llama", "mistral", "t5", "modernbert")  # in the body
+NO_BIAS = (  # in the body
+    "llama", "mistral", "t5", "modernbert", "modernbert-decoder", "qwen3", "gemma3_text", "eurobert"
+)  # fmt: skip
 LINEAR = ("query", "key", "value", "output", "up", "gate", "down")
 
 
@@ -21,8 +25,10 @@ def expected(family: str) -> dict[str, int]:
 
 def shape(family: str, role: str) -> tuple[int, int]:
     """(in, out) of a role's map."""
-    wide = 2 * INNER if family == "modernbert" else INNER  # gate and up in one map
-    narrow = WIDTH // 2 if family in GROUPED else WIDTH
+    wide = 2 * INNER if family.startswith("modernbert") else INNER  # gate and up in one map
+    heads = 2 * WIDTH if family in WIDE_HEADS else WIDTH
+    narrow = heads // 2 if family in GROUPED else heads
     shapes = {"up": (WIDTH, wide), "gate": (WIDTH, INNER), "down": (INNER, WIDTH)}
+    shapes |= {"query": (WIDTH, heads), "output": (heads, WIDTH)}
     shapes |= {"key": (WIDTH, narrow), "value": (WIDTH, narrow)}
     return shapes.get(role, (WIDTH, WIDTH))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from families import FAMILIES, rows, tiny_config, tiny_model
+from families import EACH_FAMILY, FAMILIES, RARE, rows, tiny_config, tiny_model
 from shapes import LAYERS, TWO_STACKS, WIDTH
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
@@ -228,6 +228,16 @@ def opt(block: nn.Module, at: At) -> None:
     replace(block, layer)
 
 
+def gemma(block: nn.Module, at: At) -> None:
+    def layer(self: Any, hidden_states: Tensor, **kw: Any) -> Tensor:
+        h = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kw)[0]
+        x = hidden_states + at.attention(self.post_attention_layernorm(h))
+        normed = self.pre_feedforward_layernorm(x)
+        return x + at.ffn(self.post_feedforward_layernorm(self.mlp(normed)), normed)
+
+    replace(block, layer)
+
+
 def replace(module: nn.Module, forward: Callable[..., Any]) -> None:
     module.forward = types.MethodType(forward, module)
 
@@ -238,9 +248,12 @@ POST_NORM = {
     "albert": albert, "distilbert": distilbert, "xlnet": xlnet, "bart": bart,
 }  # fmt: skip
 PRE_NORM = {
-    **dict.fromkeys(("llama", "mistral", "qwen2"), LLAMA),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "eurobert"), LLAMA),
+    "gemma3_text": gemma,
     "gpt2": pre_norm(("ln_1", "attn", "ln_2", "mlp")), "t5": t5, "opt": opt,
-    "modernbert": pre_norm(("attn_norm", "attn", "mlp_norm", "mlp")),
+    **dict.fromkeys(
+        ("modernbert", "modernbert-decoder"), pre_norm(("attn_norm", "attn", "mlp_norm", "mlp"))
+    ),
     "gpt_neox": pre_norm(
         ("input_layernorm", "attention", "post_attention_layernorm", "mlp"), parallel=True
     ),
@@ -251,7 +264,7 @@ BLOCKS = {
     "distilbert": ("transformer.layer",), "xlnet": ("layer",), "gpt2": ("h",),
     "bart": ("encoder.layers", "decoder.layers"), "t5": ("encoder.block", "decoder.block"),
     "opt": ("decoder.layers",),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "modernbert", "gpt_neox"), ("layers",)),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "modernbert", "gpt_neox", *RARE), ("layers",)),
 }  # fmt: skip
 
 
@@ -281,7 +294,7 @@ def by_hand(method: Any, adapted: nn.Module, body: nn.Module) -> nn.Module:
 
 
 @each_method
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_definition(family: str, method: Any) -> None:
     plain = hidden(tiny_model(family))
     adapted = stir(adapt(method, tiny_model(family))).model
@@ -331,7 +344,7 @@ def test_hypercomplex_weight_is_a_sum_of_kronecker_products(
 # ---- the start ----
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize(
     ("method", "near"), [(Houlsby(6), 1e-3), (Compacter(8), 3e-2), (Pfeiffer(6), 0.2)]
 )
@@ -373,7 +386,7 @@ def test_starts_are_the_papers() -> None:
 # ---- what learns and what is saved ----
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @each_method
 def test_names_of_the_body_stay(family: str, method: Any) -> None:
     body = tiny_model(family)
@@ -505,7 +518,7 @@ def test_mix_and_match_is_its_parts(family: str) -> None:
     assert not torch.allclose(hidden(alone.model), before, atol=1e-2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_chain_with_low_rank_maps(family: str) -> None:
     """Both parts do their work where they meet: the adapter sees what the changed map gives."""
     chain = Chain((LoRA(2, roles=("output", "up", "down")), Houlsby(6), ParallelAdapter(6)))

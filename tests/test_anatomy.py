@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import FAMILIES, tiny_config, tiny_model
+from families import FAMILIES, RARE, tiny_config, tiny_model
 from shapes import FUSED, HEADS, INNER, LAYERS, WIDTH, expected, shape
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -27,6 +27,7 @@ PREFIX = {
     "deberta-v2": "deberta.", "modernbert": "model.", "xlnet": "transformer.",
     "gpt2": "transformer.", "opt": "model.", "llama": "model.", "mistral": "model.",
     "qwen2": "model.", "gpt_neox": "gpt_neox.", "t5": "transformer.", "bart": "model.",
+    **dict.fromkeys(RARE, "model."),
 }  # fmt: skip
 
 
@@ -131,7 +132,8 @@ def test_every_supported_architecture_is_one_of_hugging_face(kind: str) -> None:
 
 # ---- what reaches the attention function, role by role ----
 
-INTERFACE = (*FUSED, "bert", "roberta", "distilbert", "albert", "opt", "llama", "qwen2", "bart")
+INTERFACE = (*FUSED, "bert", "roberta", "distilbert", "albert", "opt", "llama", "qwen2", "bart",
+             *RARE)  # fmt: skip
 QKV = ("query", "key", "value")
 
 
@@ -246,18 +248,23 @@ def test_points_keep_the_models_order(family: str) -> None:
 
 
 def test_norms_are_all_of_the_bodys(family: str) -> None:
-    """By hand: two per layer, three in a decoder with cross-attention, and those outside."""
+    """By hand: two per layer, three in a decoder with cross-attention, and those outside.
+
+    Gemma has one before and one behind each sub-layer, and like Qwen3 for queries and keys.
+    """
     layers, outside = (1 if family == "albert" else LAYERS), OUTSIDE[family]
-    per_layer = 5 if family in ("t5", "bart") else 2
+    per_layer = {"t5": 5, "bart": 5, "gemma3_text": 6, "qwen3": 4}.get(family, 2)
     names = {name.rpartition(".")[0] for name in anatomy.norms(tiny_model(family))}
-    without = 1 if family == "modernbert" else 0  # its first attention has none
+    without = 1 if family.startswith("modernbert") else 0  # its first attention has none
     assert len(names) == layers * per_layer + outside - without
 
 
 OUTSIDE = {  # embeddings, the ends of stacks; DeBERTa's relative positions
     **dict.fromkeys(("bert", "roberta", "electra", "albert", "distilbert"), 1),
-    **dict.fromkeys(("gpt2", "opt", "llama", "mistral", "qwen2", "gpt_neox"), 1),
-    **dict.fromkeys(("deberta-v2", "modernbert", "t5", "bart"), 2), "xlnet": 0,
+    **dict.fromkeys(("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "eurobert",
+                     "gemma3_text"), 1),
+    **dict.fromkeys(("deberta-v2", "modernbert", "modernbert-decoder", "t5", "bart"), 2),
+    "xlnet": 0,
 }  # fmt: skip
 
 

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from families import FAMILIES, SENTENCES, _build, add_padding, tiny_config, tiny_tokenizer
+from families import (
+    EACH_FAMILY,
+    FAMILIES,
+    RARE,
+    SENTENCES,
+    _build,
+    add_padding,
+    tiny_config,
+    tiny_tokenizer,
+)
 from runs import carry_out, configure, outcome, sentiment
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -34,6 +43,12 @@ def exists(family: str, head: str) -> bool:
 
 
 PAIRS = [(family, head) for family in FAMILIES for head in HEADS if exists(family, head)]
+
+
+def each(pairs: list[tuple[str, str]]) -> Any:
+    """Parametrize over families and heads, the rare families being slow."""
+    marked = [pytest.param(f, h, marks=[pytest.mark.slow] * (f in RARE)) for f, h in pairs]
+    return pytest.mark.parametrize(("family", "head"), marked)
 
 
 def saved(folder: Path, family: str, head: str, names: Any = None, **changes: Any) -> Path:
@@ -78,7 +93,7 @@ def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 # ---- a plan sees what training will see ----
 
 
-@pytest.mark.parametrize(("family", "head"), PAIRS)
+@each(PAIRS)
 def test_a_plan_counts_what_is_loaded(family, head, checkpoints):
     """Tied tables once; what the pretrained checkpoint lacks is new in both."""
     try:
@@ -120,7 +135,7 @@ def without(*names: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda w: {n: t for n, t in w.items() if n not in names}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_a_missing_tensor_of_the_body_is_named(family, checkpoints, tmp_path):
     """One of the embeddings, one inside, the last one: by training and by a plan."""
     whole = load(checkpoints[family], "sequence", ("a", "b"))
@@ -178,7 +193,7 @@ def test_a_missing_layer_is_counted(checkpoints, tmp_path):
 TIED = [(f, h) for f, h in PAIRS if h in LANGUAGE and ties(tiny_config(f)) and f != "deberta-v2"]
 
 
-@pytest.mark.parametrize(("family", "head"), TIED)
+@each(TIED)
 @pytest.mark.parametrize("task", ["sequence", "same"])
 def test_a_tied_twin_is_taken(family, head, task, tmp_path):
     """A file that holds the output map only: it is the table of words."""
@@ -229,7 +244,7 @@ def logits(loaded: loading.Loaded, family: str) -> Tensor:
 CLASSIFIERS = [(family, head) for family, head in PAIRS if HEADS[head].new and HEADS[head].classes]
 
 
-@pytest.mark.parametrize(("family", "head"), CLASSIFIERS)
+@each(CLASSIFIERS)
 def test_outputs_follow_the_names_of_the_classes(family, head, tmp_path):
     saved(tmp_path, family, head, NAMES)
     kept = load(tmp_path, head, NAMES)

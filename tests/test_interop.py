@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from commandline import LABELS, call, data_root, tiny, write
-from families import SENTENCES, add_padding, tiny_model, tiny_tokenizer
+from families import RARE, SENTENCES, add_padding, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -54,6 +54,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 FAMILIES = ("bert", "roberta", "gpt2", "llama", "t5", "bart", "deberta-v2", "modernbert",
             "gpt_neox", "xlnet", "albert", "distilbert", "electra", "opt", "qwen2")  # fmt: skip
+MORE = [*FAMILIES, *(pytest.param(family, marks=pytest.mark.slow) for family in RARE)]
 FEW = ("bert", "gpt2", "llama", "bart", "modernbert", "gpt_neox")
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 BARE = {"xlnet": ("up", "down")}  # its attention has no maps that PEFT could adapt
@@ -124,7 +125,7 @@ def exported_like_peft(family: str, method: Any, folder: Path) -> dict[str, Any]
     return config
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MORE)
 def test_lora(family: str, tmp_path: Path) -> None:
     roles = BARE.get(family, ("query", "value", "output"))
     config = exported_like_peft(family, LoRA(4, 6.0, roles=roles), tmp_path)
@@ -150,7 +151,7 @@ def test_variants(name: str, family: str, tmp_path: Path) -> None:
     exported_like_peft(family, LOW_RANK[name], tmp_path)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MORE)
 def test_ia3(family: str, tmp_path: Path) -> None:
     method = IA3(roles=("down",)) if family == "xlnet" else IA3()
     exported_like_peft(family, method, tmp_path)

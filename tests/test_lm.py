@@ -23,7 +23,7 @@ from adaptkit.tasks.lm import LM
 from adaptkit.tasks.task import Splits
 from adaptkit.training.batching import Feed
 
-DECODERS = ["gpt2", "opt", "llama", "qwen2", "gpt_neox"]
+DECODERS = ["gpt2", "opt", "llama", "qwen2", "gpt_neox", "modernbert-decoder", "gemma3_text"]
 
 # (read, predicted) of 10 tokens in windows of 4, as lm-evaluation-harness cuts them; P begins.
 ROLLING = {
@@ -71,7 +71,8 @@ def test_the_sum_is_that_of_transformers(family, checkpoints):
     batch = feed.batch([0, 1, 2])
     outputs = model(**batch.inputs)
     found = feed.form.answers(feed.form.predict(model, outputs, batch, feed.reader), batch.rows)
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    begins = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id)
+    begin = next(token for token in begins if token is not None)
     total = 0.0
     for text, answer in zip(SENTENCES, found, strict=False):
         ids = torch.tensor([[begin, *tokenizer(text, add_special_tokens=False)["input_ids"]]])

@@ -40,6 +40,8 @@ HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "distilbert": lambda m, x: m.classifier(torch.relu(m.pre_classifier(x))),
     "deberta-v2": lambda m, x: m.classifier(gelu(m.pooler.dense(x))),
     "modernbert": lambda m, x: m.classifier(m.head.norm(gelu(m.head.dense(x)))),
+    "modernbert-decoder": lambda m, x: m.classifier(m.head.norm(gelu(m.head.dense(x)))),
+    "eurobert": lambda m, x: m.classifier(gelu(m.dense(x))),
     "xlnet": lambda m, x: m.logits_proj(torch.tanh(m.sequence_summary.summary(x))),
     "t5": lambda m, x: m.classification_head.out_proj(
         torch.tanh(m.classification_head.dense(x))

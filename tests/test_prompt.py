@@ -39,7 +39,8 @@ SEQUENCE = MODEL_HEADS["sequence"]
 
 P = 5
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-FRONT = ("xlnet", "gpt2", "opt", "llama", "mistral", "qwen2", "gpt_neox", "t5")
+FRONT = ("xlnet", "gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "t5",
+         "modernbert-decoder", "gemma3_text")  # fmt: skip
 LMS = {"gpt2": "GPT2LMHeadModel", "opt": "OPTForCausalLM", "llama": "LlamaForCausalLM",
        "t5": "T5ForConditionalGeneration", "bart": "BartForConditionalGeneration"}  # fmt: skip
 
@@ -89,7 +90,8 @@ def encoded(family: str, texts: list[str], side: str = "right") -> dict[str, Ten
 
 def words_of(model: nn.Module) -> Tensor:
     """The word embeddings, scaled where the family does that."""
-    scale = model.config.d_model**0.5 if getattr(model.config, "scale_embedding", False) else 1.0
+    scaled = getattr(model.config, "scale_embedding", model.config.model_type == "gemma3_text")
+    scale = model.config.hidden_size**0.5 if scaled else 1.0
     return model.get_input_embeddings().weight.detach() * scale
 
 
@@ -114,6 +116,10 @@ def class_logits(family: str, plain: nn.Module, batch: dict[str, Tensor], prompt
         hidden = plain.model(**inputs).last_hidden_state
         text = torch.cat([hidden[:, :1], hidden[:, 1 + len(prompt) :]], 1)
         return plain.classifier(plain.head(text.mean(1)))
+    if family == "eurobert":  # the mean of the logits
+        hidden = plain.model(**inputs).last_hidden_state
+        text = torch.cat([hidden[:, :1], hidden[:, 1 + len(prompt) :]], 1)
+        return plain.classifier(plain.activation(plain.dense(text))).mean(1)
     if family in ("t5", "bart"):
         start = torch.tensor([[plain.config.decoder_start_token_id]])
         inputs["decoder_input_ids"] = torch.cat([start, ids[:, :-1]], 1)

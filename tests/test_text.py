@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -35,8 +36,10 @@ from adaptkit.tasks.source import DataSource
 from adaptkit.tasks.task import Reader, Splits
 from adaptkit.tasks.template import Template
 
-GENERATING = ("gpt2", "opt", "llama", "mistral", "qwen2", "gpt_neox", "t5", "bart")
-CAUSAL = GENERATING[:6]
+GENERATING = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gpt_neox",
+              "modernbert-decoder", "gemma3_text", "t5", "bart")  # fmt: skip
+CAUSAL = GENERATING[:-2]
+ENDING = ("modernbert-decoder",)  # its tokenizer ends every text
 TEXTS = [text for text in SENTENCES if len(text) < 90][:6]
 TARGETS = ["good film", "the plot", "a dull story and a great cast", "not bad", "it is", "she"]
 ROWS = Dataset.from_dict({"id": list("012345"), "text": TEXTS, "label": TARGETS})
@@ -97,7 +100,8 @@ def test_the_source_is_what_the_tokenizer_makes_of_it(family, checkpoints):
     _, made = prepared(checkpoints[family])
     tokenizer = AutoTokenizer.from_pretrained(checkpoints[family])
     for text, example in zip(TEXTS, examples_of(made), strict=True):
-        assert example["input_ids"] == tokenizer(f"repeat: {text}")["input_ids"]
+        whole = tokenizer(f"repeat: {text}")["input_ids"]
+        assert example["input_ids"] == whole[: -1 if family in ENDING else None]
         assert example["cut"] == 0
 
 
@@ -110,7 +114,8 @@ def test_a_boundary_between_source_and_target_is_one_of_tokens(family, checkpoin
     tokenizer = made.reader.tokenizer
     for text, target, example in zip(TEXTS, TARGETS, examples_of(made), strict=True):
         whole = tokenizer(f"repeat: {text} {target}")["input_ids"]
-        assert [*example["input_ids"], *example["target"][:-1]] == whole
+        made_one = [*example["input_ids"], *example["target"]]
+        assert made_one == (whole if family in ENDING else [*whole, tokenizer.eos_token_id])
 
 
 # ---- lengths ----
@@ -444,6 +449,22 @@ def test_options_out_of_range(options, message):
 def test_generation_asked_of_an_encoder(family, checkpoints):
     with pytest.raises(AdaptError, match=r"models cannot generate texts, which this task n"):
         head_of(Model(family, str(checkpoints[family])), "text")
+
+
+def test_a_decoder_that_was_made_an_encoder(checkpoints, tmp_path):
+    """EmbeddingGemma: with the whole text in sight, the next word is known."""
+    folder = shutil.copytree(checkpoints["gemma3_text"], tmp_path / "body")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "use_bidirectional_attention": True}))
+    with pytest.raises(AdaptError, match=r"lets every word see the whole text .*Choose a model"):
+        prepared(folder)
+
+
+def test_a_decoder_whose_tokenizer_names_no_end(checkpoints):
+    """Its config does: ModernBERT's tokenizer knows [CLS] and [SEP], and neither begin nor end."""
+    assert AutoTokenizer.from_pretrained(checkpoints["modernbert-decoder"]).eos_token is None
+    tokenizer = prepared(checkpoints["modernbert-decoder"])[1].reader.tokenizer
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("[CLS]", "[SEP]")
 
 
 def test_a_tokenizer_without_an_end(checkpoints):

@@ -60,10 +60,35 @@ DECODERS: dict[str, Family] = {
         reader="decoder",  # its language model passes the base model by
         post_norm=_unless_before,
     ),
+    "modernbert-decoder": Family(
+        "ModernBERT decoder",  # Ettin's
+        {
+            **maps("layers.*.attn", "q_proj", "k_proj", "v_proj", "Wo"),
+            "up": ("layers.*.mlp.Wi",),  # gate and up in one map
+            "down": ("layers.*.mlp.Wo",),
+            "attention_norm": ("layers.*.attn_norm",),
+            "ffn_norm": ("layers.*.mlp_norm",),
+            **points("layers.*", "attn", "mlp"),
+        },
+        "layers.*",
+        cls=None,
+    ),
     "llama": _llama("LLaMA"),
     "mistral": _llama("Mistral"),
     "qwen2": _llama("Qwen2"),
     "qwen3": _llama("Qwen3"),
+    "smollm3": _llama("SmolLM3"),
+    "gemma3_text": Family(
+        "Gemma 3",
+        {
+            **LLAMA,
+            "ffn_norm": ("layers.*.pre_feedforward_layernorm",),
+            # A norm behind each sub-layer is its last step before the residual sum.
+            **points("layers.*", "post_attention_layernorm", "post_feedforward_layernorm", "mlp"),
+        },
+        "layers.*",
+        cls=None,
+    ),
     "gpt_neox": Family(
         "GPT-NeoX",
         {

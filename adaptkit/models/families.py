@@ -5,7 +5,7 @@ A new family is one entry, in the words of `layout.py`. No torch at import time.
 
 from __future__ import annotations
 
-from adaptkit.models.decoders import DECODERS
+from adaptkit.models.decoders import DECODERS, LLAMA
 from adaptkit.models.layout import (
     QKV,
     Family,
@@ -101,6 +101,7 @@ FAMILIES: dict[str, Family] = {
         "layers.*",
         fused="blocks",
     ),
+    "eurobert": Family("EuroBERT", LLAMA, "layers.*"),
     "xlnet": Family(
         "XLNet",
         {

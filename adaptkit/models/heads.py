@@ -77,8 +77,8 @@ def check_head(head: str, config: PretrainedConfig, pooling: str | None) -> None
     """Reject a head that the architecture does not have, or that pooling would empty of meaning.
 
     Raises:
-        AdaptError: transformers has no such class for it, or model.pooling is set although single
-            tokens are read.
+        AdaptError: transformers has no such class for it, it was made an encoder (EmbeddingGemma),
+            or model.pooling is set although single tokens are read.
     """
     import transformers
 
@@ -88,6 +88,12 @@ def check_head(head: str, config: PretrainedConfig, pooling: str | None) -> None
         raise AdaptError(
             f"{family.name} models have no {kind.words} ({kind.auto}) in transformers, which this "
             "task needs. Choose a model of another family: adaptkit list models."
+        )
+    if head == "lm" and getattr(config, "use_bidirectional_attention", False):
+        raise AdaptError(
+            f"this {family.name} model lets every word see the whole text "
+            "(use_bidirectional_attention in config.json), so it cannot learn to predict the next "
+            "one. Choose a model that was trained to write."
         )
     if pooling and kind.per_token:
         raise AdaptError(

@@ -120,6 +120,8 @@ def load_tokenizer(model: Model, config: PretrainedConfig) -> PreTrainedTokenize
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    if tokenizer.eos_token_id is None and family_of(config.model_type).causal:
+        _name_ends(tokenizer, config)
     counts = family_of(config.model_type).positions is past_padding
     if counts and tokenizer.pad_token_id != config.pad_token_id:
         raise AdaptError(
@@ -134,6 +136,14 @@ def load_tokenizer(model: Model, config: PretrainedConfig) -> PreTrainedTokenize
     tokenizer.padding_side = "right"
     separate_pairs(tokenizer)
     return tokenizer
+
+
+def _name_ends(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+    """Tell a decoder's tokenizer its first and last token: ModernBERT's knows [CLS] and [SEP]."""
+    for name in ("bos_token", "eos_token"):
+        number = getattr(config, f"{name}_id")
+        if isinstance(number, int) and 0 <= number < len(tokenizer):
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
 
 
 def load_model(
