@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, RARE
 from runs import carry_out, configure, sentiment
 from shapes import NO_BIAS
 from torch import Tensor
@@ -23,7 +23,8 @@ from adaptkit.runs import plan
 from adaptkit.runs.plan import Plan
 
 BIG = ("bert-large", "bert-large-cased", "roberta-large", "electra-large", "xlnet-large",
-       "t5-base", "t5-v1.1-base", "bart-large", "gpt2-medium")  # fmt: skip
+       "t5-base", "t5-v1.1-base", "bart-large", "gpt2-medium", "smollm2-360m", "qwen3-0.6b",
+       "ettin-decoder-68m", "ettin-decoder-150m", "ettin-decoder-400m")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,7 @@ TOTALS = {
     "electra-large": 335_143_938, "distilbert": 66_955_010, "albert-base": 11_685_122,
     "deberta-v3-base": 184_423_682, "modernbert-base": 149_606_402, "xlnet-base": 117_310_466,
     "xlnet-large": 361_320_450, "bert-base-cased": 108_311_810, "bert-large-cased": 333_581_314,
+    "ettin-17m": 16_863_746, "mmbert-small": 140_642_306, "eurobert-210m": 212_358_146,
     "t5-small": 60_770_306, "bart-base": 140_012_546,  # tables that are one are counted once
 }  # fmt: skip
 
@@ -76,6 +78,39 @@ def test_total(name: str, total: int) -> None:
     assert params.total == params.trainable == params.stored == total
     assert params.body_trainable + params.head_trainable == total
     assert params.trainable_percent == 100
+
+
+# Language models. SmolLM2's are the counts of the published files. The others by hand, in layers L
+# of width H, feed-forward maps of width F and heads of width A together, key-value heads K.
+LANGUAGE_MODELS = {
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    # Tables V H, layers 2 H A + 2 H K + 3 H F + 2 H and two norms of a head, a last norm H.
+    "qwen3-0.6b": 151_936 * 1024 + 28 * (4096 * 1024 + 2048 * 1024 + 3 * 3_145_728 + 2304) + 1024,
+    "gemma3-270m": 262_144 * 640 + 18 * (2048 * 640 + 512 * 640 + 3 * 1_310_720 + 3072) + 640,
+    # Embeddings V H and their norm; layers 4 H^2 + 3 H F + 2 H, but for the first norm; a last
+    # norm; the head H^2 + H, and its biases V.
+    **{f"ettin-decoder-{size}": 50_368 * (h + 1) + layers * (4 * h * h + 3 * h * f + 2 * h) + h
+       + h * h + h
+       for size, (layers, h, f) in {
+           "17m": (7, 256, 384), "32m": (10, 384, 576), "68m": (19, 512, 768),
+           "150m": (22, 768, 1152), "400m": (28, 1024, 2624),
+       }.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "total"), of_model(LANGUAGE_MODELS))
+def test_total_of_a_language_model(name: str, total: int) -> None:
+    found = plan.plan(composed("task=xsum", f"model={name}", "method=full"), "fp32", memory=False)
+    assert found.params.total == found.params.trainable == total
+
+
+@pytest.mark.parametrize("size", ["17m", "150m"])
+def test_encoder_and_decoder_of_a_pair_are_of_one_size(size: str) -> None:
+    names = (f"ettin-{size}", f"ettin-decoder-{size}")
+    one, other = (planned(f"model={name}", "method=lora").params for name in names)
+    assert one.total == other.total + 2  # two biases of the classifier
+    assert one.body_trainable == other.body_trainable
 
 
 # Heads: a linear map (BERT), a dense layer before it (RoBERTa, ELECTRA), a pooler of the
@@ -271,7 +306,7 @@ def real_activations(settings: Settings, tokens: int) -> int:
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        (f, m)
+        pytest.param(f, m, marks=[pytest.mark.slow] * (f in RARE))
         for f in FAMILIES
         for m in ("full", "lora", "bitfit")
         if m != "bitfit" or f not in NO_BIAS
