@@ -1,12 +1,14 @@
 """Acceptable and unacceptable sentences of one vocabulary (cola).
 
-Each line is `acceptable => unacceptable`; both sides share their numbered draws. Lines come in
-mirrored pairs or differ in word order only, so that no word tells the two classes apart.
+Most rows are plain sentences, as they are or grossly broken. The hard rows come from lines
+`acceptable => unacceptable`, whose sides share their numbered draws; these lines come in mirrored
+pairs or differ in word order only, so that no word tells the two classes apart.
 """
 
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from . import lexicon
 from .grammar import Grammar, Row, Splits, draw, phrases, sentence, shuffled, words
@@ -170,16 +172,86 @@ FORMS = phrases("""
         => The {man#1} {to#1.2} he, and {name#1} {to#2.2} she.
 """)
 
-KINDS = (AGREEMENT, REFLEXIVES, ARGUMENTS, QUESTIONS, ORDER, FORMS)
+HARD = (AGREEMENT, REFLEXIVES, ARGUMENTS, QUESTIONS, ORDER, FORMS)
+
+PLAIN = phrases("""
+    The {adj#1} {person#1} {go#1.2} {in#1}.
+    The {person#1} {go#1.2} with the {person#2} {in#1}.
+    {name#1} {do#1.2} the {thing#1} {in#1}.
+    {name#1} has {do#1.3} the {thing#1} of the {person#1}.
+    She has {do#1.3} the {thing#1}.
+    They have {do#1.3} a {thing#1} and a {thing#2}.
+    We are {go#1.4} {in#1}.
+    He is {go#1.4} in the {place#1}.
+    They were {adj#1}, but they {go#1.2}.
+    I was in the {place#1} with the {person#1}.
+    He gave the {thing#1} to the {person#1} {in#1}.
+    The {person#1} was very {adj#1} when we {to#1.2} him.
+    We went to the {place#1} with {name#1} and {name#2}.
+    The {thing#1} in the {place#1} was {do#1.3} by {name#1}.
+    It was the {person#1} who {do#1.2} the {thing#1}.
+    There was a {thing#1} {near} the {thing#2}.
+    {name#1} wanted to {do#1} the {thing#1}.
+    I know that he {do#1.2} the {thing#1} {in#1}.
+    The {person#1} {go#1.2} because he was {adj#1}.
+    He had a {thing#1} in his hand.
+    She could not {do#1} the {thing#1}.
+    You must not {go#1} in the {place#1}.
+    {name#1} will {do#1} the {thing#1} in the {place#1}.
+    The {person#1} said that he would {go#1}.
+""")
+
+CASES = {"he": "him", "she": "her", "they": "them", "we": "us", "I": "me"}
+SMALL = ("the", "a", "is", "are", "was", "were", "has", "have", "had", "to", "of", "in", "with")
+
+
+def _salad(tokens: list[str], rng: random.Random) -> list[str]:
+    """Put the words in an order in which none follows the word that it followed."""
+    pairs = set(pairwise(tokens))
+    while pairs & set(pairwise(tokens)):
+        tokens = rng.sample(tokens, len(tokens))
+    return tokens
+
+
+def _bare(tokens: list[str], rng: random.Random) -> list[str]:
+    """Take the small words out, which leaves nouns without articles and verbs without helpers."""
+    return [word for word in tokens if word not in SMALL]
+
+
+def _doubled(tokens: list[str], rng: random.Random) -> list[str]:
+    """Say each small word twice."""
+    return [said for word in tokens for said in [word] * (1 + (word in SMALL))]
+
+
+def _case(tokens: list[str], rng: random.Random) -> list[str]:
+    """Put the subject pronouns into the object case, and add one if there are none."""
+    changed = [CASES.get(word, word) for word in tokens]
+    return changed if changed != tokens else [rng.choice(("him", "them", "us", "me")), *tokens]
+
+
+BREAKS = (_salad, _bare, _doubled, _case)
+
+
+def _plain(grammar: Grammar, label: int) -> str:
+    """Say a plain sentence, broken if the label is 0."""
+    text = grammar.say(grammar.pick("plain"))
+    if label:
+        return text
+    tokens = text.removesuffix(".").split()
+    if tokens[0] not in ("I", *lexicon.MALE, *lexicon.FEMALE):
+        tokens[0] = tokens[0].lower()
+    return " ".join(grammar.rng.choice(BREAKS)(tokens, grammar.rng)) + "."
 
 
 def cola(rng: random.Random) -> Splits:
     """Make sentences, 1 where acceptable."""
-    grammar = Grammar(TABLES, rng)
+    grammar = Grammar({**TABLES, "plain": PLAIN}, rng)
 
     def make(label: int) -> Row:
-        sides = rng.choice(rng.choice(KINDS)).split(" => ")
+        if rng.random() < 0.75:
+            return {"sentence": sentence(_plain(grammar, label)), "label": label}
+        sides = rng.choice(rng.choice(HARD)).split(" => ")
         return {"sentence": sentence(grammar.say(sides[1 - label])), "label": label}
 
-    counts = {"train": 400, "validation": 200}
+    counts = {"train": 1000, "validation": 300}
     return shuffled(draw(make, counts, lambda row: row["sentence"], 2), rng)
