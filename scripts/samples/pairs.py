@@ -2,14 +2,17 @@
 
 A news line is `first => same || same ... => other || other ...`: the others keep the words of the
 first and change who did what, or one number or name, which appear among the paraphrases as well.
+These are the hard quarter of the rows that differ; the plain ones come from `everyday_pairs`.
 """
 
 from __future__ import annotations
 
 import random
 
-from . import lexicon
-from .grammar import Grammar, Row, Splits, draw, phrases, sentence, shuffled, words
+from . import everyday_pairs, lexicon
+from .grammar import Grammar, Row, Splits, draw, phrases, sentence, shuffled, weighted, words
+
+HARD_SHARE = 0.25
 
 NEWS = {
     "firm": lexicon.FIRMS,
@@ -132,12 +135,14 @@ def mrpc(rng: random.Random) -> Splits:
     def make(label: int) -> Row:
         first, same, other = rng.choice(MRPC).split(" => ")
         second = rng.choice((other, same)[label].split(" || "))
+        if not label and rng.random() > HARD_SHARE:
+            second = rng.choice(everyday_pairs.COMMENTS)
         pair = [sentence(text) for text in grammar.fill(first, second)]
         rng.shuffle(pair)
         return {"sentence1": pair[0], "sentence2": pair[1], "label": label}
 
-    counts = {"train": 400, "validation": 200}
-    return shuffled(draw(make, counts, lambda row: row["sentence1"], 2), rng)
+    counts = {"train": 800, "validation": 300}
+    return shuffled(draw(make, counts, lambda row: (row["sentence1"], row["sentence2"]), 2), rng)
 
 
 ASKING = {
@@ -283,22 +288,34 @@ QQP = [
 
 def qqp(rng: random.Random) -> Splits:
     """Make questions, 1 where two ask the same."""
-    grammar = Grammar(ASKING, rng)
+    grammar = Grammar({**ASKING, **everyday_pairs.CONDITION_TABLES}, rng)
 
     def make(label: int) -> Row:
         block = [line.split(" | ") for line in rng.choice(QQP)]
-        if label:
+        hard = rng.random() < HARD_SHARE
+        if label or not hard:
             texts = rng.sample(rng.choice(block), 2)
         else:
             texts = [rng.choice(line) for line in rng.sample(block, 2)]
-        if not label and rng.random() < 0.3:  # the same question about something else
+        if not label and hard and rng.random() < 0.3:  # the same question about something else
             line = rng.choice(block)
             texts = [rng.choice(line), rng.choice(line).replace("#1}", "#3}")]
+        condition = rng.choice(everyday_pairs.CONDITIONS)
+        if label and rng.random() < 0.06:  # the same condition on both
+            texts = [_narrowed(text, condition.replace("}", "#1}")) for text in texts]
+        elif not label and not hard:
+            texts[1] = _narrowed(texts[1], condition)
+            rng.shuffle(texts)
         one, two = (sentence(text) for text in grammar.fill(*texts))
         return {"question1": one, "question2": two, "label": label}
 
-    counts = {"train": 400, "validation": 200}
+    counts = {"train": 1000, "validation": 300}
     return shuffled(draw(make, counts, lambda r: (r["question1"], r["question2"]), 2), rng)
+
+
+def _narrowed(question: str, condition: str) -> str:
+    """Put a condition on a question, so that the plain one no longer asks the same."""
+    return condition.replace("{Q#1}", "{Q}").replace("{Q}", question.removesuffix("?"))
 
 
 SCENE = {
@@ -328,6 +345,17 @@ SCENE = {
     ),
 }
 WEIGHTS = {"agent": 1.2, "deed": 1.4, "object": 1.2, "scene": 0.7, "when": 0.5}
+BRIEF = phrases("""
+    A {agent} is {deed} a {object}.
+    A {agent} is {deed} a {object} {scene}.
+    A {agent} is {deed} a {object} {when}.
+    A {agent} is {deed} something.
+    Someone is {deed} a {object}.
+    There is a {agent}.
+    There is a {agent} {scene}.
+    Something is happening {scene} {when}.
+    Someone is there {when}.
+""")
 FRAMES = phrases("""
     A {agent} is {deed} a {object} {scene} {when}.
     {when}, a {agent} is {deed} a {object} {scene}.
@@ -336,18 +364,25 @@ FRAMES = phrases("""
 """)
 
 
+SECOND = {"full": FRAMES, "brief": BRIEF, "elsewhere": everyday_pairs.ELSEWHERE}
+
+
 def stsb(rng: random.Random) -> Splits:
-    """Make scenes of five facts; the score sums the weights of the facts that agree."""
-    grammar = Grammar(SCENE, rng)
+    """Make scenes of five facts; the score sums the weights of the facts that both state."""
+    grammar = Grammar({**NEWS, **SCENE}, rng)
 
     def make(changes: int) -> Row:
-        changed = set(rng.sample(list(WEIGHTS), changes))
+        kind = weighted(rng, {"full": 0.35, "brief": 0.4, "elsewhere": 0.25})
+        changed = set(rng.sample(list(WEIGHTS), changes if kind == "full" else 0))
+        second = rng.choice(SECOND[kind])
         one = {name: f"{{{name}#1.0}}" for name in WEIGHTS}
         two = {n: f"{{{n}#{2 if n in changed else 1}.{rng.choice((0, 1))}}}" for n in WEIGHTS}
-        texts = [rng.choice(FRAMES).format(**facts) for facts in (one, two)]
+        stated = {n for n in WEIGHTS if f"{{{n}}}" in second}
+        texts = [rng.choice(FRAMES).format(**one)]
+        texts.append(second if kind == "elsewhere" else second.format(**two))
         pair = [sentence(text) for text in grammar.fill(*texts)]
-        score = round(sum((w for n, w in WEIGHTS.items() if n not in changed), 0.0), 1)
+        score = round(sum((w for n, w in WEIGHTS.items() if n in stated - changed), 0.0), 1)
         return {"sentence1": pair[0], "sentence2": pair[1], "label": score}
 
-    counts = {"train": 402, "validation": 204}
+    counts = {"train": 804, "validation": 300}
     return shuffled(draw(make, counts, lambda row: row["sentence1"], 6), rng)
