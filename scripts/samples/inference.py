@@ -2,7 +2,8 @@
 
 An inference line is `premise => entailed => neither => contradicted`, each with any number of
 texts between bars (none is possible). The premises come in families (all, some, none; managed,
-failed, tried) whose hypotheses are the same, so that a hypothesis alone decides nothing.
+failed, tried) whose hypotheses are the same, so that a hypothesis alone decides nothing. These are
+the hard quarter of the rows; the plain ones come from `everyday_inference`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from . import lexicon
-from .grammar import Grammar, Row, Splits, draw, phrases, sentence, shuffled, words
+from . import everyday_inference, lexicon
+from .grammar import Grammar, Row, Splits, draw, phrases, sentence, shuffled, weighted, words
 from .pairs import MRPC, NEWS
 
 Domain = Mapping[str, list[str]]
@@ -279,10 +280,14 @@ def _hypotheses(line: str) -> list[list[str]]:
 
 
 INFERENCES = [_hypotheses(line) for line in LINES]
+PLAIN = [_hypotheses(line) for line in everyday_inference.claims()]
+HARD_SHARE = 0.25
 
 
 def _infer(grammar: Grammar, label: int) -> tuple[str, str]:
-    able = [parts for parts in INFERENCES if parts[1 + label]]
+    """Make a premise and a hypothesis of a class: 0 entailed, 1 neither, 2 contradicted."""
+    lines = INFERENCES if grammar.rng.random() < HARD_SHARE else PLAIN
+    able = [parts for parts in lines if parts[1 + label]]
     parts = grammar.rng.choice(able)
     premise, other = grammar.fill(parts[0][0], grammar.rng.choice(parts[1 + label]))
     return sentence(premise), sentence(other)
@@ -294,7 +299,7 @@ def _grammars(domains: Mapping[str, Domain], rng: random.Random) -> list[Grammar
 
 def mnli(rng: random.Random) -> Splits:
     """Make premises of four domains, and of three others for the mismatched part."""
-    counts = {"train": 600, "validation_matched": 300}
+    counts = {"train": 900, "validation_matched": 300}
     splits = draw(_mnli_maker(MATCHED, rng), counts, lambda r: (r["premise"], r["hypothesis"]), 3)
     far = _mnli_maker(MISMATCHED, rng)
     splits |= draw(far, {"validation_mismatched": 300}, lambda r: tuple(r.values()), 3)
@@ -329,16 +334,24 @@ def rte(rng: random.Random) -> Splits:
     grammars = _grammars({**MATCHED, **MISMATCHED}, rng)
 
     def make(label: int) -> Row:
-        if rng.random() < 0.5:
-            text, claim = _news_pair(news, 1 - label)
-        else:
+        kind = weighted(rng, {"domain": 0.4, "claim": 0.45, "pair": 0.15})
+        if kind == "domain":
             text, claim = _infer(rng.choice(grammars), rng.choice((1, 2)) if label else 0)
+        else:
+            text, claim = (_news_pair if kind == "pair" else _news_claim)(news, 1 - label)
         noise = sentence(news.say(rng.choice(RTE_NOISE)))
         text = rng.choice((f"{text} {noise}", f"{noise} {text}"))
         return {"sentence1": text, "sentence2": claim, "label": label}
 
-    counts = {"train": 400, "validation": 200}
+    counts = {"train": 800, "validation": 300}
     return shuffled(draw(make, counts, lambda row: row["sentence1"], 2), rng)
+
+
+def _news_claim(news: Grammar, follows: int) -> tuple[str, str]:
+    """Take a piece of news, and a claim that follows from it or goes beyond it."""
+    text, *claims = news.rng.choice(everyday_inference.NEWS_CLAIMS)
+    one, two = news.fill(text, news.rng.choice(claims[1 - follows].split(" | ")))
+    return sentence(one), sentence(two)
 
 
 def _news_pair(news: Grammar, same: int) -> tuple[str, str]:
@@ -417,16 +430,23 @@ WHAT = phrases("""
 """)
 
 
+PRONOUNS = {"handled": everyday_inference.handled, "met": everyday_inference.met}
+
+
 def wnli(rng: random.Random) -> Splits:
     """Make a sentence with a pronoun, and it again with one of two nouns: 1 where it is right."""
 
     def make(label: int) -> Row:
-        turn = rng.choice((0, 1))  # which of the two the sentence is about
-        kind = _about_people if rng.random() < 0.7 else _about_things
-        one, two = kind(rng, turn, turn if label else 1 - turn)
+        kind = weighted(rng, {"handled": 0.5, "met": 0.25, "people": 0.17, "things": 0.08})
+        if kind in PRONOUNS:
+            one, two = PRONOUNS[kind](rng, label)
+        else:
+            turn = rng.choice((0, 1))  # which of the two the sentence is about
+            about = _about_people if kind == "people" else _about_things
+            one, two = about(rng, turn, turn if label else 1 - turn)
         return {"sentence1": sentence(one), "sentence2": sentence(two), "label": label}
 
-    counts = {"train": 400, "validation": 200}
+    counts = {"train": 1000, "validation": 300}
     return shuffled(draw(make, counts, lambda r: (r["sentence1"], r["sentence2"]), 2), rng)
 
 
