@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from . import lexicon
-from .grammar import Grammar, Row, Splits, draw, phrases, sentence, shuffled, words
+from .grammar import Grammar, Row, Splits, draw, phrases, sentence, shuffled, weighted, words
 
 TABLES = {
     "year_a": [str(year) for year in range(1790, 1900)],  # beginnings
@@ -167,6 +167,26 @@ LINKS = [
     "We know that it [0].",
 ]
 
+# What is said about a thing without a fact in it: it answers none of the questions.
+TALK = phrases("""
+    Much more could be said about {N}, and visitors often ask for stories about it.
+    Many people love {N}, but some of them cannot say why.
+    Like so many others, {N} has seen better times, and yet it is loved by young and old.
+    There are people who think that {N} should be better known than it is.
+    Opinions about {N} differ: some call it beautiful, and others call it ugly.
+    {N} is, in the opinion of many, one of the most beautiful of its kind.
+    Children often draw {N}, and poets have written about it.
+    Nobody can tell what will become of {N} in the future.
+    Although much has been written about {N}, little of it is worth reading.
+    Some people have never heard of {N}, while others cannot stop talking about it.
+    It is often said that {N} brings good luck, but few people believe that today.
+    Those who know {N} well say that they would miss it very much.
+    {N} can be seen on many postcards, and people like to take pictures of it.
+    In the opinion of some visitors, {N} looks most beautiful in the evening.
+    If one believes the stories that people tell, {N} is loved more than ever.
+    {N} became more popular than anybody thought, although some people still do not like it.
+""")
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -205,17 +225,23 @@ def qnli(rng: random.Random) -> Splits:
 
     def make(label: int) -> Row:
         name = rng.choice(list(FACTS))
+        kind = weighted(rng, {"talk": 0.6, "elsewhere": 0.15, "hard": 0.25}) if label else "answer"
         template = rng.choice(JOINED)
         said, asked = _said_and_asked(rng, name, template.count("["), label)
         text = _joined(template, _claims(rng, said, "a"))
         ask = rng.choice(asked.questions)
         own, other = grammar.fill(name, name)
         named = other if label and asked in said else own
+        if kind == "talk":
+            text, named = rng.choice(TALK), own
+        elif kind == "elsewhere":  # a thing of another kind is asked about
+            named = rng.choice([other for other in FACTS if other != name])
+            ask = rng.choice(rng.choice(FACTS[named]).questions)
         answer, question = grammar.fill(text.replace("{N}", own), ask.replace("{N}", named))
         return {"question": sentence(question), "sentence": sentence(answer), "label": label}
 
-    counts = {"train": 500, "validation": 250}
-    return shuffled(draw(make, counts, lambda row: row["sentence"], 2), rng)
+    counts = {"train": 1000, "validation": 300}
+    return shuffled(draw(make, counts, lambda row: (row["question"], row["sentence"]), 2), rng)
 
 
 def _said_and_asked(
