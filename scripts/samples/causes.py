@@ -1,8 +1,11 @@
 """A sentence, and which of two others is its cause or its effect (copa).
 
-A story is a line `cause => middle => effect`. The stories of a topic share their person and thing,
-so that a part of one fits the others in subject, though it has nothing to do with them. Rows come
-in twins with the same two alternatives: what is right in one of them is wrong in the other.
+A story is a line `cause => middle => effect`. In a plain row, the wrong alternative is something
+that the same person does on any day, or a part of a story about another thing.
+
+The stories of a topic share their person and thing, so that a part of one fits the others in
+subject, though it has nothing to do with them. The hard rows come in twins with two alternatives
+from one topic: what is right in one of them is wrong in the other.
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ TABLES = {
     "pet": words("dog, puppy, terrier, spaniel, greyhound, poodle, sheepdog, beagle"),
     "dish": words("soup, stew, sauce, curry, risotto, goulash, chowder, chilli"),
     "room": words("kitchen, bathroom, cellar, hall, workshop, pantry, studio, nursery"),
+    "daily": words(
+        "on Monday, on Tuesday, on Friday, on Sunday, in the morning, in the evening, after lunch, "
+        "as always, as usual, before dinner"
+    ),
     "dress": words("shirt, skirt, jacket, jumper, blouse, dress, waistcoat, scarf"),
 }
 
@@ -71,7 +78,29 @@ KINDS = (  # of the parts of a story: the premise, the alternatives, and how the
     (1, 2, "effect"),
     (2, 1, "cause"),
 )
-TWINS = {"train": 200, "validation": 100}
+PLAIN = {"train": 750, "validation": 224}
+TWINS = {"train": 125, "validation": 38}
+
+DAILY = phrases("""
+    {p#1} read the newspaper {daily}.
+    {p#1} had a cup of tea with {p#2} {daily}.
+    {p#1} listened to the radio {daily}.
+    {p#1} sat on a bench and talked to {p#2}.
+    {p#1} walked to the office with {p#2} {daily}.
+    {p#1} wrote a letter to {p#2} {daily}.
+    {p#1} played cards with {p#2} {daily}.
+    {p#1} looked at the sky {daily}.
+    {p#1} and {p#2} talked about the weather.
+    {p#1} and {p#2} went to the theatre {daily}.
+    {p#1} took the bus to the station {daily}.
+    {p#1} counted the steps to the station.
+    {p#1} bought a ticket for the theatre {daily}.
+    {p#1} learned ten words of Italian {daily}.
+    {p#1} met {p#2} at the station.
+    {p#1} heard a song on the radio {daily}.
+    {p#1} was at the office with {p#2} {daily}.
+    {p#1} had lunch with {p#2} at the office.
+""")
 
 
 def copa(rng: random.Random) -> Splits:
@@ -81,9 +110,27 @@ def copa(rng: random.Random) -> Splits:
     def make(kind: int) -> Row:
         return _twins(grammar, *KINDS[kind])
 
+    def make_plain(number: int) -> Row:
+        return _plain(grammar, *KINDS[number // 2], number % 2)
+
     drawn = draw(make, TWINS, lambda row: frozenset(row["choices"]), len(KINDS))
     rows = {split: [row for twins in some for row in _rows(twins)] for split, some in drawn.items()}
-    return shuffled(rows, rng)
+    plain = draw(make_plain, PLAIN, lambda row: (row["premise"], row["choice1"]), 2 * len(KINDS))
+    return shuffled({split: rows[split] + plain[split] for split in rows}, rng)
+
+
+def _plain(grammar: Grammar, given: int, asked: int, question: str, label: int) -> Row:
+    """Draw a story and, as the wrong alternative, a daily doing or a part of another story."""
+    rng = grammar.rng
+    topic, other = rng.sample(list(TOPICS.values()), 2)
+    story = rng.choice(topic).split(" => ")
+    wrong = rng.choice(DAILY)
+    if rng.random() < 0.2:
+        wrong = rng.choice(other).split(" => ")[asked]
+    premise, *choices = (sentence(t) for t in grammar.fill(story[given], story[asked], wrong))
+    one, two = reversed(choices) if label else choices
+    row = {"premise": premise, "choice1": one, "choice2": two}
+    return {**row, "question": question, "idx": 0, "label": label}
 
 
 def _twins(grammar: Grammar, given: int, asked: int, question: str) -> Row:
