@@ -1,4 +1,4 @@
-"""Two baselines that a sample should not be solved by: the majority class and a bag of words."""
+"""Two baselines to read a score against: the majority class and a bag of words."""
 
 from __future__ import annotations
 
