@@ -1,4 +1,4 @@
-"""With no option set, every method learns on the sample, on every bundled model."""
+"""With no option set, every method learns on the sample, on every bundled model, and every task."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import adaptkit
 from adaptkit.config.groups import options
 from adaptkit.errors import AdaptError
+from adaptkit.storage import bundled
 
 MINIS = [name for name in options("model") if name.startswith("mini-")]
 METHODS = [name for name in options("method") if name != "chain"]  # chain names no parts by itself
@@ -31,3 +32,19 @@ def test_every_method_beats_the_majority_class(method: str, mini: str, tmp_path:
     assert result.score is not None and result.score_interval is not None
     assert result.score > result.baseline["value"]
     assert not result.indistinct, (result.score, result.score_interval)
+
+
+TOO_HARD = "alpaca"  # instructions: models of four million parameters only learn how answers begin
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task", [name for name in bundled.sampled_tasks() if name in options("task")]
+)
+def test_lora_beats_the_baseline_of_every_task(task: str, tmp_path: Path) -> None:
+    result = adaptkit.run(
+        "method=lora", f"task={task}", "data.source=sample", f"output_dir={tmp_path / 'run'}"
+    )
+    assert result.score is not None and result.score_interval is not None
+    trivial = result.baseline["value"] or 0.0  # none: a correlation with a constant
+    assert (result.score_interval[0] > trivial) == (task != TOO_HARD)

@@ -7,9 +7,11 @@ import random
 from .grammar import Grammar, Row, Splits, draw, phrases, sentence, shuffled, words
 from .pairs import NEWS
 
-EVENTS = {  # the summaries, then what a report can say, in order
+# The summaries, most of which only say what the report is about; then what it can say, in order.
+EVENTS = {
     "fire": phrases("""
-        A fire at a {site#1} in {town#1} has killed {num#1} people. \
+        This is about a fire at a {site#1} in {town#1}. \
+            | A fire at a {site#1} in {town#1} has killed {num#1} people. \
             | {num#1} people have died in a fire at a {site#1} in {town#1}.
         Flames were seen at the {site#1} shortly after {hour#1} on {day#1}.
         About {crew#1} firefighters from {town#1} and {town#2} were sent to the scene.
@@ -20,7 +22,8 @@ EVENTS = {  # the summaries, then what a report can say, in order
             {warned#1}.
     """),
     "match": phrases("""
-        {last#1} scored {goals#1} times as {team#1} beat {team#2} in {town#1}. \
+        This is about a match of {team#1} in {town#1}. \
+            | {last#1} scored {goals#1} times as {team#1} beat {team#2} in {town#1}. \
             | {team#2} lost to {team#1} in {town#1} after {goals#1} goals by {last#1}.
         It took {last#1} only {crew#1} minutes to score on {day#1} night.
         {team#2} came to {town#1} without having lost since {month#1}.
@@ -30,7 +33,8 @@ EVENTS = {  # the summaries, then what a report can say, in order
         {team#2} will play at home next, on {day#2}.
     """),
     "court": phrases("""
-        {who#1} has been jailed for {num#1} years for {crime#1} in {town#1}. \
+        This is about a trial for {crime#1} in {town#1}. \
+            | {who#1} has been jailed for {num#1} years for {crime#1} in {town#1}. \
             | A court in {town#1} has sent {who#1} to prison for {num#1} years over {crime#1}.
         The trial lasted {crew#1} days and ended on {day#1}.
         {last#3}, for the prosecution, called {num#2} witnesses to {town#1}.
@@ -40,7 +44,8 @@ EVENTS = {  # the summaries, then what a report can say, in order
         The lawyers said they had {warned#1} and would appeal in {month#1}.
     """),
     "deal": phrases("""
-        {firm#1} is to buy {firm#2} for ${sum#1}m. \
+        This is about the sale of {firm#2} to {firm#1}. \
+            | {firm#1} is to buy {firm#2} for ${sum#1}m. \
             | {firm#2} has agreed to a ${sum#1}m offer from {firm#1}.
         Talks in {town#1} went on until {hour#1} on {day#1}.
         {firm#2}, which makes {item#1}, has lost money since {month#1}.
@@ -50,7 +55,8 @@ EVENTS = {  # the summaries, then what a report can say, in order
         About {crew#1} jobs may go, although {firm#1} had {warned#1}.
     """),
     "strike": phrases("""
-        {group#1} in {town#1} have ended a strike over {goal#1}. \
+        This is about a strike over {goal#1} in {town#1}. \
+            | {group#1} in {town#1} have ended a strike over {goal#1}. \
             | A strike over {goal#1} by {group#1} in {town#1} is over.
         Pickets were taken down at {hour#1} on {day#1}.
         The dispute about {goal#1} had gone on for {crew#1} days.
@@ -60,7 +66,8 @@ EVENTS = {  # the summaries, then what a report can say, in order
         A new agreement will be signed in {month#1}, and both sides {they#1} to keep it.
     """),
     "works": phrases("""
-        Plans for a new {works#1} in {town#1} have been dropped because of the cost. \
+        This is about plans for a {works#1} in {town#1}. \
+            | Plans for a new {works#1} in {town#1} have been dropped because of the cost. \
             | {town#1} will not get its {works#1}, as it would have cost too much.
         The council met until {hour#1} on {day#1}.
         Drawings for the {works#1} had been shown to people in {town#1} in {month#1}.
@@ -70,7 +77,8 @@ EVENTS = {  # the summaries, then what a report can say, in order
         {town#2} had {warned#1} when it built one of its own.
     """),
     "animal": phrases("""
-        A {beast#1} that escaped from a zoo in {town#1} has been caught after {crew#1} days. \
+        This is about a {beast#1} from a zoo in {town#1}. \
+            | A {beast#1} that escaped from a zoo in {town#1} has been caught after {crew#1} days. \
             | After {crew#1} days of freedom, a {beast#1} from {town#1} zoo is back in its cage.
         The keepers in {town#1} noticed an open door at {hour#1} on {day#1}.
         The {beast#1} was seen in gardens, on a roof and once near the railway to {town#2}.
@@ -80,7 +88,8 @@ EVENTS = {  # the summaries, then what a report can say, in order
         The zoo had {warned#1}, and visitors {they#1} to see the animal again in {month#1}.
     """),
     "prize": phrases("""
-        {who#1} has won this year's {town#1} prize for a {craft#1}. \
+        This is about a prize for a {craft#1} in {town#1}. \
+            | {who#1} has won this year's {town#1} prize for a {craft#1}. \
             | This year's {town#1} prize has gone to {who#1} for a {craft#1}.
         The jury of the {town#1} prize met for {num#1} hours and was not of one mind.
         In the end it chose a {craft#1} that nobody had expected on the list.
@@ -119,9 +128,10 @@ def xsum(rng: random.Random) -> Splits:
     def make(_: int) -> Row:
         summaries, *lines = rng.choice(list(EVENTS.values()))
         kept = [
-            line for line in lines if rng.random() < 0.9 or "{num#1}" in line or "{goals#1}" in line
+            line for line in lines if rng.random() < 0.7 or "{num#1}" in line or "{goals#1}" in line
         ]
-        summary = rng.choice(summaries.split(" | "))
+        about, *abstracts = summaries.split(" | ")
+        summary = about if rng.random() < 0.75 else rng.choice(abstracts)
         summary, *texts = (sentence(text) for text in grammar.fill(summary, *kept))
         return {
             "document": "\n".join(texts),
@@ -129,7 +139,7 @@ def xsum(rng: random.Random) -> Splits:
             "id": f"{rng.randrange(10**8):08d}",
         }
 
-    return draw(make, {"train": 160, "validation": 80}, lambda row: row["summary"], 1)
+    return draw(make, {"train": 500, "validation": 150}, lambda row: row["document"], 1)
 
 
 UPOS = words(
