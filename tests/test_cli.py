@@ -16,6 +16,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+import yaml
 from commandline import LABELS, call, data_root, read, tiny, write
 from families import rows
 
@@ -719,6 +720,26 @@ def test_data_root_from_the_environment(
     assert record(only_run(place))["data"]["path"] == str(place.parent / "data" / "sst2")
     monkeypatch.delenv("ADAPTKIT_DATA")
     assert call("verify", only_run(place)).status == 0
+
+
+def test_data_root_of_the_environment_beside_a_path(
+    place: Path, checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no effect, so that it is not recorded: the run is whole without it."""
+    data = place.parent / "data"
+    monkeypatch.setenv("ADAPTKIT_DATA", str(data))
+    own = ["task=sst2", f"task.path={data / 'sst2'}"]
+    assert call("train", "method=bitfit", *own, *tiny(checkpoints["bert"])).status == 0
+    run = only_run(place)
+    for root in (None, str(data), str(place)):
+        monkeypatch.delenv("ADAPTKIT_DATA", raising=False)
+        if root:
+            monkeypatch.setenv("ADAPTKIT_DATA", root)
+        assert call("verify", run).status == 0
+        answer = call("eval", run)
+        assert answer.status == 0, answer.err
+        shutil.rmtree(run / "eval")
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["root"] is None
 
 
 # ---- eval ----

@@ -290,5 +290,18 @@ def test_tagged_words(compressed, tmp_path):
 
 def test_a_line_of_tagged_words_that_lacks_a_column(tmp_path):
     put(tmp_path / "x.conll", b"EU B-ORG\nrejects\n")
-    with pytest.raises(AdaptError, match="line 2 has 1 columns, but 2 belong there"):
+    with pytest.raises(AdaptError, match="line 2: number of columns is 1, but must be 2"):
         read_file(tmp_path / "x.conll")
+
+
+@pytest.mark.parametrize("blank", "\u00a0\u0085\u2028\u2029\x0c\x1c")
+@pytest.mark.parametrize("mark", ["\t", " ", "  "])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_blanks_within_a_tagged_word(blank, mark, end, tmp_path):
+    """Only blanks and tabs part columns, and only line feeds part lines."""
+    lines = [f"10{blank}000{mark}B-N", f"km{mark}O", "", f"{blank}{mark}O", ""]
+    put(tmp_path / "x.conll", end.join(lines).encode())
+    assert read_file(tmp_path / "x.conll").rows.to_list() == [
+        {"tokens": [f"10{blank}000", "km"], "tags": ["B-N", "O"]},
+        {"tokens": [blank], "tags": ["O"]},
+    ]  # fmt: skip

@@ -325,6 +325,45 @@ def test_lists_and_objects_of_answers(tmp_path: Path) -> None:
     assert read(tmp_path / "n.jsonl") == [{"id": "0", "score": None}]
 
 
+def test_candidates_of_a_row_are_no_columns(tmp_path: Path) -> None:
+    """Every row has other names, and another number of them."""
+    table = [
+        {"id": "0", "prediction": "Ann", "probabilities": {"Ann": 0.75, "Bob": 0.25}},
+        {"id": "1", "prediction": "Cid", "probabilities": {"Cid": 1.0}},
+    ]
+    expected = [{**row, "probabilities": json.dumps(row["probabilities"])} for row in table]
+    write_answers(tmp_path / "a.parquet", lambda: table)
+    assert pyarrow.parquet.read_table(tmp_path / "a.parquet").to_pylist() == expected
+    write_answers(tmp_path / "a.csv", lambda: table)
+    with (tmp_path / "a.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == expected
+
+
+def test_ids_that_are_there_twice(trained: Path, tmp_path: Path) -> None:
+    rows = [{"sentence": "good", "idx": name} for name in (4, 5, 4)]
+    source = write(tmp_path / "rows.jsonl", rows)
+    answer = call("predict", trained, "--input", source, "--output", tmp_path / "a.jsonl")
+    assert answer.status == 0 and "several rows have the id '4'" in answer.err
+
+
+@pytest.mark.parametrize("option", ["data.eval_rows=1", "task.where={idx:4}"])
+def test_options_that_choose_rows(option: str, trained: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", [{"sentence": "good", "idx": 4}])
+    words = ["--input", source, "--output", tmp_path / "a.jsonl"]
+    answer = call("predict", trained, option, *words)
+    assert answer.status == 2 and f"{option.partition('=')[0]}: predict answers all" in answer.err
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_the_input_is_not_overwritten(trained: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", [{"sentence": "good", "idx": 4}])
+    before = source.read_bytes()
+    words = ["--input", source, "--output", tmp_path / "." / "rows.jsonl", "--overwrite"]
+    answer = call("predict", trained, *words)
+    assert answer.status == 2 and "is the input itself" in answer.err
+    assert source.read_bytes() == before
+
+
 def test_standard_input_and_output(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -947,10 +947,11 @@ def test_the_label_is_not_a_text(tmp_path):
         classify(folder, text=("text", "label")).load(Given(), 0)
 
 
-def test_entities_are_bio(tmp_path):
-    folder = write_both(tmp_path, [{"tokens": ["x", "y"], "tags": ["NOUN", "O"]}])
+@pytest.mark.parametrize("tag", ["NOUN", "B-", "I-", "B"])
+def test_entities_are_bio(tag, tmp_path):
+    folder = write_both(tmp_path, [{"tokens": ["x", "y"], "tags": [tag, "O"]}])
     task = Tag("mine", path=str(folder), metric="entities")
-    with pytest.raises(AdaptError, match=r"task\.metric=entities: the tag 'NOUN' is not BIO"):
+    with pytest.raises(AdaptError, match=rf"task\.metric=entities: the tag '{tag}' is not BIO"):
         task.load(Given(), 0)
     folder = write_both(tmp_path, [{"tokens": ["x", "y"], "tags": ["B-A", "O"]}])
     splits = Tag("mine", path=str(folder), metric="entities").load(Given(), 0)

@@ -642,3 +642,14 @@ def test_a_run_from_training_to_predictions(family, checkpoints, tmp_path):
     lines = read(run / "predictions.jsonl")
     assert len(lines) == 6 and all(isinstance(line["prediction"], str) for line in lines)
     assert call("verify", run).status == 0
+
+
+def test_a_run_compared_by_its_loss_generates_at_the_end(checkpoints, tmp_path):
+    folder, run = files(tmp_path / "data", table_of(count=6)), tmp_path / "run"
+    done = call("train", "task=seq2seq", "task.source=text", "task.max_length=64", "task.best=loss",
+                "task.max_target_length=8", f"task.path={folder}", f"output_dir={run}",
+                "method=lora", *tiny(checkpoints["gpt2"]))  # fmt: skip
+    assert done.status == 0, done.err
+    record = json.loads((run / "result.json").read_text())
+    assert record["metric"] == "loss" and "rougeL" in record["scores"]
+    assert len(read(run / "predictions.jsonl")) == 6

@@ -78,6 +78,8 @@ def _check_places(file: Path | None, output: Path, kind: str | None, overwrite: 
             raise AdaptError(f"--input={file}: must end in {ENDINGS}, or be -.")
         if not file.is_file():
             raise AdaptError(f"--input={file}: no such file.")
+        if output.exists() and output.samefile(file):
+            raise AdaptError(f"--output={output}: is the input itself. Give another name.")
     if kind is None and output != Path("-"):
         check_output(output, overwrite)
     if kind is not None and output == Path("-"):

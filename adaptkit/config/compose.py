@@ -67,6 +67,20 @@ def with_absolute_paths(plain: dict[str, Any]) -> dict[str, Any]:
         if node and isinstance(value, str) and value.strip():
             path = os.path.expanduser(value)
             node[key] = os.path.abspath(path) if os.path.exists(path) else value
+    return without_idle_root(plain)
+
+
+def without_idle_root(plain: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the environment's data.root if the task's own path has priority over it.
+
+    Recorded, it would clash with that path wherever the environment is another one.
+    """
+    data, task, default = plain.get("data"), plain.get("task"), os.environ.get("ADAPTKIT_DATA")
+    if default and isinstance(data, dict) and isinstance(task, dict):
+        ours = data.get("root") == os.path.abspath(os.path.expanduser(default))
+        own = task.get("path")
+        if ours and data.get("source") != "hub" and isinstance(own, str) and os.path.isabs(own):
+            data["root"] = None if os.path.exists(own) else data["root"]
     return plain
 
 

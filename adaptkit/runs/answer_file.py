@@ -1,13 +1,14 @@
 """Files of answers: JSON lines, CSV, TSV or Parquet, by the ending of the name.
 
-A row has `id` and `prediction`. Probabilities are an object in JSON, and columns of their own
-(probability_CLASS) elsewhere. A list is JSON text in CSV and TSV, and a list in Parquet.
+A row has `id` and `prediction`. The probabilities of a task's classes are an object in JSON, and
+columns of their own (probability_CLASS) elsewhere; those of a row's own candidates are JSON text
+there. A list is JSON text in CSV and TSV, and a list in Parquet.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,21 +39,28 @@ def check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def write_answers(output: Path, read: Read) -> None:
-    """Write rows to a file, atomically."""
-    write = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+def write_answers(output: Path, read: Read, classes: Sequence[str] = ()) -> None:
+    """Write rows to a file, atomically; `classes`: those of the task."""
+    kind = output.suffix.lower()
+    write = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}[kind]
+
+    def columns() -> Iterator[Line]:
+        return (flat(row, classes) for row in read())
+
     with replacing(output) as temporary:
-        write[output.suffix.lower()](temporary, read, output)
+        write(temporary, read if kind == ".jsonl" else columns, output)
 
 
-def flat(row: Line) -> dict[str, Any]:
+def flat(row: Line, classes: Sequence[str]) -> dict[str, Any]:
     """Return a row with its classes' probabilities as columns."""
     columns: dict[str, Any] = {}
     for name, value in row.items():
-        if name == "probabilities" and isinstance(value, dict):
-            columns |= {f"probability_{key}": share for key, share in value.items()}
-        else:
+        if name != "probabilities" or not isinstance(value, dict):
             columns[name] = value
+        elif list(value) == list(classes):
+            columns |= {f"probability_{key}": share for key, share in value.items()}
+        else:  # other names in every row
+            columns[name] = to_json(value)
     return columns
 
 
@@ -65,7 +73,7 @@ def _csv(temporary: Path, read: Read, output: Path) -> None:
     tabs = output.suffix.lower() == ".tsv"
     with temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t" if tabs else ",", lineterminator="\n")
-        for number, row in enumerate(map(flat, read())):
+        for number, row in enumerate(read()):
             if number == 0:
                 writer.writerow(row)
             writer.writerow(to_json(v) if isinstance(v, list | dict) else v for v in row.values())
@@ -83,7 +91,7 @@ def _parquet(temporary: Path, read: Read, output: Path) -> None:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))
 
 
-def _groups(rows: Iterable[Line]) -> Iterator[list[dict[str, Any]]]:
-    flattened = map(flat, rows)
-    while group := list(islice(flattened, GROUP)):
+def _groups(rows: Iterable[Line]) -> Iterator[list[Any]]:
+    rest = iter(rows)
+    while group := list(islice(rest, GROUP)):
         yield group

@@ -39,6 +39,7 @@ from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import ID
 
 PART = 512  # rows that are answered and kept together
+MANY = 1_000_000  # rows whose ids are compared
 GENERATED = 64  # the same if answers are generated, which takes long
 STREAM = Path("-")
 
@@ -90,6 +91,7 @@ def predict_file(
     Raises:
         AdaptError: a row, a column, the run or the output cannot be used; nothing is written.
     """
+    check_options(wanted.overrides)
     saved = as_recorded(load_run(wanted.directory))
     run, own = changed(saved, wanted.overrides), saved.settings.task
     if not run.task.bound and type(run.task) is type(own):
@@ -122,9 +124,35 @@ def predict_file(
         if submission:
             write_submission(output, kept.rows(), submission)
         else:
-            write_answers(output, kept.rows)
-    notes = (*rows.notes, *(remark_on(output, kept.done) if submission else ()))
-    return Written(kept.done, before, seconds, output, notes)
+            write_answers(output, kept.rows, run.task.classes)
+        notes = [*rows.notes, *(remark_on(output, kept.done) if submission else ())]
+        notes += repeated(kept.rows()) if rows.key else ()
+    return Written(kept.done, before, seconds, output, tuple(notes))
+
+
+def repeated(rows: Iterable[Line]) -> tuple[str, ...]:
+    """Return a remark if one of the first million rows has the id of another one."""
+    seen: set[str] = set()
+    for row in islice(rows, MANY):
+        if row["id"] in seen:
+            return (f"several rows have the id {row['id']!r}: their answers cannot be told apart",)
+        seen.add(row["id"])
+    return ()
+
+
+def check_options(overrides: Sequence[str]) -> None:
+    """Reject options that choose rows: all rows are answered.
+
+    Raises:
+        AdaptError: there is one.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if key.startswith(("data.eval_rows", "data.train_rows", "task.where")):
+            raise AdaptError(
+                f"{key}: predict answers all rows that it is given. Leave it out, and give a file "
+                "with the rows that you want."
+            )
 
 
 def owner_of(saved: SavedRun, wanted: Wanted, rows: Rows) -> Line:

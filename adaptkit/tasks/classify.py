@@ -214,7 +214,7 @@ class Classify(TableTask):
 
     def _one_class(self, rows: int, name: str, split: str) -> AdaptError:
         return AdaptError(
-            f"task {self.name}, split {split}: all {rows} rows have the label {name!r}; there is "
+            f"task {self.name}, split {split}: all rows ({rows}) have the label {name!r}; there is "
             "nothing to tell apart."
         )
 

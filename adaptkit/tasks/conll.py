@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from adaptkit.errors import AdaptError
 
 FORMATS = ("conll", "conllu", "conll.gz", "conllu.gz")
-TOKENS = "tokens"
+TOKENS, BLANKS = "tokens", " \t"
 UD = (None, TOKENS, "lemmas", "upos", "xpos", "feats", "head", "deprel", None, None)
 
 
@@ -28,8 +29,10 @@ def sentences(text: str, file: Path, kind: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     names: list[str | None] = list(UD) if universal else []
     sentence: list[list[str]] = []
-    for number, line in enumerate([*text.splitlines(), ""], 1):
-        if not line.strip():
+    # Words may hold other blanks and ends of lines, which Python would split at.
+    lines = text.replace("\r\n", "\n").split("\n")
+    for number, line in enumerate([*lines, ""], 1):
+        if not line.strip(BLANKS):
             if sentence:
                 columns = zip(names, zip(*sentence, strict=True), strict=True)
                 rows.append({name: list(cells) for name, cells in columns if name})
@@ -37,12 +40,12 @@ def sentences(text: str, file: Path, kind: str) -> list[dict[str, Any]]:
             continue
         if line.startswith("-DOCSTART-") or (universal and line.startswith("#")):
             continue
-        cells = line.split("\t") if universal or "\t" in line else line.split()
+        cells = line.split("\t") if universal or "\t" in line else re.split(" +", line.strip(" "))
         names = names or named(len(cells))
         if len(cells) != len(names):
             raise AdaptError(
-                f"{file}: line {number} has {len(cells)} columns, but {len(names)} belong there. "
-                "Every word needs one line, and an empty line ends a sentence."
+                f"{file}: line {number}: number of columns is {len(cells)}, but must be "
+                f"{len(names)}. Every word needs one line, and an empty line ends a sentence."
             )
         if not universal or cells[0].isdigit():
             sentence.append(cells)

@@ -37,7 +37,7 @@ class Gap(TableTask):
         one_of("task.metric", self.metric, ("record",))
         super().__post_init__()
         if not self.gap:
-            raise invalid("task.gap", "''", "must say what stands in the place of the gap")
+            raise invalid("task.gap", self.gap, "must say what stands in the place of the gap")
 
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adaptkit.errors import AdaptError, at_least, one_of
+from adaptkit.errors import AdaptError, at_least, invalid, one_of
 from adaptkit.tasks.forms.lm import LMForm
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import Answer, Splits
@@ -34,6 +34,9 @@ class LM(TableTask):
         one_of("task.metric", self.metric, ("perplexity",))
         super().__post_init__()
         at_least("task.context", self.context, 1)
+        if self.context >= self.max_length:
+            raise invalid("task.context", self.context, f"must be below task.max_length="
+                          f"{self.max_length}: it is a part of the window")  # fmt: skip
 
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""

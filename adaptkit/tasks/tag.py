@@ -177,7 +177,7 @@ class Tag(TableTask):
 
 def is_bio(tag: str) -> bool:
     """Tell whether a tag says where an entity begins, goes on or is not."""
-    return tag == "O" or tag[:2] in ("B-", "I-")
+    return tag == "O" or (tag[:2] in ("B-", "I-") and len(tag) > 2)
 
 
 def names_in_lists(rows: Dataset, column: str) -> tuple[str, ...] | None:
