@@ -426,7 +426,7 @@ def test_mistakes(trained: Path, tmp_path: Path) -> None:
     blank = write(tmp_path / "blank.jsonl", [{"sentence": "good", "idx": ""}])
     out = tmp_path / "a.jsonl"
     for words, message in [
-        (["--input", source, "--output", there], "there is such a file; nothing was changed"),
+        (["--input", source, "--output", there], "this file exists; nothing was changed"),
         (["--input", source, "--output", tmp_path / "a.txt"], r"must end in .jsonl, .csv"),
         (["--input", source, "--output", tmp_path], "must end in"),
         (["--input", tmp_path / "no.jsonl", "--output", out], "no such file"),
@@ -529,7 +529,7 @@ def test_whose_answers_are_taken_up(tmp_path: Path) -> None:
 def test_a_partial_file_has_one_writer(tmp_path: Path) -> None:
     with (
         partial.partial_of(tmp_path / "a", {}, 2, False),
-        pytest.raises(AdaptError, match="another process writes it"),
+        pytest.raises(AdaptError, match="another process is writing it"),
         partial.partial_of(tmp_path / "a", {}, 2, False),
     ):
         pass

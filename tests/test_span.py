@@ -455,7 +455,7 @@ def test_answers_that_are_not_in_their_text(tmp_path):
     table[3] |= {"answers": "Bergen"}
     folder = saved(tmp_path, table)
     with pytest.raises(AdaptError, match=r"the answer of 1 of 5 training rows is not in its text, "
-                       r"for example that with id '3'\. Correct them, or leave them out: "
+                       r"for example the row with id '3'\. Correct them, or leave them out: "
                        r"task\.on_missing=skip"):  # fmt: skip
         Span("t", path=str(folder)).load(Data(), 0)
     splits = Span("t", path=str(folder), on_missing="skip").load(Data(), 0)

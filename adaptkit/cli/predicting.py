@@ -49,7 +49,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     rows = parser.add_mutually_exclusive_group(required=True)
     rows.add_argument(
-        "--input", type=Path, help=f"{ENDINGS}; -: JSON lines of standard input; no labels needed"
+        "--input", type=Path, help=f"{ENDINGS}; -: JSON lines from standard input; no labels needed"
     )
     rows.add_argument("--split", help="a split of the task's own data; labels may be withheld")
     parser.add_argument(
@@ -61,9 +61,9 @@ def _parser() -> Parser:
         help="glue: the file that the benchmark's server reads, such as CoLA.tsv; --output may be "
         "its folder",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, metavar="ROWS", help="rows of a forward pass")
+    parser.add_argument("--batch-size", type=int, metavar="ROWS", help="rows per forward pass")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: as in trainer.device")
-    parser.add_argument("--overwrite", action="store_true", help="replace what lies at --output")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     return parser
 
 

@@ -34,7 +34,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise AdaptError(f"--output={output}: is a folder. Name a file.")
     if output.exists() and not overwrite:
         raise AdaptError(
-            f"--output={output}: there is such a file; nothing was changed. Give another name, or "
+            f"--output={output}: this file exists; nothing was changed. Give another name, or add "
             "--overwrite."
         )
 

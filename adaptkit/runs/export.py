@@ -147,7 +147,7 @@ def check_prefix(model: torch.nn.Module) -> None:
     if model.base_model_prefix != plain.base_model_prefix:
         raise AdaptError(
             f"transformers' {type(model).__name__} does not find the weights of its base model by "
-            "their names, so that an adapter would stand on random numbers. Use --format merged."
+            "their names, so an adapter would be loaded onto random weights. Use --format merged."
         )
 
 

@@ -48,7 +48,9 @@ class Partial:
                 try:
                     yield json.loads(line)
                 except ValueError as error:
-                    raise AdaptError(f"{self.path} is damaged. Delete it, and repeat.") from error
+                    raise AdaptError(
+                        f"{self.path} is damaged. Delete it, and repeat the command."
+                    ) from error
 
 
 @contextlib.contextmanager
@@ -74,7 +76,7 @@ def partial_of(
         if done < 0 and not again:
             raise AdaptError(
                 f"{path}: holds answers of another command (run, input, or version). Repeat "
-                "that one to finish it, or throw them away by --overwrite."
+                "that command to finish it, or discard its answers with --overwrite."
             )
         if done <= 0 or fresh:
             done, end = 0, 0
@@ -101,7 +103,7 @@ def _hold(file: BinaryIO, path: Path) -> None:
         pass
     except OSError as error:
         raise AdaptError(
-            f"{path}: another process writes it. Wait for it, or give another --output."
+            f"{path}: another process is writing it. Wait for it, or give another --output."
         ) from error
 
 

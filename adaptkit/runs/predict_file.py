@@ -201,13 +201,13 @@ def split_of(run: Settings, split: str) -> Rows:
     task = run.task
     if not isinstance(task, TableTask):
         raise AdaptError(
-            f"--split={split}: {task.name} has no table of rows. Give them by --input."
+            f"--split={split}: {task.name} has no table of rows. Give them with --input."
         )
     origin = task.origin(run.data)
     if origin.one_file:
         raise AdaptError(
             f"--split={split}: {origin.path} is one file, of which a part was held out. Answer all "
-            f"of it by --input {origin.path}."
+            f"of it with --input {origin.path}."
         )
     rows = task.read(run.data, split, origin, task.columns)
     file = None if origin.kind == "hub" else file_of(Path(origin.path), split)

@@ -79,8 +79,8 @@ def file_for(submission: Submission, output: Path, split: str | None) -> Path:
     if output.suffix:
         if output.name not in names:
             raise AdaptError(
-                f"--output={output}: the server of GLUE reads {' or '.join(names)}. Name the file "
-                "so, or give a folder."
+                f"--output={output}: the server of GLUE reads {' or '.join(names)}. Use that "
+                "name, or give a folder."
             )
         return output
     ending = (split or "").rpartition("_")[2]

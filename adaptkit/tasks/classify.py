@@ -55,7 +55,7 @@ HIDDEN = -1  # what a benchmark writes for a label that it does not tell
 class Classify(TableTask):
     """One of C classes per row. `labels` names them in the order of their numbers."""
 
-    # one column, or [first,second] for a pair; {column} stands for its text in a longer one
+    # one column, or [first,second] for a pair; each may be a template with {column}
     text: tuple[str, ...] = ()
     # class names in the order of their numbers; empty: read from the data
     labels: tuple[str | int, ...] = ()

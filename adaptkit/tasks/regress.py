@@ -25,7 +25,7 @@ PLAIN = r"\s*[-+.0-9eE]+\s*"  # the signs of a number in a text
 class Regress(TableTask):
     """One number per row."""
 
-    # one column, or [first,second] for a pair; {column} stands for its text in a longer one
+    # one column, or [first,second] for a pair; each may be a template with {column}
     text: tuple[str, ...] = ()
     metric: str = "correlations"  # Pearson and Spearman correlation
 

@@ -43,8 +43,8 @@ class Seq2Seq(TableTask):
     length_penalty: float = 1.0  # exponent of the length by which a beam's score is divided
     no_repeat_ngram_size: int = 0  # length of the sequences of tokens that may occur once; 0: none
     do_sample: bool = False  # draw tokens at random
-    temperature: float = 1.0  # by which scores are divided before a draw
-    top_p: float = 1.0  # share of the probability from which is drawn
+    temperature: float = 1.0  # divides the logits before sampling
+    top_p: float = 1.0  # probability mass that tokens are sampled from (nucleus)
 
     answer = "a text"
 

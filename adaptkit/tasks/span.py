@@ -108,7 +108,7 @@ class Span(TableTask):
             first = f"the answer of {len(missing)} of {len(rows)} training rows is not in its text"
             if self.on_missing == "error":
                 raise AdaptError(
-                    f"task {self.name}: {first}, for example that with id "
+                    f"task {self.name}: {first}, for example the row with id "
                     f"{rows[ID][missing[0]]!r}. Correct them, or leave them out: "
                     "task.on_missing=skip."
                 )

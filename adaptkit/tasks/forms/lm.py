@@ -46,8 +46,8 @@ class LMForm(Form):
         longest, plain = reader.length(self.max_length), plain_text(reader.tokenizer)
         if self.context > longest:
             raise AdaptError(
-                f"task.context={self.context}: the model reads {longest} tokens at once, so that "
-                "nothing new would fit behind them. Lower it, or raise task.max_length."
+                f"task.context={self.context}: the model reads {longest} tokens at once, so there "
+                "is no room for new ones. Lower it, or raise task.max_length."
             )
         tokenizer = reader.tokenizer
         begins = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)

@@ -42,7 +42,7 @@ class Generation:
     no_repeat_ngram_size: int = 0  # tokens of a sequence that may occur once; 0: any may repeat
     do_sample: bool = False  # draw tokens at random
     temperature: float = 1.0  # of the draw
-    top_p: float = 1.0  # share of the probability from which is drawn
+    top_p: float = 1.0  # probability mass that tokens are sampled from (nucleus)
 
     def __post_init__(self) -> None:
         for name, low in (("max_new_tokens", 1), ("min_new_tokens", 0), ("num_beams", 1),
