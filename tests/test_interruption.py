@@ -137,9 +137,9 @@ OTHERS = pytest.mark.reliability
 @pytest.mark.parametrize(
     ("sweep", "number"),
     [
-        pytest.param(True, signal.SIGTERM, id="sweep, kill"),
+        pytest.param(True, signal.SIGTERM, id="sweep, kill", marks=OTHERS),
         pytest.param(True, signal.SIGINT, id="sweep, ctrl-c", marks=OTHERS),
-        pytest.param(False, signal.SIGTERM, id="run, kill", marks=OTHERS),
+        pytest.param(False, signal.SIGTERM, id="run, kill"),
         pytest.param(False, signal.SIGINT, id="run, ctrl-c", marks=OTHERS),
     ],
 )
@@ -162,6 +162,7 @@ def test_command_that_is_asked_to_end(sweep, number, place, tmp_path):
     assert not (tmp_path / "run-1").exists()
 
 
+@pytest.mark.reliability
 def test_child_ends_with_a_killed_sweep(place, tmp_path):
     process = command(*words(place, str(tmp_path / "run-${seed}"), "seed=0,1", "-m"))
     wait_for_checkpoint(process, tmp_path / "run-0")

@@ -14,6 +14,7 @@ from adaptkit.tasks.ids import chosen, with_ids
 from adaptkit.tasks.labels import check_stored
 from adaptkit.tasks.notes import notes_on
 from adaptkit.tasks.task import ID, LABEL, Answer, Form, Splits
+from adaptkit.tasks.template import hold_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -203,7 +204,9 @@ class TableTask(ABC):
         return None
 
     def with_classes(self, classes: tuple[str, ...]) -> TableTask:
-        """Return the task with its classes in another order."""
+        """Return the task with its classes in another order; a kind with classes must say how."""
+        if classes != self.classes:
+            raise NotImplementedError(f"{type(self).__name__}.with_classes")
         return self
 
     def fitted(self, train: Dataset | None) -> TableTask:
@@ -285,15 +288,5 @@ class TableTask(ABC):
         return source.subset(rows, count, seed, self.strata(rows[LABEL][:]))
 
     def check_texts(self, rows: Dataset, split: str, columns: Sequence[str]) -> None:
-        """Check that columns hold texts.
-
-        Raises:
-            AdaptError: a value is not a text; the message names row and column.
-        """
-        for column in columns:
-            for number, value in enumerate(rows[column][:], 1):
-                if not isinstance(value, str):
-                    raise AdaptError(
-                        f"task {self.name}, split {split}, row {number}: {column} is "
-                        f"{value!r:.60}, not a text."
-                    )
+        """Check that columns hold texts; see `hold_texts`."""
+        hold_texts(rows, columns, f"task {self.name}, split {split}")

@@ -7,8 +7,12 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError, ConfigError, invalid
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -82,3 +86,18 @@ class Template:
 def columns_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
     """Return the columns that templates name, each once."""
     return tuple(dict.fromkeys(name for text in texts for name in Template(text, where).columns))
+
+
+def hold_texts(rows: Dataset, columns: Sequence[str], where: str) -> None:
+    """Check that columns hold texts.
+
+    Raises:
+        AdaptError: a value is not a text; the message names row and column.
+    """
+    for column in columns:
+        for number, value in enumerate(rows[column][:], 1):
+            if not isinstance(value, str):
+                raise AdaptError(
+                    f"{where}, row {number}: {column} is {value!r:.60}, not a text. Write it as "
+                    'one ("5"), or name another column.'
+                )

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from adaptkit.adaptation import Batch
-from adaptkit.errors import AdaptError, at_least
+from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs, plain_text
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 from adaptkit.tasks.template import Template
@@ -43,11 +43,6 @@ class Generation:
     do_sample: bool = False  # draw tokens at random
     temperature: float = 1.0  # of the draw
     top_p: float = 1.0  # probability mass that tokens are sampled from (nucleus)
-
-    def __post_init__(self) -> None:
-        for name, low in (("max_new_tokens", 1), ("min_new_tokens", 0), ("num_beams", 1),
-                          ("no_repeat_ngram_size", 0)):  # fmt: skip
-            at_least(f"task.generation.{name}", getattr(self, name), low)
 
 
 @dataclass(frozen=True)
