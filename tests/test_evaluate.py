@@ -154,7 +154,9 @@ def test_all_rows_of_an_own_file_are_scored(finished, tmp_path):
     answer = call("eval", run, f"task.path={tmp_path / 'mine.csv'}", "--json",
                   "--output", tmp_path / "e")  # fmt: skip
     assert answer.status == 0, answer.err
-    assert json.loads(answer.out)["data"]["rows"]["validation"] == 40
+    found = json.loads(answer.out)
+    assert found["data"]["rows"]["validation"] == 40
+    assert found["task"] == "mine"  # the scores bear the name of the file that they are of
     answer = call("eval", run, f"task.path={tmp_path / 'mine.csv'}", "task.validation=tset")
     assert answer.status == 2 and "must be validation" in answer.err
 

@@ -209,6 +209,11 @@ def root_of(cfg: Any) -> str | None:
     return root if isinstance(root, str) else None
 
 
+def stem(path: str) -> str:
+    """Return the name of somebody's own rows: that of their file or folder."""
+    return Path(path.removesuffix(".gz")).stem
+
+
 def register_resolvers() -> None:
     """Make `${adaptkit.variant:...}`, `.stem` and others known to OmegaConf."""
     from omegaconf import OmegaConf
@@ -221,6 +226,4 @@ def register_resolvers() -> None:
     )
     OmegaConf.register_new_resolver("adaptkit.cwd", os.getcwd, replace=True)
     OmegaConf.register_new_resolver("adaptkit.model_name", model_name, replace=True)
-    OmegaConf.register_new_resolver(
-        "adaptkit.stem", lambda path: Path(path.removesuffix(".gz")).stem, replace=True
-    )
+    OmegaConf.register_new_resolver("adaptkit.stem", stem, replace=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from adaptkit.config.compose import compose, with_absolute_paths
 from adaptkit.config.names import variant
-from adaptkit.config.overrides import parsed
+from adaptkit.config.overrides import parsed, stem
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
@@ -167,6 +167,9 @@ def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
             node[inner[-1]] = value
     if "task.path" in touched and "data.root" not in touched:
         plain["data"]["root"] = None
+    before, now = saved.settings.plain["task"], plain["task"]
+    if now["name"] == before["name"] == stem(str(before["path"])):  # a file's name, not a set's
+        now["name"] = stem(str(now["path"]))
     if "task.path" in touched and Path(str(plain["task"]["path"])).expanduser().is_file():
         # The run's names of splits say nothing of a single file: all its rows are scored.
         names = {"task.validation": "validation", "task.also": {}}
