@@ -45,6 +45,7 @@ def test_lora_beats_the_baseline_of_every_task(task: str, tmp_path: Path) -> Non
     result = adaptkit.run(
         "method=lora", f"task={task}", "data.source=sample", f"output_dir={tmp_path / 'run'}"
     )
-    assert result.score is not None and result.score_interval is not None
+    assert result.score is not None
     trivial = result.baseline["value"] or 0.0  # none: a correlation with a constant
-    assert (result.score_interval[0] > trivial) == (task != TOO_HARD)
+    beats = result.score > trivial and not result.indistinct
+    assert beats == (task != TOO_HARD), (result.score, result.score_interval)
