@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
-from adaptkit.tasks.forms.padding import padded_inputs, tokenized
+from adaptkit.tasks.forms.padding import encoded, padded_inputs, tokenized
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 from adaptkit.tasks.template import Template
 
@@ -45,8 +45,6 @@ class HeadForm(Form):
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
         """Tokenise rows: input_ids (and token_type_ids), length, row, and target if known."""
-        from datasets.fingerprint import generate_random_fingerprint
-
         longest = reader.length(self.max_length)
         numbers = {name: i for i, name in enumerate(self.classes)}
         templates = [Template(text, "task.text") for text in self.text]
@@ -61,11 +59,7 @@ class HeadForm(Form):
                 columns["target"] = [numbers[v] for v in labels] if self.classes else labels
             return columns
 
-        return rows.map(
-            examples, batched=True, with_indices=True, remove_columns=rows.column_names,
-            keep_in_memory=True, load_from_cache_file=False,
-            new_fingerprint=generate_random_fingerprint(),  # nothing is cached: no hash of it all
-        )  # fmt: skip
+        return encoded(rows, examples)
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Return inputs [B, T] and the targets [B], if the examples have them."""

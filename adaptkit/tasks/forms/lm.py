@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs, plain_text
+from adaptkit.tasks.forms.padding import IGNORED, encoded, padded, padded_inputs, plain_text
 from adaptkit.tasks.task import Answer, Form, Reader
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ class LMForm(Form):
         Raises:
             AdaptError: a window has no room for new tokens.
         """
-        from datasets.fingerprint import generate_random_fingerprint
-
         longest, plain = reader.length(self.max_length), plain_text(reader.tokenizer)
         if self.context > longest:
             raise AdaptError(
@@ -66,11 +64,7 @@ class LMForm(Form):
                         found[name].append(value)
             return found
 
-        return rows.map(
-            examples, batched=True, with_indices=True, remove_columns=rows.column_names,
-            keep_in_memory=True, load_from_cache_file=False,
-            new_fingerprint=generate_random_fingerprint(),  # nothing is cached: no hash of it all
-        )  # fmt: skip
+        return encoded(rows, examples)
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Return inputs [B, T], and the next tokens [B, T] with IGNORED where none is predicted."""

@@ -8,10 +8,26 @@ from typing import TYPE_CHECKING, Any
 from adaptkit.errors import AdaptError
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # a target without a loss
+
+
+def encoded(
+    rows: Dataset,
+    examples: Callable[[dict[str, list], list[int]], dict[str, list]],
+    batch_size: int = 1000,
+) -> Dataset:
+    """Return what `examples(batch, row numbers)` makes of rows, in memory."""
+    from datasets.fingerprint import generate_random_fingerprint
+
+    return rows.map(
+        examples, batched=True, with_indices=True, remove_columns=rows.column_names,
+        batch_size=batch_size, keep_in_memory=True, load_from_cache_file=False,
+        new_fingerprint=generate_random_fingerprint(),  # nothing is cached: no hash of it all
+    )  # fmt: skip
 
 
 def padded(lists: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.forms.padding import check_separator, padded_inputs, plain_text
+from adaptkit.tasks.forms.padding import check_separator, encoded, padded_inputs, plain_text
 from adaptkit.tasks.task import ID, LABEL, Answer, Form, Reader
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ class SpanForm(Form):
         Raises:
             AdaptError: a question leaves no room for the text.
         """
-        from datasets.fingerprint import generate_random_fingerprint
-
         check_separator(reader.tokenizer)
         names = rows[ID] if ID in rows.column_names else range(1, len(rows) + 1)
 
@@ -58,11 +56,7 @@ class SpanForm(Form):
             self._check_room(batch[self.question], [names[i] for i in indices], reader)
             return self.windows(batch, indices, reader)
 
-        return rows.map(
-            examples, batched=True, with_indices=True, remove_columns=rows.column_names,
-            batch_size=200, keep_in_memory=True, load_from_cache_file=False,
-            new_fingerprint=generate_random_fingerprint(),  # nothing is cached: no hash of it all
-        )  # fmt: skip
+        return encoded(rows, examples, batch_size=200)
 
     def _check_room(self, questions: Sequence[str], names: Sequence[Any], reader: Reader) -> None:
         tokenizer, longest = reader.tokenizer, reader.length(self.max_length)

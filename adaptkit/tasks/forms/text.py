@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs, plain_text
+from adaptkit.tasks.forms.padding import IGNORED, encoded, padded, padded_inputs, plain_text
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 from adaptkit.tasks.template import Template
 
@@ -64,8 +64,6 @@ class TextForm(Form):
         Raises:
             AdaptError: the model has no room for source and target, or no token for the end.
         """
-        from datasets.fingerprint import generate_random_fingerprint
-
         room = self._room(reader)
 
         def examples(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
@@ -83,11 +81,7 @@ class TextForm(Form):
                     found["length"] = [length + len(target) for length, target in sizes]
             return found
 
-        return rows.map(
-            examples, batched=True, with_indices=True, remove_columns=rows.column_names,
-            keep_in_memory=True, load_from_cache_file=False,
-            new_fingerprint=generate_random_fingerprint(),  # nothing is cached: no hash of it all
-        )  # fmt: skip
+        return encoded(rows, examples)
 
     def _room(self, reader: Reader) -> int:
         """Return how many tokens a source may have."""
