@@ -35,7 +35,8 @@ def predict_(arguments: list[str]) -> int:
     new = written.rows - written.before
     again = f" ({written.before:,} were answered before)" if written.before else ""
     speed = f"{new / written.seconds:,.1f} rows per second" if new else "nothing was left to do"
-    line = f"{written.rows:,} rows{again}, {speed}: {written.output}"
+    rows = "1 row" if written.rows == 1 else f"{written.rows:,} rows"
+    line = f"{rows}{again}, {speed}: {written.output}"
     (console.say if args.output == Path("-") else console.show)(line)
     return 0
 
