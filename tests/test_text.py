@@ -171,6 +171,13 @@ def test_no_room_for_source_and_target(family, message, checkpoints):
         examples_of(made, task)
 
 
+def test_a_prompt_takes_no_room_of_the_decoder(checkpoints):
+    task = replace(TASK, max_target_length=120, max_new_tokens=120)
+    made_settings, made = prepared(checkpoints["bart"], task, "method=prompt")
+    found = scorer_of(made_settings, made).answers(feed_of(made_settings, made, ROWS))
+    assert len(found) == len(ROWS)
+
+
 def test_a_template_that_is_too_long(checkpoints):
     task = replace(TASK, source="film " * 80 + "{text}", max_length=20)
     _, made = prepared(checkpoints["t5"], task)

@@ -55,7 +55,7 @@ def reader_of(
     if family.encoder_decoder:
         start = config.decoder_start_token_id
         start = config.pad_token_id if start is None else start
-    return Reader(tokenizer, limit, family.causal, start)
+    return Reader(tokenizer, limit, family.causal, start, positions)
 
 
 def load_base(run: Settings, device: torch.device) -> Base:

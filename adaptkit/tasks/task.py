@@ -41,6 +41,7 @@ class Reader:
     limit: int | None = None  # tokens that the model can read; None: any number
     causal: bool = False  # a word sees only what stands before it
     decoder_start: int | None = None  # token that a decoder reads first; None: there is no decoder
+    decoder_limit: int | None = None  # tokens that such a decoder can write; a prompt takes none
 
     def length(self, wanted: int) -> int:
         """Return the number of tokens that a text may have: what is wanted, within the limit."""

@@ -92,12 +92,14 @@ class TextForm(Form):
             )
         target = max(self.max_target_length, self.generation.max_new_tokens)
         room = reader.length(self.max_length)
-        if reader.limit is None:
+        # one stack reads source and target after each other, two read them apart
+        limit = reader.limit if reader.causal else reader.decoder_limit
+        if limit is None:
             return room
-        left = reader.limit - target  # of one stack; two read source and target apart
+        left = limit - target
         if left < (SHORTEST if reader.causal else 0):
             raise AdaptError(
-                f"this model has room for {reader.limit} tokens, and a target may have {target}"
+                f"this model has room for {limit} tokens, and a target may have {target}"
                 f"{', which leaves too few for its source' if reader.causal else ''}. Lower "
                 "task.max_target_length, and task.max_new_tokens if it is set."
             )
