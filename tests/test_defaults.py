@@ -34,9 +34,6 @@ def test_every_method_beats_the_majority_class(method: str, mini: str, tmp_path:
     assert not result.indistinct, (result.score, result.score_interval)
 
 
-TOO_HARD = "alpaca"  # instructions: models of four million parameters only learn how answers begin
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "task", [name for name in bundled.sampled_tasks() if name in options("task")]
@@ -47,5 +44,4 @@ def test_lora_beats_the_baseline_of_every_task(task: str, tmp_path: Path) -> Non
     )
     assert result.score is not None
     trivial = result.baseline["value"] or 0.0  # none: a correlation with a constant
-    beats = result.score > trivial and not result.indistinct
-    assert beats == (task != TOO_HARD), (result.score, result.score_interval)
+    assert result.score > trivial and not result.indistinct, (result.score, result.score_interval)

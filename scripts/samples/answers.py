@@ -8,15 +8,6 @@ from collections.abc import Callable
 from . import lexicon
 from .grammar import Row, Splits, draw, phrases, polish, sentence, words
 
-WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request.\n\n### Instruction:\n"
-    "{instruction}\n\n### Input:\n{input}\n\n### Response:\n{output}"
-)
-WITHOUT_INPUT = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes "
-    "the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n{output}"
-)
 TOPICS = {  # a thing people want to do, and what helps with it
     "sleep better": words(
         "go to bed at the same hour each night, keep the room dark and cool, "
@@ -194,21 +185,37 @@ def _shorten(rng: random.Random) -> Task:
     return "Sum the text up in one sentence.", text, f"{two}'s advice helped {one} to {topic}."
 
 
+REPEAT = words("Repeat the sentence., Say that again., Copy the text.")
+ABOUT = words("What is this about?, Which topic is this about?")
+
+
+def _repeat(rng: random.Random) -> Task:
+    _, text, _ = rng.choice((_tense, _passive))(rng)
+    return rng.choice(REPEAT), text, text
+
+
+def _about(rng: random.Random) -> Task:
+    topic = rng.choice(list(TOPICS))
+    one, two = (sentence(tip) for tip in rng.sample(TOPICS[topic], 2))
+    return rng.choice(ABOUT), f"{one}. {two}.", f"This is about how to {topic}."
+
+
+# what models of four million parameters can learn from 600 rows, and what they cannot
+PLAIN: list[Callable[[random.Random], Task]] = [_repeat, _about]
 ALPACA: list[Callable[[random.Random], Task]] = [
     _tips, _tips, _sorting, _grouping, _tense, _passive, _sum, _opposite, _capital, _note, _shorten,
 ]  # fmt: skip
 
 
 def alpaca(rng: random.Random) -> Splits:
-    """Make instructions, some with an input, and their answers."""
+    """Make instructions, some with an input, and their answers; three quarters are plain."""
 
     def make(_: int) -> Row:
-        instruction, given, output = rng.choice(ALPACA)(rng)
-        row = {"instruction": instruction, "input": given, "output": output}
-        form = WITH_INPUT if given else WITHOUT_INPUT
-        return {**row, "text": form.format(**row)}
+        kinds = PLAIN if rng.random() < 0.75 else ALPACA
+        instruction, given, output = rng.choice(kinds)(rng)
+        return {"instruction": instruction, "input": given, "output": output}
 
-    counts = {"train": 200, "validation": 100}
+    counts = {"train": 600, "validation": 150}
     return draw(make, counts, lambda row: (row["instruction"], row["input"]), 1)
 
 
