@@ -443,6 +443,24 @@ def test_row_too_long_is_named_as_in_the_file(
 
 
 @pytest.mark.parametrize(
+    ("family", "words", "named"),
+    [
+        ("bert", ["task=squad", "task.max_length=16", "task.stride=4"], ["question", "task.stride=4"]),
+        ("t5", ["task=xsum", "task.max_length=4"], ["task.source", "template"]),
+        ("bart", ["task=xsum", "task.max_target_length=600"], ["task.max_target_length"]),
+        ("bert", ["task=xsum"], ["bert"]),
+    ],
+    ids=["span", "template", "target", "encoder"],
+)  # fmt: skip
+def test_what_does_not_fit_is_known_before_weights_are_loaded(
+    place: Path, checkpoints, family: str, words: list[str], named: list[str]
+) -> None:
+    answer = call("train", *tiny(checkpoints[family]), *words, "data.source=sample")
+    refused(answer, *named)
+    nothing_left(place)
+
+
+@pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (["task=choice", "task.path=x", "task.text=a", "task.choices=[]"], ["task.choices=[]"]),

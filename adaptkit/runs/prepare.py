@@ -112,14 +112,22 @@ def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = N
     return Prepared(adaptation, form, reader, device, number_format, base.fingerprint, head)
 
 
-def count_examples(run: Settings, rows: Dataset, extra_tokens: int) -> int:
-    """Return how many examples the rows give; `extra_tokens`: of a prompt, as planned."""
+def count_examples(run: Settings, rows: Dataset | None, extra_tokens: int) -> int:
+    """Return how many examples the training rows give; `extra_tokens`: of a prompt, as planned.
+
+    Raises:
+        AdaptError: there are no rows, or they cannot be put to this model. No weights are loaded,
+            so only one row is encoded if each gives one example.
+    """
+    if rows is None:
+        raise AdaptError(f"task {run.task.name}: has no training rows.")
     form = run.task.form
-    if form.one_to_one:
-        return len(rows)
     config = loading.load_config(run.model, run.head, form.outputs)
-    tokenizer = loading.load_tokenizer(run.model, config)
-    examples = form.encode(rows, reader_of(config, tokenizer, extra_tokens))
+    reader = reader_of(config, loading.load_tokenizer(run.model, config), extra_tokens)
+    if form.one_to_one:
+        form.encode(rows.select([0]), reader)
+        return len(rows)
+    examples = form.encode(rows, reader)
     return len(form.prepare(examples, plain_model(run, torch.device("cpu"))))
 
 

@@ -117,6 +117,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         log.info("adaptkit %s; %s, %s", now["versions"], device, number_format)
         costs = plan(settings, number_format)
         interface.say(counts_line(costs))
+        examples = count_examples(settings, splits.train, costs.extra_tokens)
         started = datetime.now(timezone.utc)
         if again:
             clear(directory)  # only now: all that can be checked is checked
@@ -125,7 +126,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         with log_to_file(directory, kept):
             try:
                 with machine_failures(directory):
-                    result = complete(settings, splits, costs, started, interface)
+                    result = complete(settings, splits, costs, examples, started, interface)
                 if now["model"] is None:  # fetched from the hub since
                     now["model"] = made_of(settings, origin)["model"]
                 result = replace(result, made_of=now, from_runs=parents)
@@ -162,11 +163,16 @@ def warn_of_sample(settings: Settings, splits: Splits, interface: Interface) -> 
 
 
 def complete(
-    settings: Settings, splits: Splits, costs: Plan, started: datetime, interface: Interface
+    settings: Settings,
+    splits: Splits,
+    costs: Plan,
+    examples: int,
+    started: datetime,
+    interface: Interface,
 ) -> RunResult:
     """Train, score, save and prove; return the record of the finished run."""
     clock = time.monotonic()
-    trained = train(settings, splits, costs, interface)
+    trained = train(settings, splits, costs, examples, interface)
     gc.collect()
     if is_main_process():
         verify_saved(settings, splits, trained.proof)
@@ -179,13 +185,12 @@ def complete(
     return result_of(settings, started, "done", **judged, **facts)
 
 
-def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface) -> Trained:
+def train(
+    settings: Settings, splits: Splits, costs: Plan, examples: int, interface: Interface
+) -> Trained:
     """Train (or resume training), put back the best weights, score and save the delta."""
     clock, directory, before_training = time.monotonic(), settings.output_dir, resident()
     rows = splits.train
-    if rows is None:
-        raise AdaptError(f"task {settings.task.name}: has no training rows.")
-    examples = count_examples(settings, rows, costs.extra_tokens)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     settings = replace(settings, trainer=settings.trainer.for_rows(examples, world))
     updates = settings.trainer.updates(examples, world)
@@ -225,7 +230,7 @@ def train(settings: Settings, splits: Splits, costs: Plan, interface: Interface)
         "lengths": lengths,
         "delta_bytes": size,
         "delta_sha256": digest(directory) if is_main_process() else "",
-        "time": {"before_seconds": before, **times(trainer, seconds, len(rows))},
+        "time": {"before_seconds": before, **times(trainer, seconds, len(rows or ()))},
         **progress(trainer),
         **machine_facts(prepared.device, prepared.precision),
         "memory": memory,
