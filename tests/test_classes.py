@@ -203,13 +203,13 @@ def test_a_template_is_read_as_its_text(kind):
     task = kind("t", text=("{word}: {{{first}}}", "second"), **labels)
     assert task.columns == ("word", "first", "second")
     tokenizer = tiny_tokenizer("bert")
-    found = task.form.encode(rows, Reader(tokenizer))
+    found = task.posed.encode(rows, Reader(tokenizer))
     written = Dataset.from_list(
         [{"a": f"{r['word']}: {{{r['first']}}}", "b": r["second"]} for r in PAIRS]
     )
-    plain = replace(task, text=("a", "b")).form.encode(written, Reader(tokenizer))
+    plain = replace(task, text=("a", "b")).posed.encode(written, Reader(tokenizer))
     assert found.to_dict() == plain.to_dict()
-    short = replace(task, max_length=12).form.encode(rows, Reader(tokenizer)).to_dict()
+    short = replace(task, max_length=12).posed.encode(rows, Reader(tokenizer)).to_dict()
     assert max(short["length"]) == 12 and max(short["cut"]) > 0
 
 
@@ -416,7 +416,7 @@ def test_candidates_are_read_in_the_gap(tmp_path):
     task = gap(write(tmp_path / "record", STORY))
     splits = task.load(Data(), 0)
     tokenizer = tiny_tokenizer("bert")
-    examples = task.form.encode(splits.train, Reader(tokenizer))
+    examples = task.posed.encode(splits.train, Reader(tokenizer))
     for story, ids, names, right in zip(
         STORY, examples["input_ids"], examples["candidates"], examples["right"], strict=True
     ):
@@ -438,14 +438,14 @@ def test_the_loss_of_several_right_candidates(tmp_path):
         {"passage": "a", "query": "@placeholder", "entities": ["x", "y"], "label": ["x"]},
     ])  # fmt: skip
     reader = Reader(tiny_tokenizer("bert"))
-    batch = task.form.collate(task.form.encode(rows, reader).to_list(), reader)
+    batch = task.posed.collate(task.posed.encode(rows, reader).to_list(), reader)
     assert batch.weight == 2 and len(batch.inputs["input_ids"]) == 7
     share = torch.tensor([0.5, 0.3, 0.2, 0.6, 0.4, 0.25, 0.75])
     outputs = SequenceClassifierOutput(logits=share.log()[:, None])
-    assert float(task.form.loss(outputs, batch)) == pytest.approx(-np.log(0.5) - np.log(0.25))
-    predicted = task.form.predict(None, outputs, batch, reader)
-    assert task.form.answers(predicted, batch.rows) == ["x", "x", "y"]
-    (*_, last) = task.form.detailed(predicted, batch.rows)
+    assert float(task.posed.loss(outputs, batch)) == pytest.approx(-np.log(0.5) - np.log(0.25))
+    predicted = task.posed.predict(None, outputs, batch, reader)
+    assert task.posed.answers(predicted, batch.rows) == ["x", "x", "y"]
+    (*_, last) = task.posed.detailed(predicted, batch.rows)
     assert last == {"answer": "y", "probabilities": pytest.approx({"x": 0.25, "y": 0.75})}
 
 

@@ -285,21 +285,21 @@ def test_a_long_row_is_cut_between_words(family, prepared):
     words = [word for words in WORDS for word in words]
     labels = [tag_of(word) for word in words]
     rows = Dataset.from_dict({"id": ["0"], "tokens": [words], "label": [labels]})
-    short = replace(run_settings.task.form, max_length=16)
+    short = replace(run_settings.task.posed, max_length=16)
     examples = short.encode(rows, made.reader).to_list()
     assert len(examples) > 3 and max(example["length"] for example in examples) <= 16
     assert [w for example in examples for w in example["words"]] == list(range(len(words)))
     task = replace(run_settings.task, max_length=16)
     cut = replace(run_settings, task=task)
-    feed = feed_of(cut, replace(made, form=task.form), rows)
-    (answer,) = scorer_of(cut, replace(made, form=task.form)).answers(feed)
+    feed = feed_of(cut, replace(made, form=task.posed), rows)
+    (answer,) = scorer_of(cut, replace(made, form=task.posed)).answers(feed)
     assert len(answer) == len(words)
 
 
 def test_a_word_longer_than_the_model_reads(prepared):
     run_settings, made = prepared("tag", "bert")
     rows = Dataset.from_dict({"tokens": [["good"], ["x" * 30]], "label": [["A"], ["A"]]})
-    short = replace(run_settings.task.form, max_length=16)
+    short = replace(run_settings.task.posed, max_length=16)
     with pytest.raises(AdaptError, match=r"row 2: the word 'x+' alone has 32 tokens, the model r"):
         short.encode(rows, made.reader)
 
@@ -312,13 +312,13 @@ def test_the_context_is_cut_and_never_a_choice(prepared):
     long = " ".join(["film"] * 200)
     rows = Dataset.from_dict({"text": [long], "choices": [["good", "the plot was bad"]],
                               "label": [1]})  # fmt: skip
-    (example,) = replace(run_settings.task.form, max_length=20).encode(rows, made.reader).to_list()
+    (example,) = replace(run_settings.task.posed, max_length=20).encode(rows, made.reader).to_list()
     decoded = [made.reader.tokenizer.decode(ids) for ids in example["input_ids"]]
     assert [len(ids) for ids in example["input_ids"]] == [20, 20]
     assert decoded[0].endswith("[SEP] good [SEP]")
     assert decoded[1].endswith("[SEP] the plot was bad [SEP]")
     with pytest.raises(AdaptError, match="row 1: a choice has 4 tokens, and 6 leave room for 2"):
-        replace(run_settings.task.form, max_length=6).encode(rows, made.reader)
+        replace(run_settings.task.posed, max_length=6).encode(rows, made.reader)
 
 
 def test_connectives_join_context_and_choice(prepared):
@@ -331,7 +331,7 @@ def test_connectives_join_context_and_choice(prepared):
     })  # fmt: skip
     texts = [
         made.reader.tokenizer.decode(example["input_ids"][0])
-        for example in task.form.encode(rows, made.reader).to_list()
+        for example in task.posed.encode(rows, made.reader).to_list()
     ]
     assert texts[0].startswith("[CLS] the film was bad so [SEP] good")
     assert texts[1].startswith("[CLS] she loved it b")  # because

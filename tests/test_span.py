@@ -126,8 +126,8 @@ def test_only_training_leaves_out_windows_without_the_answer(reader):
 
 
 def test_the_task_says_which_windows(reader):
-    assert Span("t").form.only_answered is False
-    assert Span("t", windows="answered").form.only_answered is True
+    assert Span("t").posed.only_answered is False
+    assert Span("t", windows="answered").posed.only_answered is True
 
 
 def test_the_loss_of_the_reference(reader):
@@ -468,7 +468,7 @@ def test_answers_that_are_not_in_their_text(tmp_path):
     table = rows_of("texts", 5)
     table[3] |= {"answers": ["Bergen", "the town"], "context": "he left the town"}
     found = Span("t", path=str(saved(tmp_path / "two", table))).load(Data(), 0)
-    form, reader = found.task.form, Reader(tiny_tokenizer("bert"))
+    form, reader = found.task.posed, Reader(tiny_tokenizer("bert"))
     for one in form.encode(found.train, reader).filter(lambda one: one["row"] == 3):
         first, last = one["target"]
         said = reader.tokenizer.decode(one["input_ids"][first : last + 1])

@@ -553,7 +553,7 @@ SPECIAL = {
 def encoded(rows: list[dict], tokenizer: Any, limit: int | None = 128, **options: Any) -> Any:
     table = datasets.Dataset.from_list([{**row, "label": "a"} for row in rows])
     task = classify(labels=("a", "b"), **options)
-    return task.form.encode(table, Reader(tokenizer, limit))
+    return task.posed.encode(table, Reader(tokenizer, limit))
 
 
 @pytest.mark.parametrize("name", SPECIAL)
@@ -614,10 +614,10 @@ def test_pairs_of_equal_concatenation_are_read_differently(kind, name):
     cuts = [(a, b) for a, b in CUTS if not b or b[0] == " " or not a]
     rows = datasets.Dataset.from_list([{"a": a, "b": b, "c": [b, "x"]} for a, b in cuts])
     if kind == "pair":
-        form = Classify("t", text=("a", "b"), labels=("n", "p")).form
+        form = Classify("t", text=("a", "b"), labels=("n", "p")).posed
         found = form.encode(rows, Reader(tokenizer))["input_ids"][:]
     else:
-        form = Choice("t", text="a", choices=("c",)).form
+        form = Choice("t", text="a", choices=("c",)).posed
         found = [ids[0] for ids in form.encode(rows, Reader(tokenizer))["input_ids"]]
     assert len({tuple(ids) for ids in found}) == len(cuts) == 5
 
@@ -715,7 +715,7 @@ def test_the_headline_and_its_direction():
 
 def test_classify_loss_and_predictions():
     logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]], dtype=torch.bfloat16)
-    form = classify(labels=("a", "b", "c")).form
+    form = classify(labels=("a", "b", "c")).posed
     outputs = SequenceClassifierOutput(logits=logits)
     batch = Batch({}, {"target": torch.tensor([0, 1])}, [0, 1], 2)
     chances = torch.exp(logits.double()) / torch.exp(logits.double()).sum(1, keepdim=True)
@@ -736,7 +736,7 @@ def test_weights_and_smoothing_are_those_of_torch(weights, smoothing):
     """Summed over rows, for a batch is divided by its rows; torch's own mean is one of weights."""
     generator = torch.Generator().manual_seed(0)
     logits, target = torch.randn(8, 3, generator=generator), torch.tensor([0, 1, 2, 2, 1, 0, 0, 0])
-    form = classify(labels=("a", "b", "c"), class_weights=weights, label_smoothing=smoothing).form
+    form = classify(labels=("a", "b", "c"), class_weights=weights, label_smoothing=smoothing).posed
     batch = Batch({}, {"target": target}, list(range(8)), 8)
     found = form.loss(SequenceClassifierOutput(logits=logits), batch)
     w = torch.tensor(weights or (1.0, 1.0, 1.0))
@@ -753,7 +753,7 @@ def test_weights_of_tags_are_those_of_torch(smoothing):
     weights = {"a": 0.5, "c": 4.0}  # b: 1
     task = Tag("t", labels=("a", "b", "c"), class_weights=weights, label_smoothing=smoothing)
     batch = Batch({}, {"target": target}, [0, 1], 5)
-    found = task.form.loss(SequenceClassifierOutput(logits=logits), batch)
+    found = task.posed.loss(SequenceClassifierOutput(logits=logits), batch)
     w = torch.tensor([0.5, 1.0, 4.0])
     mean = torch.nn.CrossEntropyLoss(weight=w, label_smoothing=smoothing)(
         logits.flatten(0, 1), target.flatten()
@@ -772,11 +772,11 @@ def test_balanced_weights_of_tags_count_words(tmp_path):
 
 def test_weights_by_name_follow_their_classes():
     task = classify(labels=("a", "b"), class_weights={"b": 5.0})
-    assert task.form.weights == (1.0, 5.0)
-    assert task.with_classes(("b", "a")).form.weights == (5.0, 1.0)
-    assert classify(labels=(0, 1), class_weights={1: 2.0}).form.weights == (1.0, 2.0)
+    assert task.posed.weights == (1.0, 5.0)
+    assert task.with_classes(("b", "a")).posed.weights == (5.0, 1.0)
+    assert classify(labels=(0, 1), class_weights={1: 2.0}).posed.weights == (1.0, 2.0)
     plain = ["task.labels=[ham,spam]", "task.class_weights={spam: 5}"]
-    assert configured("sst2", *plain).form.weights == (1.0, 5.0)
+    assert configured("sst2", *plain).posed.weights == (1.0, 5.0)
 
 
 def test_balanced_weights(tmp_path):
@@ -820,7 +820,7 @@ def test_weights_that_are_rejected(options, message):
 
 
 def test_regress_loss_and_predictions():
-    form = Regress(name="mine", text=("text",)).form
+    form = Regress(name="mine", text=("text",)).posed
     outputs = SequenceClassifierOutput(logits=torch.tensor([[1.0], [4.0]], dtype=torch.bfloat16))
     batch = Batch({}, {"target": torch.tensor([2.0, 2.5])}, [0, 1], 2)
     assert float(form.loss(outputs, batch)) == pytest.approx(1.0 + 2.25)

@@ -60,7 +60,7 @@ def prepared(checkpoint: Path, task: Seq2Seq = TASK, *overrides: str) -> Any:
 
 
 def examples_of(made: Any, task: Seq2Seq = TASK, rows: Dataset = ROWS) -> list[dict]:
-    return task.form.encode(rows, made.reader).to_list()
+    return task.posed.encode(rows, made.reader).to_list()
 
 
 # ---- targets and loss ----
@@ -240,7 +240,7 @@ def test_a_batch_gives_the_texts_of_each_row_alone(family, method, checkpoints):
     for beams in (1, 3):
         task = replace(TASK, num_beams=beams, min_new_tokens=3)
         run_settings = replace(made_settings, task=task)
-        scorer = scorer_of(run_settings, replace(made, form=task.form))
+        scorer = scorer_of(run_settings, replace(made, form=task.posed))
         feed = feed_of(run_settings, scorer.prepared, ROWS)
         together = scorer.answers(feed)
         alone = replace(scorer, batch_size=1).answers(feed)
@@ -478,7 +478,7 @@ def test_a_tokenizer_without_an_end(checkpoints):
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
     tokenizer.eos_token = None
     with pytest.raises(AdaptError, match="has no token that ends a text"):
-        TASK.form.encode(ROWS, Reader(tokenizer, causal=True))
+        TASK.posed.encode(ROWS, Reader(tokenizer, causal=True))
 
 
 # ---- scores ----

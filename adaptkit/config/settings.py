@@ -66,7 +66,7 @@ class Settings:
     @property
     def head(self) -> str:
         """Key of models.heads.HEADS: what the task's form needs on this model."""
-        return head_of(self.model, self.task.form.head)
+        return head_of(self.model, self.task.posed.head)
 
     @property
     def methods(self) -> tuple[Method, ...]:

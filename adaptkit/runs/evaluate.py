@@ -86,7 +86,7 @@ def asked_in(run: Settings, saved: SavedRun, overrides: Sequence[str]) -> Prepar
         AdaptError: the other task has other classes, or the model cannot be restored.
     """
     prepared = restored(where_typed(saved, run, overrides))
-    form = with_classes_of(saved.settings.task, run.task).form  # the classes of the head
+    form = with_classes_of(saved.settings.task, run.task).posed  # the classes of the head
     if prepared.adaptation.form is not None:
         form = prepared.adaptation.form(form)
     return replace(prepared, form=form)
@@ -190,7 +190,7 @@ def with_classes_of(own: Task, other: Task) -> Task:
     Raises:
         AdaptError: it is put to a model in another way, or its classes have other names.
     """
-    kinds = [(type(task.form), bool(task.classes)) for task in (own, other)]
+    kinds = [(type(task.posed), bool(task.classes)) for task in (own, other)]
     if kinds[0] != kinds[1]:
         raise AdaptError(
             f"task {other.name} asks for {other.answer}, the run was trained on {own.name} to "

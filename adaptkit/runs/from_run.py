@@ -174,8 +174,8 @@ def copy_body(source: nn.Module, target: nn.Module) -> None:
 def copy_head(run: Settings, saved: SavedRun, source: nn.Module, target: nn.Module) -> bool:
     """Copy the head, with its last map's outputs in the new order; tell whether it fits."""
     own, theirs = run.task, saved.settings.task
-    alike = (type(own.form), set(own.classes), run.model.pooling)
-    if alike != (type(theirs.form), set(theirs.classes), saved.settings.model.pooling):
+    alike = (type(own.posed), set(own.classes), run.model.pooling)
+    if alike != (type(theirs.posed), set(theirs.classes), saved.settings.model.pooling):
         return False
     mine, given = outside(target), outside(source)
     if {n: p.shape for n, p in mine.items()} != {n: p.shape for n, p in given.items()}:

@@ -174,7 +174,7 @@ def composed(file: PeftFile, overrides: Sequence[str]) -> dict[str, Any]:
 
 def method_on(file: PeftFile, run: Settings) -> dict[str, Any]:
     """Return the entries of the method that computes what the adapter does, defaults included."""
-    form = run.task.form
+    form = run.task.posed
     config = loading.load_config(run.model, run.head, form.outputs)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = empty_model(run.model, config, run.head).model

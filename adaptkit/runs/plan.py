@@ -89,7 +89,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
     Raises:
         AdaptError: the method cannot adapt this model; nothing was loaded.
     """
-    form = run.task.form
+    form = run.task.posed
     config = load_config(run.model, run.head, form.outputs, offline=True)
     lacking = gaps(run.model, config, run.head)
     with FakeTensorMode(allow_non_fake_inputs=True):

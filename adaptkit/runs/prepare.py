@@ -64,7 +64,7 @@ def load_base(run: Settings, device: torch.device) -> Base:
     Raises:
         AdaptError: they cannot be loaded, or have no head for this task.
     """
-    form = run.task.form
+    form = run.task.posed
     config = loading.load_config(run.model, run.head, form.outputs)
     tokenizer = loading.load_tokenizer(run.model, config)
     loaded = loading.load_model(run.model, config, run.head, run.task.classes)
@@ -85,7 +85,7 @@ def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = N
     device = precision.device_of(run.trainer.device)
     number_format = precision.resolve(run.trainer.precision, device)
     base = load_base(run, device)
-    form = run.task.form
+    form = run.task.posed
     looks_at_data: dict[str, Any] = {}
     if train is not None:
         looks_at_data["batches"] = partial(training_batches, run, base, train, device)
@@ -121,7 +121,7 @@ def count_examples(run: Settings, rows: Dataset | None, extra_tokens: int) -> in
     """
     if rows is None:
         raise AdaptError(f"task {run.task.name}: has no training rows.")
-    form = run.task.form
+    form = run.task.posed
     config = loading.load_config(run.model, run.head, form.outputs)
     reader = reader_of(config, loading.load_tokenizer(run.model, config), extra_tokens)
     if form.one_to_one:
@@ -135,7 +135,7 @@ def training_batches(
     run: Settings, base: Base, rows: Dataset, device: torch.device
 ) -> Iterator[Batch]:
     """Yield every training row once, in batches in a seeded order, encoded when asked for."""
-    form, reader = run.task.form, base.reader()
+    form, reader = run.task.posed, base.reader()
     feed = Feed(form.encode(rows, reader), form, reader)
     size = run.trainer.batch_size
     order = list(BucketSampler(feed.lengths, size, run.seed))

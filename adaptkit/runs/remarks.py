@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adaptkit.metrics.bootstrap import interval, of_mean, of_ratio
-from adaptkit.tasks.task import LABEL, Task
+from adaptkit.tasks.task import LABEL, Splits, Task
 from adaptkit.training.scorer import Scored
 
+SAMPLE = (
+    "WARNING: {why}, so this run uses the bundled SAMPLE of {task}: a few hundred rows generated "
+    "by a grammar. Its scores say nothing about the real task. For real data, set data.root=DIR."
+)
 WORSE = 1.25  # times the loss of the first update: more than batches differ by chance
 
 
@@ -42,3 +46,11 @@ def ended_worse(history: Sequence[Mapping[str, Any]]) -> str | None:
         f"the training loss rose from {losses[0]:.4g} to {losses[-1]:.4g}: the run ended worse "
         "than it started; lower optimizer.lr"
     )
+
+
+def of_sample(splits: Splits, asked: bool) -> list[str]:
+    """Say so if the bundled sample serves as data; `asked`: the user wanted it."""
+    if splits.source.kind != "sample":
+        return []
+    why = "there is no local folder and the hub cannot be reached"
+    return [SAMPLE.format(why="data.source=sample" if asked else why, task=splits.task.name)]

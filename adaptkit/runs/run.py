@@ -49,7 +49,7 @@ from adaptkit.runs.record import (
     result_of,
     scoring_facts,
 )
-from adaptkit.runs.remarks import ended_worse
+from adaptkit.runs.remarks import ended_worse, of_sample
 from adaptkit.runs.repeat import check_bound, done_before, starts_again
 from adaptkit.storage.files import is_main_process
 from adaptkit.tasks.task import Splits
@@ -61,12 +61,6 @@ from adaptkit.training.scorer import Prepared, Scored
 from adaptkit.training.state import last_checkpoint
 from adaptkit.training.trackers import trackers
 from adaptkit.training.trainer import AdaptTrainer, Scorable
-
-SAMPLE_WARNING = (
-    "WARNING: {why}, so this run uses the bundled SAMPLE of {task}: a few hundred rows generated "
-    "by a grammar. Its scores say nothing about the real task. For real data, set data.root=DIR."
-)
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -104,8 +98,8 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         now = made_of(settings, origin)
         splits = settings.task.load(settings.data, settings.seed)
         settings = settings.bind(splits.task)
-        warn_of_sample(settings, splits, interface)
-        for line in (splits.summary(), *splits.notes):
+        sample = of_sample(splits, settings.data.source == "sample")
+        for line in (*sample, splits.summary(), *splits.notes):
             interface.say(line)
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
@@ -148,18 +142,6 @@ def logged(say: Callable[[str], None]) -> Callable[[str], None]:
         say(remark)
 
     return both
-
-
-def warn_of_sample(settings: Settings, splits: Splits, interface: Interface) -> None:
-    """Say so if the bundled sample serves as data."""
-    if splits.source.kind == "sample":
-        asked = settings.data.source == "sample"
-        why = (
-            "data.source=sample"
-            if asked
-            else "there is no local folder and the hub cannot be reached"
-        )
-        interface.say(SAMPLE_WARNING.format(why=why, task=settings.task.name))
 
 
 def complete(

@@ -48,7 +48,7 @@ class Choice(TableTask):
         return (self.text, *self.choices, *([self.connect] if self.connect else []))
 
     @property
-    def form(self) -> ChoiceForm:
+    def posed(self) -> ChoiceForm:
         """A classifier with one output per choice's sequence."""
         return ChoiceForm(self.text, self.choices, self.max_length, self.connect, self.connectives)
 

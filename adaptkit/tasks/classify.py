@@ -105,7 +105,7 @@ class Classify(TableTask):
         return bool(self.labels)
 
     @property
-    def form(self) -> HeadForm:
+    def posed(self) -> HeadForm:
         """A sequence classifier with one output per class."""
         return HeadForm(
             self.text, self.classes, self.max_length, self.weights, self.label_smoothing

@@ -49,7 +49,7 @@ class Gap(TableTask):
         return (self.text, self.query, self.candidates)
 
     @property
-    def form(self) -> GapForm:
+    def posed(self) -> GapForm:
         """A classifier with one output per candidate's sequence."""
         return GapForm(self.text, self.query, self.gap, self.candidates, self.max_length)
 

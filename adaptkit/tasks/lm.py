@@ -48,7 +48,7 @@ class LM(TableTask):
         return (self.text,)
 
     @property
-    def form(self) -> LMForm:
+    def posed(self) -> LMForm:
         """A causal model that predicts every next token."""
         return LMForm(self.text, self.max_length, self.context)
 

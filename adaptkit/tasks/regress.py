@@ -46,7 +46,7 @@ class Regress(TableTask):
         return columns_of(self.text, "task.text")
 
     @property
-    def form(self) -> HeadForm:
+    def posed(self) -> HeadForm:
         """A sequence classifier with one output."""
         return HeadForm(self.text, (), self.max_length)
 

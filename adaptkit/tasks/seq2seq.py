@@ -92,7 +92,7 @@ class Seq2Seq(TableTask):
         return "task.source" if column in self.columns else super().option_of(column)
 
     @property
-    def form(self) -> TextForm:
+    def posed(self) -> TextForm:
         """A model that reads the source and writes the target."""
         names = ("min_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size",
                  "do_sample", "temperature", "top_p")  # fmt: skip

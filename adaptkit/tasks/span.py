@@ -67,7 +67,7 @@ class Span(TableTask):
         return (self.question, self.context)
 
     @property
-    def form(self) -> SpanForm:
+    def posed(self) -> SpanForm:
         """A head that marks the first and the last token."""
         return SpanForm(
             self.question, self.context, self.max_length, self.stride, self.max_answer_length,

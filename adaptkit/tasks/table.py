@@ -159,7 +159,7 @@ class TableTask(ABC):
 
     @property
     @abstractmethod
-    def form(self) -> Form:
+    def posed(self) -> Form:
         """The form of a bound task."""
 
     @abstractmethod

@@ -75,7 +75,7 @@ class Tag(TableTask):
         return (self.words,)
 
     @property
-    def form(self) -> TagForm:
+    def posed(self) -> TagForm:
         """A token classifier."""
         weights = in_order(self.class_weights, self.classes)
         return TagForm(self.words, self.classes, self.max_length, weights, self.label_smoothing)

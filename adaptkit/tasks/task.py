@@ -233,7 +233,7 @@ class Task(Protocol):
         ...
 
     @property
-    def form(self) -> Form:
+    def posed(self) -> Form:
         """The form of a bound task."""
         ...
 
