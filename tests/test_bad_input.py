@@ -445,7 +445,7 @@ def test_row_too_long_is_named_as_in_the_file(
 @pytest.mark.parametrize(
     ("family", "words", "named"),
     [
-        ("bert", ["task=squad", "task.max_length=16", "task.stride=4"], ["question", "task.stride=4"]),
+        ("bert", ["task=squad", "task.max_length=16", "task.stride=4"], ["question", "stride=4"]),
         ("t5", ["task=xsum", "task.max_length=4"], ["task.source", "template"]),
         ("bart", ["task=xsum", "task.max_target_length=600"], ["task.max_target_length"]),
         ("bert", ["task=xsum"], ["bert"]),

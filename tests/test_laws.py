@@ -284,7 +284,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_every_method_has_its_laws() -> None:
-    assert {type(s.method) for s in SETTINGS.values()} == set(METHODS.values())
+    untrained = {METHODS["hard_prompt"]}  # see test_cloze.py
+    assert {type(s.method) for s in SETTINGS.values()} == set(METHODS.values()) - untrained
 
 
 @pytest.mark.parametrize(("name", "family"), REFUSED)

@@ -28,6 +28,7 @@ from adaptkit.methods.chain import Chain
 from adaptkit.methods.compacter import Compacter
 from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
+from adaptkit.methods.hard_prompt import HardPrompt
 from adaptkit.methods.houlsby import Houlsby
 from adaptkit.methods.ia3 import IA3
 from adaptkit.methods.lora import LoRA
@@ -51,6 +52,7 @@ LABELS = ("bad", "good")
 # A setting, and for each of its fields other valid values. All of them must differ.
 METHOD_OPTIONS: dict[str, tuple[Any, dict[str, list[Any]]]] = {
     "full": (Full(), {}),
+    "hard_prompt": (HardPrompt(), {}),
     "lora": (
         LoRA(rank=4, alpha=6.0),
         {
@@ -225,6 +227,9 @@ def cases(table: Mapping[str, tuple[Any, dict[str, list[Any]]]]) -> Iterator[Any
             yield pytest.param(name, changed, id=f"{name}-{field}")
 
 
+TRAINED = [name for name in METHOD_OPTIONS if name != "hard_prompt"]  # which has no options
+
+
 def assert_all_differ(seen: list[dict[str, Any]]) -> None:
     for i, one in enumerate(seen):
         assert not any(same(one, other) for other in seen[:i])
@@ -235,7 +240,7 @@ def base(name: str) -> dict[str, Any]:
     return observe(METHOD_OPTIONS[name][0])
 
 
-@pytest.mark.parametrize("name", METHOD_OPTIONS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_nothing_else_changes_a_run(name: str) -> None:
     assert same(base(name), observe(METHOD_OPTIONS[name][0]))
 
@@ -272,7 +277,7 @@ def finish(adaptation: Adaptation) -> set[str]:
 
 
 @pytest.mark.parametrize("family", ("bert", "gpt2", "xlnet", "t5"))
-@pytest.mark.parametrize("name", METHOD_OPTIONS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_saved_names_are_the_models_or_in_an_added_module(name: str, family: str) -> None:
     if family == "xlnet" and name in OWN_ATTENTION:
         pytest.skip("rejected, see test_laws.py")

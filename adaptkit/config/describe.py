@@ -138,8 +138,9 @@ def limits(cls: type, name: str, hint: Any, node: dict[str, Any]) -> str:
     given = {f.name: node.get(f.name) for f in fields(cls) if f.init}
     known = {key: value for key, value in given.items() if value is not None}
     for key, kind in typing.get_type_hints(cls).items():
-        if known.get(key) == "???":  # what must be set
-            known[key] = ["a"] if typing.get_origin(kind) is tuple else "a"
+        unresolved = choices(kind) and str(known.get(key)).startswith("${")
+        if known.get(key) == "???" or unresolved:  # what must be set, or depends on the rest
+            known[key] = ["a"] if typing.get_origin(kind) is tuple else (*choices(kind), "a")[0]
     try:
         replace(build(cls, known, ""), **{name: far})
     except AdaptError as error:

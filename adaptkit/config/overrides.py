@@ -214,6 +214,20 @@ def stem(path: str) -> str:
     return Path(path.removesuffix(".gz")).stem
 
 
+def form(root: Any) -> str:
+    """Return the form of a task that may have several, if none is typed."""
+    from omegaconf import OmegaConf
+
+    return "cloze" if OmegaConf.select(root, "method.name") == "hard_prompt" else "head"
+
+
+def has_head(root: Any) -> bool:
+    """Tell whether the task is put to a head of its own: cloze and text read single tokens."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.select(root, "task.form", default="head") in (None, "head")
+
+
 def register_resolvers() -> None:
     """Make `${adaptkit.variant:...}`, `.stem` and others known to OmegaConf."""
     from omegaconf import OmegaConf
@@ -224,6 +238,11 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver(
         "adaptkit.data_root", lambda: os.environ.get("ADAPTKIT_DATA") or None, replace=True
     )
+    OmegaConf.register_new_resolver("adaptkit.form", lambda *, _root_: form(_root_), replace=True)
+    OmegaConf.register_new_resolver(
+        "adaptkit.if_head", lambda value, *, _root_: value if has_head(_root_) else None,
+        replace=True,
+    )  # fmt: skip
     OmegaConf.register_new_resolver("adaptkit.cwd", os.getcwd, replace=True)
     OmegaConf.register_new_resolver("adaptkit.model_name", model_name, replace=True)
     OmegaConf.register_new_resolver("adaptkit.stem", stem, replace=True)

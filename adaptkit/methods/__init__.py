@@ -10,6 +10,7 @@ from adaptkit.methods.chain import Chain
 from adaptkit.methods.compacter import Compacter
 from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
+from adaptkit.methods.hard_prompt import HardPrompt
 from adaptkit.methods.houlsby import Houlsby
 from adaptkit.methods.ia3 import IA3
 from adaptkit.methods.lora import LoRA
@@ -33,6 +34,7 @@ METHODS: dict[str, type] = {
     "ia3": IA3,
     "bitfit": BitFit,
     "probe": Probe,
+    "hard_prompt": HardPrompt,
     "prompt": PromptTuning,
     "ptuning": PTuning,
     "prefix": PrefixTuning,

@@ -54,16 +54,20 @@ def read(cls: Any, model: Model, **options: Any) -> Any:
 
 
 def head_of(model: Model, wanted: str) -> str:
-    """Return the key of HEADS that a form needs on a model; "text" is whichever head generates.
+    """Return the key of HEADS that a form needs on a model.
+
+    "text" is whichever head generates, "words" whichever fills a slot.
 
     Raises:
         AdaptError: the model cannot be loaded, or its family does not generate texts.
     """
-    if wanted not in ("text", "lm"):
+    if wanted not in ("text", "lm", "words"):
         return wanted
     family = family_of(model_type(model))
-    if family.encoder_decoder and wanted == "text":
+    if family.encoder_decoder and wanted != "lm":
         return "seq2seq"
+    if wanted == "words" and not family.causal:
+        return "mlm"
     if not family.causal:
         kinds = "causal model (GPT-2, OPT, LLaMA ...)"
         kinds = f"{kinds} or an encoder-decoder (T5, BART)" if wanted == "text" else kinds

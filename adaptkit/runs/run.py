@@ -62,6 +62,7 @@ from adaptkit.training.state import last_checkpoint
 from adaptkit.training.trackers import trackers
 from adaptkit.training.trainer import AdaptTrainer, Scorable
 
+
 @dataclass(frozen=True)
 class Trained:
     """What is left of training once the model is let go."""

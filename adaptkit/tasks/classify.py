@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from adaptkit.errors import AdaptError, invalid, one_of, within
+from adaptkit.tasks.forms.cloze import ClozeForm
 from adaptkit.tasks.forms.head import HeadForm
-from adaptkit.tasks.labels import Namer, classes_in, whole
-from adaptkit.tasks.table import TableTask
-from adaptkit.tasks.task import ID, LABEL, Answer, Splits
-from adaptkit.tasks.template import Template, columns_of
+from adaptkit.tasks.forms.options import OptionsForm
+from adaptkit.tasks.labels import Namer, classes_in, names_in, whole
+from adaptkit.tasks.task import ID, LABEL, Answer, Form, Splits
 from adaptkit.tasks.weights import (
     BALANCED,
     Weights,
@@ -33,6 +33,7 @@ from adaptkit.tasks.weights import (
     no_training_rows,
     reordered,
 )
+from adaptkit.tasks.worded import Worded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,11 +53,9 @@ HIDDEN = -1  # what a benchmark writes for a label that it does not tell
 
 
 @dataclass(frozen=True)
-class Classify(TableTask):
+class Classify(Worded):
     """One of C classes per row. `labels` names them in the order of their numbers."""
 
-    # one column, or [first,second] for a pair; each may be a template with {column}
-    text: tuple[str, ...] = ()
     # class names in the order of their numbers; empty: read from the data
     labels: tuple[str | int, ...] = ()
     # of the loss: balanced, numbers in the order of the labels, or {class: number}
@@ -71,7 +70,6 @@ class Classify(TableTask):
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, METRICS)
         super().__post_init__()
-        check_texts(self.text)
         if len(self.labels) == 1:
             raise AdaptError(f"task.labels={list(self.labels)}: name two classes or more.")
         within("task.label_smoothing", self.label_smoothing, 0, 1)
@@ -83,11 +81,6 @@ class Classify(TableTask):
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""
         return METRICS[self.metric]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The text columns."""
-        return columns_of(self.text, "task.text")
 
     @property
     def read_columns(self) -> tuple[str, ...]:
@@ -105,11 +98,24 @@ class Classify(TableTask):
         return bool(self.labels)
 
     @property
-    def posed(self) -> HeadForm:
-        """A sequence classifier with one output per class."""
-        return HeadForm(
-            self.text, self.classes, self.max_length, self.weights, self.label_smoothing
-        )
+    def worded(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.classes
+
+    @property
+    def posed(self) -> Form:
+        """A sequence classifier with one output per class, or words for the classes."""
+        loss: dict[str, Any] = {"weights": self.weights, "smoothing": self.label_smoothing}
+        if self.form == "cloze":
+            return ClozeForm(
+                self.wordings(), self.classes, self.max_length, **loss,
+                aggregate=self.aggregate, pieces=self.pieces, calibration=self.calibration,
+            )  # fmt: skip
+        if self.form == "text":
+            return OptionsForm(
+                self.wordings(), self.classes, self.max_length, self.decode, self.normalise
+            )
+        return HeadForm(self.text, self.classes, self.max_length, **loss)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -121,17 +127,18 @@ class Classify(TableTask):
         weights = reordered(self.class_weights, self.classes, classes)
         return replace(self, labels=classes, class_weights=weights)
 
-    def fitted(self, train: Dataset | None) -> Classify:
-        """Return the task with balanced weights in numbers.
+    def fitted(self, train: Dataset | None, seed: int) -> Classify:
+        """Return the task with balanced weights in numbers, and the rows that are shown.
 
         Raises:
-            AdaptError: there are no training rows.
+            AdaptError: there are no training rows, or too few of a class.
         """
+        task = replace(self, demonstrations=self.chosen_shots(train, seed))
         if self.class_weights != BALANCED:
-            return self
+            return task
         if train is None:
             raise no_training_rows()
-        return replace(self, class_weights=balanced(self.classes, train[LABEL][:]))
+        return replace(task, class_weights=balanced(self.classes, train[LABEL][:]))
 
     def bind(self, rows: Dataset, split: str) -> Classify:
         """Return the task with the classes that the label column holds, if it names none itself.
@@ -149,10 +156,8 @@ class Classify(TableTask):
             if len(found) < 2:
                 raise self._one_class(len(rows), found[0], split)
             task = replace(self, labels=found)
-        if self.metric in TWO and len(task.labels) != 2:
-            raise AdaptError(
-                f"task.metric={self.metric}: needs two classes, not {len(task.labels)}."
-            )
+        if self.metric in TWO and (count := len(task.labels)) != 2:
+            raise AdaptError(f"task.metric={self.metric}: needs two classes, not {count}.")
         return task
 
     def stored_names(self, rows: Dataset) -> tuple[str, ...] | None:
@@ -213,17 +218,24 @@ class Classify(TableTask):
         return names
 
     def _one_class(self, rows: int, name: str, split: str) -> AdaptError:
-        return AdaptError(
-            f"task {self.name}, split {split}: all rows ({rows}) have the label {name!r}; there is "
-            "nothing to tell apart."
-        )
+        said = f"all rows ({rows}) have the label {name!r}; there is nothing to tell apart."
+        return AdaptError(f"task {self.name}, split {split}: {said}")
 
     def strata(self, labels: Sequence[str]) -> list[str]:
         """Return the classes."""
         return list(labels)
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
-        """Return the task's metrics of the classes' names."""
+        """Return the task's metrics of the classes' names; None is a wrong answer.
+
+        `unparsed` is the share of generated texts that are none of the classes.
+        """
+        found = self._score(answers, rows)
+        if self.form != "text" or self.decode != "generate":
+            return found
+        return {**found, "unparsed": sum(name is None for name in answers) / len(answers)}
+
+    def _score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
         numbers = self.numbers(answers, rows)
         if self.metric in GROUPED:
             from adaptkit.metrics.super_glue import SuperGlue
@@ -242,9 +254,14 @@ class Classify(TableTask):
     def numbers(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, list[int]]:
         """Return the numbers of the classes that were answered, and of those that are right."""
         of = {name: i for i, name in enumerate(self.classes)}
+        right = [of[name] for name in rows[LABEL][:]]
+        none = self.metric in TWO  # F1 of two classes: no answer is the other class (T5's rule)
         return {
-            "predictions": [of[name] for name in answers],
-            "references": [of[name] for name in rows[LABEL][:]],
+            "predictions": [
+                of[name] if name is not None else 1 - gold if none else HIDDEN
+                for name, gold in zip(answers, right, strict=True)
+            ],
+            "references": right,
         }
 
     def details(self, answers: Sequence[Mapping[str, Any]], rows: Dataset) -> dict[str, Any]:
@@ -279,21 +296,3 @@ class Classify(TableTask):
         best = max if self.larger_is_better else min
         name = "best class" if self.metric == "multirc" else "majority class"
         return f"{name}{where}", best(s.get(self.headline, float("nan")) for s in scores)
-
-
-def names_in(rows: Dataset, column: str) -> tuple[str, ...] | None:
-    """Return the classes' names that a file stores with a column of numbers."""
-    names = getattr(rows.features[column], "names", None)
-    return tuple(names) if names else None
-
-
-def check_texts(text: tuple[str, ...]) -> None:
-    """Check that one or two texts are named, and that each names a column.
-
-    Raises:
-        AdaptError: none, or more, or a template cannot be read.
-    """
-    if len(text) not in (1, 2):
-        raise AdaptError(f"task.text={list(text)}: name one column, or two for a pair of texts.")
-    for one in text:
-        Template(one, "task.text").check()

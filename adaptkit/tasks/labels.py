@@ -7,9 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, invalid
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 MOST = 1000  # classes; more are taken for something else
 # Of a whole number; longer ones, and those like 007, are names.
@@ -168,3 +171,9 @@ class Namer:
         if isinstance(value, str) and value.strip() in self.classes:
             return " It has blanks around it: remove them."
         return " If it is a class, name all classes in task.labels."
+
+
+def names_in(rows: Dataset, column: str) -> tuple[str, ...] | None:
+    """Return the classes' names that a file stores with a column of numbers."""
+    names = getattr(rows.features[column], "names", None)
+    return tuple(names) if names else None

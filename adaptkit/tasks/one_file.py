@@ -33,7 +33,11 @@ def load(
     notes += empty_texts(raw if train else None, task.columns)
     if every_row:
         return Splits(
-            task.fitted(None), None, {"": task.some(rows, data.eval_rows, seed)}, origin, notes
+            task.fitted(None, seed),
+            None,
+            {"": task.some(rows, data.eval_rows, seed)},
+            origin,
+            notes,
         )
     where, strata = f"task.path={origin.path}", task.strata(rows[LABEL][:])
     groups = task.groups(rows)
@@ -53,7 +57,7 @@ def load(
         suffix: task.some(parts[split], data.eval_rows, seed)
         for suffix, split in task.scored().items()
     }
-    return Splits(task.fitted(trained), trained, scored, origin, (note, *notes))
+    return Splits(task.fitted(trained, seed), trained, scored, origin, (note, *notes))
 
 
 def check_names(task: TableTask, origin: DataSource, train: bool) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.errors import AdaptError, one_of
-from adaptkit.tasks.classify import check_texts
+from adaptkit.errors import AdaptError, above, invalid, one_of
+from adaptkit.tasks.forms.cloze import ClozeForm
 from adaptkit.tasks.forms.head import HeadForm
-from adaptkit.tasks.table import TableTask
-from adaptkit.tasks.task import LABEL, Answer, Splits
-from adaptkit.tasks.template import columns_of
+from adaptkit.tasks.forms.number import NumberForm
+from adaptkit.tasks.task import LABEL, Answer, Form, Splits
+from adaptkit.tasks.worded import Worded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,32 +22,49 @@ PLAIN = r"\s*[-+.0-9eE]+\s*"  # the signs of a number in a text
 
 
 @dataclass(frozen=True)
-class Regress(TableTask):
+class Regress(Worded):
     """One number per row."""
 
-    # one column, or [first,second] for a pair; each may be a template with {column}
-    text: tuple[str, ...] = ()
     metric: str = "correlations"  # Pearson and Spearman correlation
+    step: float = 0.2  # text: numbers are rounded to its multiples
 
     answer = "a number"
 
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, ("correlations",))
+        above("task.step", self.step, 0)
         super().__post_init__()
-        check_texts(self.text)
+        if self.shots:
+            raise invalid("task.shots", self.shots, "shows rows of each class; numbers have none",
+                          "Use 0")  # fmt: skip
 
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""
         return ("pearson", "spearmanr")
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The text columns."""
-        return columns_of(self.text, "task.text")
+    def worded(self) -> tuple[str, ...]:
+        """The two numbers that words stand for, the lower one first."""
+        if self.form != "cloze":
+            return ()
+        named = self.words or next((dict(t).get("words", {}) for t in self.templates.values()), {})
+        numbers = {str(name): number_in(str(name)) for name in named}
+        if len(numbers) != 2 or not all(map(math.isfinite, numbers.values())):
+            raise invalid("task.words", dict(named), "must name two numbers, and a word for each",
+                          "For example {0: no, 5: yes}")  # fmt: skip
+        return tuple(sorted(numbers, key=numbers.__getitem__))
 
     @property
-    def posed(self) -> HeadForm:
-        """A sequence classifier with one output."""
+    def posed(self) -> Form:
+        """A sequence classifier with one output, two words, or a number that is written."""
+        if self.form == "cloze":
+            low, high = map(float, self.worded)
+            return ClozeForm(
+                self.wordings(), (), self.max_length, (low, high),
+                aggregate=self.aggregate, pieces=self.pieces, calibration=self.calibration,
+            )  # fmt: skip
+        if self.form == "text":
+            return NumberForm(self.wordings(), self.max_length, self.step)
         return HeadForm(self.text, (), self.max_length)
 
     def read_labels(self, rows: Dataset, split: str) -> list[float]:

@@ -209,7 +209,7 @@ class TableTask(ABC):
             raise NotImplementedError(f"{type(self).__name__}.with_classes")
         return self
 
-    def fitted(self, train: Dataset | None) -> TableTask:
+    def fitted(self, train: Dataset | None, seed: int) -> TableTask:
         """Return the task with what its loss takes from the training rows filled in."""
         return self
 
@@ -271,7 +271,7 @@ class TableTask(ABC):
         rows = task.some(kept[self.train], data.train_rows, seed) if train else None
         notes = notes_on(self.id, raw, kept)
         notes += source.empty_texts(raw.get(self.train) if train else None, self.columns)
-        return Splits(task.fitted(rows), rows, validation, origin, notes)
+        return Splits(task.fitted(rows, seed), rows, validation, origin, notes)
 
     def labelled(self, rows: Dataset, split: str) -> Dataset:
         """Return checked rows with `id`, the task's columns and `label`."""

@@ -85,7 +85,7 @@ class Tag(TableTask):
         weights = reordered(self.class_weights, self.classes, classes)
         return replace(self, labels=classes, class_weights=weights)
 
-    def fitted(self, train: Dataset | None) -> Tag:
+    def fitted(self, train: Dataset | None, seed: int) -> Tag:
         """Return the task with balanced weights in numbers, counted in words.
 
         Raises:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError
+from adaptkit.tasks.template import Template
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -109,13 +110,39 @@ def check_separator(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def plain_text(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
+def fitted(
+    template: Template,
+    batch: Mapping[str, list],
+    room: int,
+    read: Callable[[Iterable[str]], list[list[int]]],
+    plain: Callable[[str], str],
+) -> list[tuple[list[int], int]]:
+    """Return the tokens of every row's filled template, and how many were cut to fit in `room`.
+
+    The longest column loses its end, the words of the template never. `plain` breaks up special
+    tokens in the columns' texts, `read` turns filled templates into tokens.
+    """
+    names = template.columns
+    columns = [[plain(text) for text in batch[name]] for name in names]
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    made = []
+    for row, whole in zip(rows, read(map(template.filled, rows)), strict=True):
+        ids = whole
+        while len(ids) > room:
+            row = template.shortened(row, 1 - room / len(ids))
+            (ids,) = read([template.filled(row)])
+        made.append((ids, len(whole) - len(ids)))
+    return made
+
+
+def plain_text(tokenizer: PreTrainedTokenizerBase, always: bool = False) -> Callable[[str], str]:
     """Return what breaks up special tokens in a text where `split_special_tokens` does not.
 
     A unigram model (T5, XLNet, ALBERT) has them in its vocabulary and finds them by itself.
+    `always`: for a text that gets special tokens of its own.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if type(getattr(backend, "model", None)).__name__ != "Unigram":
+    if not always and type(getattr(backend, "model", None)).__name__ != "Unigram":
         return lambda text: text
 
     def broken_up(text: str) -> str:

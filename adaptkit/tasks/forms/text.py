@@ -14,11 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.forms.padding import IGNORED, encoded, padded, padded_inputs, plain_text
+from adaptkit.tasks.forms.padding import (
+    IGNORED,
+    encoded,
+    fitted,
+    padded,
+    padded_inputs,
+    plain_text,
+)
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 from adaptkit.tasks.template import Template
 
@@ -67,7 +75,8 @@ class TextForm(Form):
         room = self._room(reader)
 
         def examples(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-            made = self._sources(batch, room, reader)
+            plain = plain_text(reader.tokenizer)
+            made = fitted(self.source, batch, room, partial(self._read, reader), plain)
             found: dict[str, list] = {
                 "input_ids": [ids for ids, _ in made],
                 "cut": [lost for _, lost in made],
@@ -75,7 +84,7 @@ class TextForm(Form):
             }
             found["length"] = [len(ids) for ids in found["input_ids"]]
             if LABEL in batch:
-                found["target"] = self._targets([first_of(label) for label in batch[LABEL]], reader)
+                found["target"] = self.targets([first_of(label) for label in batch[LABEL]], reader)
                 if reader.causal:
                     sizes = zip(found["length"], found["target"], strict=True)
                     found["length"] = [length + len(target) for length, target in sizes]
@@ -105,23 +114,7 @@ class TextForm(Form):
             )
         return min(room, left) if reader.causal else room
 
-    def _sources(
-        self, batch: Mapping[str, list], room: int, reader: Reader
-    ) -> list[tuple[list[int], int]]:
-        """Return every source's tokens, and how many were cut."""
-        plain, names = plain_text(reader.tokenizer), self.source.columns
-        columns = [[plain(text) for text in batch[name]] for name in names]
-        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-        made = []
-        for row, whole in zip(rows, self._read(map(self.source.filled, rows), reader), strict=True):
-            ids = whole
-            while len(ids) > room:
-                row = self.source.shortened(row, 1 - room / len(ids))
-                (ids,) = self._read([self.source.filled(row)], reader)
-            made.append((ids, len(whole) - len(ids)))
-        return made
-
-    def _read(self, texts: Iterable[str], reader: Reader) -> list[list[int]]:
+    def _read(self, reader: Reader, texts: Iterable[str]) -> list[list[int]]:
         end = reader.tokenizer.eos_token_id
         read = reader.tokenizer(
             list(texts), split_special_tokens=True, return_attention_mask=False, verbose=False
@@ -129,7 +122,7 @@ class TextForm(Form):
         # Some tokenizers end every text, and some give an empty one no token at all.
         return [(ids[:-1] if reader.causal and ids[-1:] == [end] else ids) or [end] for ids in read]
 
-    def _targets(self, texts: Sequence[str], reader: Reader) -> list[list[int]]:
+    def targets(self, texts: Sequence[str], reader: Reader) -> list[list[int]]:
         """Return the tokens of targets and their end, cut to their length."""
         tokenizer, plain = reader.tokenizer, plain_text(reader.tokenizer)
         written = [plain(text) for text in texts]
@@ -166,12 +159,7 @@ class TextForm(Form):
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the summed cross-entropy of logits [B, T, V] at the targets' tokens."""
-        from torch.nn.functional import cross_entropy
-
-        target = batch.targets["target"].flatten()
-        kept = target != IGNORED  # fewer by far than all logits
-        logits = outputs.logits.flatten(0, 1)[kept].float()
-        return cross_entropy(logits, target[kept], reduction="sum")
+        return losses_of(outputs, batch).sum()
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return the generated texts."""
@@ -218,8 +206,19 @@ class TextForm(Form):
             generating.generation_config = before
 
 
-def first_of(label: str | list[str]) -> str:
-    """Return the target that is trained on, of one or several."""
+def losses_of(outputs: Any, batch: Batch) -> Tensor:
+    """Return -log p of every target's token, row by row: [number of tokens]."""
+    from torch.nn.functional import cross_entropy
+
+    target = batch.targets["target"]
+    kept = target != IGNORED  # fewer by far than all logits
+    return cross_entropy(outputs.logits[kept].float(), target[kept], reduction="none")
+
+
+def first_of(label: Any) -> str:
+    """Return the target that is trained on, of one, several, or a question's right answers."""
+    if isinstance(label, Mapping):
+        return label["text"][0] if label["text"] else ""
     return label if isinstance(label, str) else label[0]
 
 

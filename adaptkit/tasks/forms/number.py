@@ -1,0 +1,90 @@
+"""Numbers as texts: "3.8" is learnt as a target, and read from the text that is generated.
+
+    target     y to the nearest multiple of a step, of two equally near ones the even one (T5: 0.2)
+    answer     the text as a number; -1 if it is not one
+
+Source: Raffel et al. 2020 (arXiv:1910.10683), whose task mixture writes STS-B in this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from adaptkit.adaptation import Batch
+from adaptkit.tasks.forms.text import Generation, TextForm, losses_of
+from adaptkit.tasks.pattern import Wording
+from adaptkit.tasks.task import LABEL, Answer, Form, Reader
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+
+ROOM = 16  # tokens of a number, its end included
+UNPARSED = -1.0
+
+
+@dataclass(frozen=True)
+class NumberForm(Form):
+    """A row in a pattern, a number written behind it."""
+
+    wordings: tuple[Wording, ...]  # without a style: the one for two stacks, that for causal models
+    max_length: int  # tokens of the source, special ones included
+    step: float = 0.2
+
+    head: ClassVar[str] = "text"
+    outputs: ClassVar[None] = None
+    generates: ClassVar[bool] = True
+
+    def inner(self, reader: Reader) -> TextForm:
+        """Return the form of source and target."""
+        wording = self.wordings[-1 if reader.causal and not self.wordings[0].style else 0]
+        source = wording.pattern.before()
+        return TextForm(source, self.max_length, ROOM, Generation(max_new_tokens=ROOM))
+
+    def encode(self, rows: Dataset, reader: Reader) -> Dataset:
+        """Encode as the text form does; the targets are the numbers as texts."""
+        if LABEL in rows.column_names:
+            targets = [written(number, self.step) for number in rows[LABEL][:]]
+            rows = rows.remove_columns(LABEL).add_column(LABEL, targets)
+        return self.inner(reader).encode(rows, reader)
+
+    def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
+        """Collate as the text form does."""
+        return self.inner(reader).collate(examples, reader)
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the loss of the text form."""
+        return losses_of(outputs, batch).sum()
+
+    def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
+        """Return pairs of a number and the text that was read as it."""
+        texts = self.inner(reader).predict(model, outputs, batch, reader)
+        return [(read(text), text) for text in texts]
+
+    def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
+        """Return the numbers."""
+        return [number for number, _ in predicted]
+
+    def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the numbers with the texts."""
+        return [{"answer": number, "text": text} for number, text in predicted]
+
+
+def written(number: float, step: float) -> str:
+    """Return a number as a text, rounded to a multiple of `step`, half to even."""
+    places = max(0, -int(Decimal(str(step)).as_tuple().exponent))
+    return f"{round(number / step) * step:.{places}f}"
+
+
+def read(text: str) -> float:
+    """Return the number that a text is, or -1."""
+    from math import isfinite
+
+    try:
+        number = float(text)
+    except ValueError:
+        return UNPARSED
+    return number if isfinite(number) else UNPARSED

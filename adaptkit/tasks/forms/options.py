@@ -1,0 +1,144 @@
+"""Options as texts: the right one is learnt as a target, and an answer is ranked or generated.
+
+    source    "sst2 sentence: a fine film"  target "positive"; causal: "\\nAnswer:" ends the source
+
+    rank      log p(option | source) = sum over its tokens, its end included; the largest wins.
+              normalise: sum | tokens | characters   divides it by their number (characters: of the
+              option as it is written, without its end)
+    generate  the generated text must be an option, letter by letter; any other is not an answer
+
+The loss is that of the text form, at the right option (Raffel et al. 2020, arXiv:1910.10683). The
+options are the words of the classes, or the row's own alternatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from adaptkit.adaptation import Batch
+from adaptkit.errors import invalid
+from adaptkit.tasks.forms.text import Generation, TextForm, losses_of
+from adaptkit.tasks.pattern import Wording
+from adaptkit.tasks.task import LABEL, Answer, Form, Reader
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+
+ROOM = 512  # tokens of an option, its end included; more than any has
+
+
+@dataclass(frozen=True)
+class OptionsForm(Form):
+    """A row in a pattern, the word of a class as the text behind it."""
+
+    wordings: tuple[Wording, ...]  # without a style: the one for two stacks, that for causal models
+    classes: tuple[str, ...]
+    max_length: int  # tokens of the source, special ones included
+    decode: str = "rank"
+    normalise: str = "sum"
+
+    head: ClassVar[str] = "text"
+    outputs: ClassVar[None] = None
+    generates: ClassVar[bool] = True
+
+    def wording(self, reader: Reader) -> Wording:
+        """Return the pattern and words for a model: the first with the slot at its end.
+
+        Raises:
+            AdaptError: there is none.
+        """
+        fit = [one for one in self.wordings if one.pattern.at_end]
+        if not fit:
+            raise invalid(
+                "task.template", self.wordings[0].pattern.text, "has words behind {label}, and an "
+                "answer that is written comes last", "Put {label} at the end",
+            )  # fmt: skip
+        return fit[-1] if reader.causal and not fit[0].style else fit[0]
+
+    def texts(self, reader: Reader) -> tuple[str, ...]:
+        """Return the text of every class: the first of its words."""
+        return tuple(words[0] for words in self.wording(reader).words)
+
+    def inner(self, reader: Reader) -> TextForm:
+        """Return the form of source and target; targets have room for the longest option."""
+        source = self.wording(reader).pattern.before()
+        free = TextForm(source, self.max_length, ROOM)
+        longest = max(map(len, free.targets(self.texts(reader), reader)))
+        return TextForm(source, self.max_length, longest, Generation(max_new_tokens=longest))
+
+    def encode(self, rows: Dataset, reader: Reader) -> Dataset:
+        """Encode as the text form does; the targets are the words of the classes."""
+        if LABEL in rows.column_names:
+            word = dict(zip(self.classes, self.texts(reader), strict=True))
+            targets = [word[name] for name in rows[LABEL][:]]
+            rows = rows.remove_columns(LABEL).add_column(LABEL, targets)
+        return self.inner(reader).encode(rows, reader)
+
+    def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
+        """Collate as the text form does."""
+        return self.inner(reader).collate(examples, reader)
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the loss of the text form."""
+        return losses_of(outputs, batch).sum()
+
+    def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
+        """Return pairs: a class and the shares [C] of all; or a class, if any, and the text."""
+        inner, texts = self.inner(reader), self.texts(reader)
+        if self.decode == "generate":
+            found = dict(zip(texts, self.classes, strict=True))
+            made = inner.predict(model, outputs, batch, reader)
+            return [(found.get(text), text) for text in made]
+        scores = ranked(model, inner, batch, reader, [texts] * len(batch.rows), self.normalise)
+        shares = scores.softmax(-1).tolist()
+        best = scores.argmax(-1).tolist()
+        return [(self.classes[k], line) for k, line in zip(best, shares, strict=True)]
+
+    def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
+        """Return the classes' names; None for a text that is none."""
+        return [name for name, _ in predicted]
+
+    def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the answers with the shares of the options, or the text that was generated."""
+        if self.decode == "generate":
+            return [{"answer": name, "text": text} for name, text in predicted]
+        return [
+            {"answer": name, "probabilities": dict(zip(self.classes, shares, strict=True))}
+            for name, shares in predicted
+        ]
+
+
+def ranked(
+    model: nn.Module,
+    inner: TextForm,
+    batch: Batch,
+    reader: Reader,
+    options: Sequence[Sequence[str]],
+    normalise: str,
+) -> Tensor:
+    """Return the scores of every row's options [B, K], -inf where a row has fewer."""
+    import torch
+
+    sources, device = batch.targets["source"], batch.inputs["input_ids"].device
+    most = max(map(len, options))
+    scores = torch.full((len(sources), most), -torch.inf, device=device)
+    for k in range(most):
+        rows = [i for i, texts in enumerate(options) if len(texts) > k]
+        texts = [options[i][k] for i in rows]
+        targets = inner.targets(texts, reader)
+        examples = [
+            {"input_ids": sources[i], "target": target, "row": i}
+            for i, target in zip(rows, targets, strict=True)
+        ]
+        part = inner.collate(examples, reader).to(device)
+        with torch.no_grad():
+            lost = losses_of(model(**part.inputs), part).split(list(map(len, targets)))
+        found = -torch.stack([one.sum() for one in lost])
+        sizes = {"tokens": list(map(len, targets)), "characters": list(map(len, texts))}
+        if normalise != "sum":
+            found = found / torch.tensor(sizes[normalise], device=device)
+        scores[rows, k] = found
+    return scores
