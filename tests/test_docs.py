@@ -90,12 +90,12 @@ COMMANDS = [
     (page, line.partition("  #")[0].strip())
     for page in PAGES
     for line in (ROOT / page).read_text(encoding="utf-8").splitlines()
-    if line.strip().startswith("adaptkit train ") and "\\" not in line
+    if line.strip().startswith(("adaptkit train ", "adaptkit data ")) and "\\" not in line
 ]
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_documented_training_commands_compose(page, command):
+def test_documented_commands_compose(page, command):
     words = [word for word in shlex.split(command)[2:] if not word.startswith("-")]
     single = [re.sub(r"^([\w.]+)=(?![\[{])([^,()]+),.*", r"\1=\2", word) for word in words]
     fixed = [word for word in single if "range(" not in word and word.upper() != word]

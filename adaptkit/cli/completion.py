@@ -49,6 +49,7 @@ FLAGS = {  # of every command; train's are Hydra's
     "train": ("--help", "--multirun", "--cfg", "--resolve", "--package", "--info", "--config-dir",
               "--hydra-help", "--version"),
     "plan": ("--help", "--json", "--names"),
+    "data": ("--help", "--json", "--html", "--strict"),
     "eval": ("--help", "--json", "--output"),
     "predict": ("--help", "--input", "--split", "--output", "--format", "--batch-size", "--device",
                 "--overwrite"),
@@ -73,7 +74,7 @@ RUN_FIRST = (
     "export",
     "import",
 )  # commands whose first word is a folder
-OVERRIDDEN = ("train", "plan", "eval", "predict", "import")  # commands that take overrides
+OVERRIDDEN = ("train", "plan", "data", "eval", "predict", "import")  # commands that take overrides
 FILES = ("task.path", "model.path", "data.root", "output_dir")
 COMMA = re.compile(r"(.*[=,\[])?([^,\[]*)$")
 
@@ -127,6 +128,8 @@ def answers(before: list[str], word: str, commands: tuple[str, ...]) -> list[str
     last = rest[-1] if rest else ""
     if command == "predict" and last in ("--input", "--output", "--format"):
         return ["glue"] if last == "--format" else paths(word)
+    if last == "--html":
+        return paths(word)
     if last in VALUES:
         return list(VALUES[last])
     if last in PLACES:

@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "train": "adapt a model to a task, score it, save what was trained",
     "plan": "parameters, bytes and memory of a run, before it starts",
+    "data": "what is in a task's rows: balance, duplicates, overlap, lengths, baselines",
     "eval": "score a finished run on another task or split",
     "predict": "answer the rows of a file with a finished run",
     "verify": "rebuild a finished run from disk and compare its predictions",
@@ -33,7 +34,7 @@ FLAGS = (*TAKE_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 2 the user's mistake, 1 a failure."""
+    """Run one command; status 0 done, 2 the user's mistake, 1 a failure, 3 findings (data)."""
     from adaptkit.terminal.console import guarded
 
     return guarded(dispatch, list(sys.argv[1:] if argv is None else argv))
@@ -65,9 +66,9 @@ def dispatch(arguments: list[str]) -> int:
             return 0
         return train(in_order(rest))
     if command in COMMANDS:
-        from adaptkit.cli import commands, listing, predicting
+        from adaptkit.cli import commands, diagnosing, listing, predicting
 
-        rooms = {"list": listing, "predict": predicting}
+        rooms = {"data": diagnosing, "list": listing, "predict": predicting}
         return getattr(rooms.get(command, commands), f"{command}_")(rest)
     from adaptkit.errors import ConfigError, did_you_mean
 

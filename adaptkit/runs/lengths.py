@@ -22,7 +22,7 @@ def lengths_of(run: Settings, prepared: Prepared, feeds: Mapping[str, Feed]) -> 
     }
 
 
-def by_split(feeds: Mapping[str, Feed]) -> dict[str, Feed]:
+def by_split(feeds: Mapping[str, Any]) -> dict[str, Any]:
     """Return the feeds of the scored splits, by suffix, under names that a user knows."""
     return {f"validation{suffix and f' ({suffix})'}": feed for suffix, feed in feeds.items()}
 

@@ -58,22 +58,26 @@ class SpanForm(Form):
 
         return encoded(rows, examples, batch_size=200)
 
-    def _check_room(self, questions: Sequence[str], names: Sequence[Any], reader: Reader) -> None:
+    def rooms(self, questions: Sequence[str], reader: Reader) -> list[tuple[int, int]]:
+        """Return the tokens of every question, and how many it leaves for the text, 0 or more."""
         tokenizer, longest = reader.tokenizer, reader.length(self.max_length)
         plain, special = plain_text(tokenizer), tokenizer.num_special_tokens_to_add(pair=True)
         asked = tokenizer(
             [plain(text.lstrip()) for text in questions], add_special_tokens=False,
             split_special_tokens=True,
         )["input_ids"]  # fmt: skip
-        for name, ids in zip(names, asked, strict=True):
-            room = longest - len(ids) - special
+        return [(len(ids), max(longest - len(ids) - special, 0)) for ids in asked]
+
+    def _check_room(self, questions: Sequence[str], names: Sequence[Any], reader: Reader) -> None:
+        longest = reader.length(self.max_length)
+        for name, (size, room) in zip(names, self.rooms(questions, reader), strict=True):
             if room <= self.stride:
                 most = "Raise task.max_length, lower"
                 if longest < self.max_length:
                     most = f"Lower (this model reads {longest} tokens at once)"
                 raise AdaptError(
-                    f"the row with id {name!r}: its question has {len(ids)} tokens, and leaves "
-                    f"room for {max(room, 0)} of the text. That must be more than task.stride="
+                    f"the row with id {name!r}: its question has {size} tokens, and leaves "
+                    f"room for {room} of the text. That must be more than task.stride="
                     f"{self.stride}. {most} task.stride, or drop the row."
                 )
 
