@@ -210,6 +210,14 @@ def test_answers_and_questions_of_spans(bert, tmp_path):
     assert found["baselines"][0]["name"] == "first sentence" and len(found["baselines"]) == 1
 
 
+def test_rows_keep_their_numbers_next_to_those_without_room(bert, tmp_path):
+    crowded, far = (" ".join(WORDS), "a film", ["film"]), ("it", " ".join(WORDS * 12), ["good"])
+    rows = [crowded, *[("it", "a film", ["film"])] * 25, far]
+    found = diagnosed(bert, *spans(tmp_path / "rows", rows, rows[1:2]))
+    assert found["findings"]["long_question", "train"]["rows"] == ["0"]
+    assert found["findings"]["outlier_length", "train"]["rows"] == ["26"]
+
+
 def test_texts_to_write(checkpoints, tmp_path):
     rows = [{"text": f"{text} it is", "more": "", "target": "good"} for text in [*GOOD, *BAD]]
     long = {"text": "what a film", "more": "", "target": " ".join(WORDS)}

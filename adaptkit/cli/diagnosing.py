@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,8 @@ def show(found: Diagnosis) -> None:
 
     from adaptkit.reports.data.tables import baselines, class_table, padding_line, split_table
 
-    source, screen = found.loaded.source, Console()
+    source = found.loaded.source
+    screen = Console(width=None if sys.stdout.isatty() else 160)
     console.show(f"{found.loaded.task.name} ({found.kind}) as {found.model} reads it")
     console.show(f"  {source.kind}: {source.path}")
     for note in found.loaded.notes:

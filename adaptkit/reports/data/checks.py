@@ -136,7 +136,7 @@ def outliers(seen: Seen) -> Iterator[Finding]:
     for split in seen.splits:
         sizes = split.read.rows.tokens if split.read else []
         usual = split.read.rows.as_dict()["p95"] if split.read else 0
-        rows = [row for row, size in enumerate(sizes) if size > FAR * usual]
+        rows = [split.measured[i] for i, size in enumerate(sizes) if size > FAR * usual]
         text = f"More than {FAR} times as many tokens as 95 % of the rows have ({usual})."
         advice = "A quote or the end of a line may be missing in the file."
         yield from of_rows("outlier_length", split, rows, text, advice)
@@ -153,7 +153,8 @@ def truncated(seen: Seen) -> Iterator[Finding]:
                 of = "" if what == "rows" else " of their targets"
                 text = f"Too long: {lost:.0f} % of all tokens{of} are cut."
                 advice = f"Raise task.{option} (now {lengths.limit}), if the model has room."
-                yield from of_rows(f"truncated_{what}", split, lengths.cut, text, advice)
+                rows = [split.measured[i] for i in lengths.cut]
+                yield from of_rows(f"truncated_{what}", split, rows, text, advice)
 
 
 def answers(seen: Seen) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ class Split:
     broken: list[int]  # characters of a broken encoding
     absent: list[int]  # no right answer is in the text (spans)
     crowded: list[int]  # the question leaves no room for the text (spans)
+    measured: list[int]  # the rows that `read` is about, in its order: all but the crowded ones
     read: tokens.Read | None  # None: the rows cannot be put to this model
     rejected: str  # why
 
@@ -67,11 +68,13 @@ def look_at(task: Task, rows: Dataset, name: str, reader: Reader, train: Split |
     are_numbers = not task.classes and all(isinstance(value, float) for value in values)
     several = isinstance(task, Seq2Seq) and task.grouped  # references of one item
     crowded = crowded_rows(task, rows, reader)
-    fitting = rows.select(sorted({*range(len(rows))} - {*crowded})) if crowded else rows
+    fitting = sorted({*range(len(rows))} - {*crowded})
+    limit = reader.length(task.max_length)
     read, rejected = None, "no question leaves room for its context." if crowded else ""
     try:
-        if len(fitting):
-            read, rejected = tokens.read(task.form, fitting, reader), ""
+        if fitting:
+            part = rows.select(fitting) if crowded else rows
+            read, rejected = tokens.read(task.form, part, reader, limit), ""
     except AdaptError as problem:
         rejected = str(problem)
     return Split(
@@ -81,7 +84,7 @@ def look_at(task: Task, rows: Dataset, name: str, reader: Reader, train: Split |
         [] if several else texts.contradictions(keys, texts.labels_of(task, rows)),
         [row for row, key in enumerate(keys) if key in known],
         texts.empty(task, rows), texts.broken(task, rows),
-        without_place(rows) if isinstance(task, Span) else [], crowded, read, rejected,
+        without_place(rows) if isinstance(task, Span) else [], crowded, fitting, read, rejected,
     )  # fmt: skip
 
 

@@ -57,15 +57,14 @@ class Read:
     examples: list[int]  # tokens of every example, as it is fed
 
 
-def read(form: Form, rows: Dataset, reader: Reader) -> Read:
-    """Encode rows as a run does, and measure them.
+def read(form: Form, rows: Dataset, reader: Reader, limit: int) -> Read:
+    """Encode rows as a run does, and measure them; at most `limit` tokens are read at once.
 
     Raises:
         AdaptError: a row cannot be put to this model; the message names it.
     """
     examples = form.encode(rows, reader)
     fed: list[int] = examples["length"][:]
-    limit = reader.length(form.max_length)  # type: ignore[attr-defined]  # every form has one
     if isinstance(form, TextForm):
         kept = [len(ids) for ids in examples["input_ids"][:]]  # a causal length holds the target
         targets = _targets(form, rows, reader)
