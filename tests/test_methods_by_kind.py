@@ -25,8 +25,8 @@ REJECTED = {  # what makes no sense, and the sentence that says so
     **{("seq2seq", method, "bert"): NO_TEXTS for method in METHODS},
     **{("seq2seq", "probe", f): "method=probe: replaces a classifier by a linear map, and this "
        "task has a " for f in ("gpt2", "t5", "bart")},
-    **{("span", "hard_prompt", f): "method=hard_prompt: trains nothing, and this task has a new head"
-       for f in FAMILIES["span"]},
+    **{("span", "hard_prompt", family): "method=hard_prompt: trains nothing, and this task has "
+       for family in FAMILIES["span"]},
     **{(kind, method, "t5"): "T5 models have no bias"
        for kind in FAMILIES for method in ("bitfit", "chain")},
 }  # fmt: skip
@@ -70,8 +70,9 @@ def data(tmp_path_factory: Any) -> dict[str, list[str]]:
 @pytest.mark.parametrize(("kind", "method", "family"), table())
 def test_a_method_on_a_kind(kind, method, family, data, checkpoints, tmp_path):
     run, untrained = tmp_path / "run", method == "hard_prompt"
+    updates = [] if untrained else ["trainer.max_steps=2"]
     done = call("train", *data[kind], *tiny(checkpoints[family]), f"method={method}",
-                *SMALL.get(method, []), *([] if untrained else ["trainer.max_steps=2"]), f"output_dir={run}")  # fmt: skip
+                *SMALL.get(method, []), *updates, f"output_dir={run}")  # fmt: skip
     if sentence := REJECTED.get((kind, method, family)):
         assert done.status == 2 and not run.exists(), done.err
         assert sentence in done.err and len(done.err.strip().splitlines()) <= 4

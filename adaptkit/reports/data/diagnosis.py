@@ -87,7 +87,7 @@ def diagnose(run: Settings) -> Diagnosis:
     loaded, unread = load(run)
     task = loaded.task
     run = run.bind(task)
-    config = loading.load_config(run.model, run.head, task.form.outputs, offline=True)
+    config = loading.load_config(run.model, run.head, task.posed.outputs, offline=True)
     reader = reader_of(config, loading.load_tokenizer(run.model, config), 0)
     train = None
     if loaded.train is not None:

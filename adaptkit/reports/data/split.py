@@ -74,7 +74,7 @@ def look_at(task: Task, rows: Dataset, name: str, reader: Reader, train: Split |
     try:
         if fitting:
             part = rows.select(fitting) if crowded else rows
-            read, rejected = tokens.read(task.form, part, reader, limit), ""
+            read, rejected = tokens.read(task.posed, part, reader, limit), ""
     except AdaptError as problem:
         rejected = str(problem)
     return Split(
@@ -90,7 +90,7 @@ def look_at(task: Task, rows: Dataset, name: str, reader: Reader, train: Split |
 
 def crowded_rows(task: Task, rows: Dataset, reader: Reader) -> list[int]:
     """Return the rows whose question leaves no more of the window than two windows overlap by."""
-    form = task.form
+    form = task.posed
     if not isinstance(form, SpanForm):
         return []
     rooms = form.rooms(rows[form.question][:], reader)
