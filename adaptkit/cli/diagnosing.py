@@ -38,10 +38,11 @@ def data_(arguments: list[str]) -> int:
     with console.working() as interface, console.waiting("reading rows"):
         from adaptkit.reports.data.diagnosis import diagnose
         from adaptkit.reports.data.page import page
-        from adaptkit.runs.run import warn_of_sample
+        from adaptkit.runs.remarks import of_sample
 
         found = diagnose(run)
-        warn_of_sample(run, found.loaded, interface)
+        for line in of_sample(found.loaded, run.data.source == "sample"):
+            interface.say(line)
     if args.html:
         write_text(args.html, page(found))
     if args.json:
