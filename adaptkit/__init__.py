@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adaptkit.runs.predict import Predictor
+    from adaptkit.runs.predicting.predictor import Predictor
     from adaptkit.runs.record import RunResult
 
 __version__ = "0.2.0"
@@ -43,6 +43,6 @@ def load(directory: str | Path) -> Predictor:
     from adaptkit.terminal.console import working
 
     with working():
-        from adaptkit.runs.predict import load as load_predictor
+        from adaptkit.runs.predicting.predictor import load as load_predictor
 
         return load_predictor(directory)

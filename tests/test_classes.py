@@ -22,7 +22,7 @@ from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.metrics.bootstrap import interval, of_ratio
 from adaptkit.metrics.classes import Classes, report
 from adaptkit.metrics.super_glue import SuperGlue, parts, ratio
-from adaptkit.runs.predict import load
+from adaptkit.runs.predicting.predictor import load
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.gap import commonest
 from adaptkit.tasks.regress import Regress

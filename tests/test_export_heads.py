@@ -13,7 +13,7 @@ from commandline import call, tiny, write
 from transformers import AutoTokenizer, pipeline
 
 from adaptkit.models.heads import HEADS
-from adaptkit.runs.predict import load
+from adaptkit.runs.predicting.predictor import load
 from adaptkit.runs.predictions import read_predictions, same
 from adaptkit.runs.prepare import feed_of, scorer_of
 

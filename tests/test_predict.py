@@ -29,9 +29,9 @@ from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError
 from adaptkit.layers.ensemble import Ensemble
-from adaptkit.runs import partial, predict_file, submission
-from adaptkit.runs.answer_file import write_answers
-from adaptkit.runs.predict import Predictor
+from adaptkit.runs.predicting import partial, predict_file, submission
+from adaptkit.runs.predicting.answer_file import write_answers
+from adaptkit.runs.predicting.predictor import Predictor
 from adaptkit.runs.prepare import feed_of, prepare, scorer_of
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.stream import count_in, rows_in

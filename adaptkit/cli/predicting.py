@@ -8,7 +8,7 @@ from pathlib import Path
 from adaptkit.cli.commands import check_run
 from adaptkit.cli.parser import Parser, command
 from adaptkit.errors import AdaptError
-from adaptkit.runs.answer_file import check_output
+from adaptkit.runs.predicting.answer_file import check_output
 from adaptkit.tasks.files import ENDINGS, kind_of
 from adaptkit.terminal import console
 
@@ -21,7 +21,7 @@ def predict_(arguments: list[str]) -> int:
     check_run(args.run)
     _check_places(args.input, args.output, args.format, args.overwrite)
     with console.working():
-        from adaptkit.runs.predict_file import Wanted, predict_file
+        from adaptkit.runs.predicting.predict_file import Wanted, predict_file
         from adaptkit.terminal.progress import counting
 
         wanted = Wanted(

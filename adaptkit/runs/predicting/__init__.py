@@ -1,0 +1,1 @@
+"""What a finished run answers: to rows in memory, and in files of answers."""
