@@ -554,6 +554,18 @@ FILES = {
     "rte": ("RTE", ["entailment", "not_entailment"], ["entailment", "not_entailment"]),
     "wnli": ("WNLI", ["entailment", "not_entailment"], ["1", "0"]),
 }
+# As jiant, the benchmark's own software, writes them.
+LINES = {
+    "boolq": ("BoolQ", ["True", "False"], ["true", "false"]),
+    "cb": ("CB", ["neutral", "contradiction", "entailment"], None),
+    "copa": ("COPA", [1, 0], [1, 0]),
+    "record": ("ReCoRD", ["Ann", "naïve 日本"], None),
+    "superglue_rte": ("RTE", ["not_entailment", "entailment"], None),
+    "wic": ("WiC", ["True", "False"], ["true", "false"]),
+    "wsc": ("WSC", ["True", "False"], None),
+    "axb": ("AX-b", ["not_entailment", "entailment"], None),
+    "axg": ("AX-g", ["not_entailment", "entailment"], None),
+}
 
 
 @pytest.mark.parametrize("task", FILES)
@@ -568,7 +580,81 @@ def test_submission_files(task: str, tmp_path: Path) -> None:
     submission.write_submission(file, table, found)
     lines = ["index\tprediction", *(f"{i}\t{word}" for i, word in enumerate(words))]
     assert file.read_text() == "".join(f"{line}\n" for line in lines)
-    assert submission.remark_on(file, submission.ROWS[name]) == ()
+    assert submission.remark_on(found, file, submission.ROWS[file.name]) == ()
+
+
+@pytest.mark.parametrize("task", LINES)
+def test_submission_lines_of_superglue(task: str, tmp_path: Path) -> None:
+    name, answers, words = LINES[task]
+    found = submission.submission_of(settings(compose([f"task={task}"])).task)
+    file = submission.file_for(found, tmp_path, "test")
+    assert file == tmp_path / f"{name}.jsonl"
+    # ReCoRD's rows have two numbers; that of the query is the index.
+    ids = [json.dumps({"passage": 7, "query": i}) if task == "record" else str(i) for i in (3, 5)]
+    ids += [str(i) for i in range(len(answers) - 2)]
+    table = [{"id": i, "prediction": a} for i, a in zip(ids, answers, strict=False)]
+    submission.write_submission(file, table, found)
+    numbers = [3, 5, 0]
+    expected = [{"idx": i, "label": w} for i, w in zip(numbers, words or answers, strict=False)]
+    assert read(file) == expected
+    (remark,) = submission.remark_on(found, file, 1)
+    assert remark.startswith(f"{name}.jsonl has 1 rows; the server of SuperGLUE expects ")
+
+
+def test_multirc_is_nested(tmp_path: Path) -> None:
+    """Its rows are answers; a line is a passage with its questions, as in the data."""
+    found = submission.submission_of(settings(compose(["task=multirc"])).task)
+    places = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (4, 9, 2), (0, 1, 1)]
+    said = ["True", "False", "False", "True", "True"]
+    keys = ("paragraph", "question", "answer")
+    table = [
+        {"id": json.dumps(dict(zip(keys, place, strict=True))), "prediction": answer}
+        for place, answer in zip(places, said, strict=True)
+    ]
+    file = submission.file_for(found, tmp_path, "test")
+    submission.write_submission(file, table, found)
+    first = [{"idx": 0, "label": 1}, {"idx": 1, "label": 0}]
+    second = [{"idx": 0, "label": 0}, {"idx": 1, "label": 1}]
+    assert file.name == "MultiRC.jsonl" and read(file) == [
+        {"idx": 0, "passage": {"questions": [{"idx": 0, "answers": first},
+                                             {"idx": 1, "answers": second}]}},
+        {"idx": 4, "passage": {"questions": [{"idx": 9, "answers": [{"idx": 2, "label": 1}]}]}},
+    ]  # fmt: skip
+    for identity in ("3", "a", '{"paragraph": 1}', "[0, 1, 2]"):
+        with pytest.raises(AdaptError, match="an id with the numbers paragraph, question, answer"):
+            found.index(identity)
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.parquet"])
+def test_the_nested_ids_of_a_file(name: str, checkpoints: Any, tmp_path: Path) -> None:
+    """The whole way, of a file and of a split."""
+    table = [
+        {"paragraph": f"good {p}", "question": "why", "answer": "bad",
+         "idx": {"paragraph": p, "question": 2 * p, "answer": a}, "label": a}
+        for p in range(2) for a in range(2)
+    ]  # fmt: skip
+    data = tmp_path / "data"
+    for split in ("train", "validation"):
+        write(data / f"{split}.jsonl", table)
+    answer = call(
+        "train", *tiny(checkpoints["bert"]), "method=bitfit", "task=multirc", "trainer.max_steps=1",
+        f"task.path={data}", f"output_dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert answer.status == 0, answer.err
+    known = [row["id"] for row in read(tmp_path / "run" / "predictions.jsonl")]
+    assert known == [json.dumps(row["idx"]) for row in table]
+    source = write(tmp_path / name, table)
+    predicted(tmp_path / "run", "--input", source, "--format", "glue", "--output", tmp_path / "o")
+    predicted(
+        tmp_path / "run", "--split", "validation", "--format", "glue", "--output", tmp_path / "p"
+    )
+    one, other = (read(tmp_path / folder / "MultiRC.jsonl") for folder in "op")
+    assert one == other and [line["idx"] for line in one] == [0, 1]
+    assert [line["passage"]["questions"][0]["idx"] for line in one] == [0, 2]
+    flat = write(tmp_path / "flat.jsonl", [{**row, "idx": n} for n, row in enumerate(table)])
+    wrong = call("predict", tmp_path / "run", "--input", flat, "--format", "glue", "--output",
+                 tmp_path / "q")  # fmt: skip
+    assert wrong.status == 2 and "Set task.id to the column that holds such objects" in wrong.err
 
 
 def test_submissions_that_cannot_be_made(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def _parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--format", choices=("glue",),
-        help="glue: the file that the benchmark's server reads, such as CoLA.tsv; --output may be "
-        "its folder",
+        help="glue: the file that the server of GLUE or SuperGLUE reads, such as CoLA.tsv or "
+        "BoolQ.jsonl; --output may be its folder",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, metavar="ROWS", help="rows per forward pass")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: as in trainer.device")

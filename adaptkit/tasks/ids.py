@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError
+from adaptkit.storage.files import to_json
 from adaptkit.tasks import source
 from adaptkit.tasks.task import ID, SHOWN
 
@@ -27,7 +28,7 @@ def with_ids(rows: Dataset, column: str | None, where: str) -> Dataset:
             raise AdaptError(
                 f"{where}, row {empty[0] + 1}: {column} (task.id) is empty. Fill it in."
             )
-        ids = [str(value) for value in values]
+        ids = [id_text(value) for value in values]
     value, times = Counter(ids).most_common(1)[0]
     if times > 1:
         raise AdaptError(
@@ -35,6 +36,11 @@ def with_ids(rows: Dataset, column: str | None, where: str) -> Dataset:
             "to number the rows."
         )
     return source.with_column(rows, ID, ids)
+
+
+def id_text(value: Any) -> str:
+    """Return an id as a text; an object, as SuperGLUE has them, as JSON."""
+    return to_json(value) if isinstance(value, Mapping) else str(value)
 
 
 def chosen(rows: Dataset, values: Mapping[str, str], where: str) -> Dataset:

@@ -11,17 +11,17 @@ from adaptkit.errors import AdaptError
 from adaptkit.runs.predicting.partial import Line
 from adaptkit.runs.predicting.predictor import Predictor
 from adaptkit.runs.predicting.rows import Rows, identity
-from adaptkit.runs.predicting.submission import check_index
+from adaptkit.runs.predicting.submission import Submission
 from adaptkit.tasks.files import Row
 from adaptkit.tasks.task import ID
 
 
 def parts_of(
-    predictor: Predictor, rows: Rows, size: int, index: bool, done: int
+    predictor: Predictor, rows: Rows, size: int, submission: Submission | None, done: int
 ) -> Iterator[list[Line]]:
     """Yield the answers to the rows behind the first `done`, by parts of `size`.
 
-    `index`: the ids must be whole numbers.
+    `submission`: the ids must be those of its server.
 
     Raises:
         AdaptError: a row cannot be answered; the message names it.
@@ -33,8 +33,9 @@ def parts_of(
         except AdaptError as error:
             raise fault_of(predictor, rows, part, done) from error
         names = [identity(rows, row, number) for number, row in enumerate(part, done)]
-        for name in names if index else ():
-            check_index(name)
+        if submission:
+            for name in names:
+                submission.index(name)
         table = table if ID in table.column_names else table.add_column(ID, names)
         answers = predictor.answers(table, details=True)
         yield [line_of(name, one) for name, one in zip(names, answers, strict=True)]

@@ -86,7 +86,7 @@ def predict_file(
         rows = split_of(run, wanted.split)
     predictor = Predictor(run, asked_in(run, saved, wanted.overrides))
     size = GENERATED if predictor.prepared.form.generates else PART
-    answered = partial(parts_of, predictor, rows, size, wanted.glue)
+    answered = partial(parts_of, predictor, rows, size, submission)
     if output == STREAM:
         return streamed(answered, rows, emit, count)
     owner = owner_of(saved, wanted, rows)
@@ -127,7 +127,7 @@ def filed(
     notes = rows.notes
     if submission:
         write_submission(output, kept.rows(), submission)
-        notes += remark_on(output, kept.done)
+        notes += remark_on(submission, output, kept.done)
     else:
         write_answers(output, kept.rows, classes)
     notes += repeated(kept.rows()) if rows.key else ()

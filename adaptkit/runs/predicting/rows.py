@@ -12,6 +12,7 @@ from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import digest
 from adaptkit.tasks.files import Row
+from adaptkit.tasks.ids import id_text
 from adaptkit.tasks.notes import notes_on
 from adaptkit.tasks.source import file_of
 from adaptkit.tasks.stream import count_in, decoded, json_lines, rows_in
@@ -95,4 +96,4 @@ def identity(rows: Rows, row: Row, number: int) -> str:
             f"{rows.name}: row {number + 1}: {rows.key} (task.id) is empty. Fill it in, or set "
             "task.id=null to number the rows."
         )
-    return str(value)
+    return id_text(value)
