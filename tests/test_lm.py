@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,10 @@ def test_the_trivial_score_counts_bytes():
     name, value = task.baseline(Splits(task, seen, {"": scored}, None))  # type: ignore[arg-type]
     assert name == "bytes by frequency"
     assert value == pytest.approx(-(math.log2(4 / 260) + math.log2(2 / 260)) / 2)
+    for best, expected in (("word_perplexity", 260 / 4 * 260 / 2), ("perplexity", math.nan)):
+        splits = Splits(task, seen, {"": scored}, None)  # type: ignore[arg-type]
+        _, value = replace(task, best=best).baseline(splits)
+        assert value == pytest.approx(expected, nan_ok=True)  # one word; there are no tokens
 
 
 def test_no_room_for_new_tokens(checkpoints):

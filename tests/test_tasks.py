@@ -837,8 +837,21 @@ def test_baselines(tmp_path):
         "majority class",
         0.25,
     )  # the class of the training rows
-    name, value = Regress(name="mine", path=str(tmp_path), text=("text",)).baseline(splits)
+    splits = Regress(name="mine", path=str(tmp_path), text=("text",)).load(Given(), 0)
+    assert splits.task.trivial_answers(splits, splits.train) == ("mean", [[0.25] * 4])
+    name, value = splits.task.baseline(splits)
     assert name == "mean" and np.isnan(value)
+
+
+def test_the_baseline_is_that_of_the_split_that_decides(tmp_path):
+    """Class 0 is commonest in training; 1 of 4 and 2 of 3 of the scored rows have it."""
+    for split, labels in (("train", [0, 0, 1]), ("validation", [1, 1, 0, 1]), ("far", [0, 1, 0])):
+        write(tmp_path / f"{split}.jsonl", [{"text": "x", "label": n} for n in labels])
+    for best, expected in (("", 1 / 4), ("accuracy_far", 2 / 3), ("loss_far", float("nan"))):
+        splits = classify(tmp_path, also={"far": "far"}, best=best).load(Given(), 0)
+        assert splits.task.baseline(splits) == (
+            "majority class", pytest.approx(expected, nan_ok=True),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("first", [0, 1])

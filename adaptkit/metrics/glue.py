@@ -43,7 +43,8 @@ class Glue(evaluate.Metric):
         if self.config_name in MATTHEWS:
             return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
         if self.config_name in CORRELATIONS:
-            if len(predictions) < 2:  # one point has no correlation
+            # One point has no correlation, and a constant has none with anything.
+            if len(predictions) < 2 or not (np.ptp(predictions) and np.ptp(references)):
                 return {"pearson": float("nan"), "spearmanr": float("nan")}
             return {
                 "pearson": float(pearsonr(predictions, references)[0]),

@@ -80,17 +80,18 @@ class LM(TableTask):
             "word_perplexity": power(nll, words),
         }
 
-    def baseline(self, splits: Splits) -> tuple[str, float]:
-        """Predict every byte by its share of the training texts, each byte counted once more."""
-        if self.headline != "bits_per_byte":
-            return "none", math.nan
+    def trivial_answers(self, splits: Splits, rows: Dataset) -> tuple[str, list[list[Answer]]]:
+        """Predict every byte by its share of the training texts, each byte counted once more.
+
+        It has no tokens, so that its perplexity is undefined.
+        """
         seen, where = splits.seen()
         counts = Counter(byte for text in seen[self.text][:] for byte in text.encode())
         total = sum(counts.values()) + 256
-        read = Counter(byte for text in splits.validation[""][self.text][:]
-                       for byte in text.encode())  # fmt: skip
-        bits = -sum(n * math.log2((counts[byte] + 1) / total) for byte, n in read.items())
-        return f"bytes by frequency{where}", bits / max(1, sum(read.values()))
+        nats = [-math.log((counts[byte] + 1) / total) for byte in range(256)]
+        texts = rows[self.text][:]
+        sums = (math.fsum(nats[byte] for byte in text.encode()) for text in texts)
+        return f"bytes by frequency{where}", [[{"nll": nll, "tokens": 0} for nll in sums]]
 
 
 def power(nll: float, count: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,9 +91,10 @@ class Regress(Worded):
         glue = Glue(config_name=self.metric, keep_in_memory=True)
         return glue.compute(predictions=list(answers), references=rows[LABEL][:])
 
-    def baseline(self, splits: Splits) -> tuple[str, float]:
-        """Name the mean, whose correlation with anything is undefined."""
-        return "mean", math.nan
+    def trivial_answers(self, splits: Splits, rows: Dataset) -> tuple[str, list[list[Answer]]]:
+        """Return the mean of the training rows, whose correlation with anything is undefined."""
+        seen, where = splits.seen()
+        return f"mean{where}", [[statistics.fmean(seen[LABEL][:])] * len(rows)]
 
 
 def number_in(value: Any) -> float:

@@ -161,20 +161,16 @@ class Seq2Seq(TableTask):
         found = rouge(answers, self.references(rows), (self.headline,), self.stemmer)
         return [row[self.headline] for row in found]
 
-    def baseline(self, splits: Splits) -> tuple[str, float]:
-        """Score the first sentences of the source, the source, or the commonest training text."""
-        rows = splits.validation[""]
-        first, where = rows[self.columns[0]][:], ""
-        if self.trivial == "commonest":
-            seen, where = splits.seen()
-            ((text, _),) = Counter(map(first_of, seen[LABEL][:])).most_common(1)
-            answers = [text] * len(rows)
-        elif self.trivial == "source":
-            answers = first
-        else:
-            answers = [lead(text, int(self.trivial[-1])) for text in first]
-        scores = self.score(answers, rows)
-        return f"{self.trivial}{where}", scores.get(self.headline, float("nan"))
+    def trivial_answers(self, splits: Splits, rows: Dataset) -> tuple[str, list[list[Answer]]]:
+        """Return the first sentences of the source, the source, or the commonest training text."""
+        first = rows[self.columns[0]][:]
+        if self.trivial == "source":
+            return self.trivial, [first]
+        if self.trivial != "commonest":
+            return self.trivial, [[lead(text, int(self.trivial[-1])) for text in first]]
+        seen, where = splits.seen()
+        ((text, _),) = Counter(map(first_of, seen[LABEL][:])).most_common(1)
+        return f"{self.trivial}{where}", [[text] * len(rows)]
 
 
 def lead(text: str, count: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
-from adaptkit.tasks import grouping, one_file, source
+from adaptkit.tasks import grouping, one_file, source, trivial
 from adaptkit.tasks.ids import chosen, with_ids
 from adaptkit.tasks.labels import check_stored
 from adaptkit.tasks.notes import notes_on
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class TableTask(ABC):
     """Rows of a table, and which scores compare runs. Fields are keys of a task's YAML.
 
-    A kind of task adds its columns, `scores`, `form`, `read_labels`, `score` and `baseline`; a kind
-    with classes also `bind`.
+    A kind of task adds its columns, `scores`, `form`, `read_labels`, `score` and
+    `trivial_answers`; a kind with classes also `bind`.
     """
 
     name: str  # name in results and folders
@@ -175,8 +175,12 @@ class TableTask(ABC):
         """Return the task's metrics of one answer per row."""
 
     @abstractmethod
+    def trivial_answers(self, splits: Splits, rows: Dataset) -> tuple[str, list[list[Answer]]]:
+        """Return a trivial predictor's name, and lists of answers to `rows`: the best counts."""
+
     def baseline(self, splits: Splits) -> tuple[str, float]:
-        """Return the name of a trivial predictor, and its headline score on the validation rows."""
+        """Return the name of a trivial predictor, and its headline score; nan if it has none."""
+        return trivial.baseline(self, splits)
 
     # ---- what it may change ----
 

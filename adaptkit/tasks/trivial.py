@@ -1,0 +1,23 @@
+"""The score of trivial answers, by the score and on the split that decide."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from adaptkit.tasks.task import Splits
+
+if TYPE_CHECKING:
+    from adaptkit.tasks.table import TableTask
+
+
+def baseline(task: TableTask, splits: Splits) -> tuple[str, float]:
+    """Return the name of a trivial predictor, and its headline score; nan if it has none."""
+    scores = {
+        f"{score}_{suffix}": (score, suffix) for score in task.scores() for suffix in task.also
+    }
+    score, suffix = scores.get(task.headline, (task.headline, ""))
+    rows = splits.validation[suffix]
+    name, lists = task.trivial_answers(splits, rows)
+    best = max if task.larger_is_better else min
+    return name, best(task.score(answers, rows).get(score, math.nan) for answers in lists)
