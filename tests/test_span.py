@@ -28,7 +28,7 @@ from adaptkit.models import loading
 from adaptkit.models.model import Model
 from adaptkit.tasks.forms.span import SpanForm
 from adaptkit.tasks.source import Data
-from adaptkit.tasks.span import Span, first_sentence, place_of, right_answers
+from adaptkit.tasks.span import Span, place_of, right_answers
 from adaptkit.tasks.task import Reader
 
 NONE = ("eurobert", "modernbert-decoder", "gemma3_text")  # transformers has no such class of theirs
@@ -645,12 +645,6 @@ def test_the_mean_of_the_rows_is_the_score():
     other = Span("t", best="exact_match")
     assert other.row_scores(said, rows) == [1, 0, 0]
     assert Span("t", metric="squad_v2", best="best_f1").row_scores(said, rows) is None
-
-
-def test_first_sentence():
-    assert first_sentence("Oslo is in Norway. It is") == "Oslo is in Norway"
-    assert first_sentence("Is it? Yes. No") == "Is it"
-    assert first_sentence("1.5 million") == "1.5 million"
 
 
 # ---- whole runs ----

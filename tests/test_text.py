@@ -31,10 +31,11 @@ from adaptkit.metrics.text import Text, in_lines
 from adaptkit.models.checkpoint import head_of
 from adaptkit.models.model import Model
 from adaptkit.runs.prepare import feed_of, prepare, scorer_of
-from adaptkit.tasks.seq2seq import Seq2Seq, lead
+from adaptkit.tasks.seq2seq import Seq2Seq
 from adaptkit.tasks.source import DataSource
 from adaptkit.tasks.task import Reader, Splits
 from adaptkit.tasks.template import Template
+from adaptkit.tasks.trivial import lead
 
 GENERATING = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gpt_neox",
               "modernbert-decoder", "gemma3_text", "t5", "bart")  # fmt: skip
@@ -615,6 +616,7 @@ STORY = "Oslo is in Norway. It is cold! Is it far? Yes"
 def test_lead(count, expected):
     assert lead(STORY, count) == expected
     assert lead("1.5 million people", 1) == "1.5 million people"
+    assert lead("Is it? Yes. No", 1) == "Is it?"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def averages_of(right: Array, said: Array, true: Array) -> dict[str, float]:
     }
 
 
-def auroc_of(shares: Array, references: Sequence[int]) -> list[float | None]:
+def auroc_of(probabilities: Array, references: Sequence[int]) -> list[float | None]:
     """Return per class [C] how well its probability [N, C] tells its rows from all others.
 
     That is the chance that a row of the class has more of it than another row, a tie counting half.
@@ -80,10 +80,10 @@ def auroc_of(shares: Array, references: Sequence[int]) -> list[float | None]:
     """
     from sklearn.metrics import roc_auc_score
 
-    belongs = np.asarray(references)[:, None] == np.arange(shares.shape[1])
+    belongs = np.asarray(references)[:, None] == np.arange(probabilities.shape[1])
     return [
         float(roc_auc_score(inside, column)) if 0 < inside.sum() < len(inside) else None
-        for inside, column in zip(belongs.T, shares.T, strict=True)
+        for inside, column in zip(belongs.T, probabilities.T, strict=True)
     ]
 
 
@@ -91,14 +91,14 @@ def report(
     predictions: Sequence[int],
     references: Sequence[int],
     names: Sequence[str],
-    shares: Sequence[Sequence[float]],
+    probabilities: Sequence[Sequence[float]],
 ) -> dict[str, Any]:
     """Return averages, each class's scores, and how often which class (outer) was called which.
 
-    `shares` [N, C] are the probabilities of the classes. `macro_auroc` is the mean over the classes
+    `probabilities`: of the classes, [N, C]. `macro_auroc` is the mean over the classes
     that have an AUROC.
     """
-    aurocs = auroc_of(np.asarray(shares), references)
+    aurocs = auroc_of(np.asarray(probabilities), references)
     known = [one for one in aurocs if one is not None]
     right, said, true = counts(predictions, references, len(names))
     scores = {

@@ -79,29 +79,28 @@ def normalised(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
-def golds(right: Sequence[str], strict: bool) -> list[str]:
-    """Return the right answers; `strict`: those that are left when normalised, or the empty one."""
-    kept = [text for text in right if not strict or normalised(text)]
-    return kept or [""]
-
-
 def best_of(
-    kind: Callable[[str, str, bool], float], answer: str, right: Sequence[str], strict: bool
+    kind: Callable[[str, str], float], answer: str, right: Sequence[str], strict: bool
 ) -> float:
-    """Return the score against the right answer that suits best."""
-    return max(kind(answer, text, strict) for text in golds(right, strict))
+    """Return the score against the right answer that suits best.
+
+    `strict`, as in SQuAD 2.0: right answers of which nothing is left when normalised do not count,
+    and if there are no others, an answer of which nothing is left is right.
+    """
+    kept = [text for text in right if not strict or normalised(text)]
+    if strict and not kept:
+        return float(not normalised(answer))
+    return max(kind(answer, text) for text in kept or [""])
 
 
-def exact(answer: str, right: str, strict: bool = False) -> float:
+def exact(answer: str, right: str) -> float:
     """Return 1 if two answers are the same, normalised."""
     return float(normalised(answer) == normalised(right))
 
 
-def f1(answer: str, right: str, strict: bool = False) -> float:
-    """Return the F1 of two bags of words; two empty ones: 0, `strict` (as in SQuAD 2.0): 1."""
+def f1(answer: str, right: str) -> float:
+    """Return the F1 of two bags of words; of two empty ones 0."""
     words, wanted = normalised(answer).split(), normalised(right).split()
-    if strict and not (words and wanted):
-        return float(words == wanted)
     same = sum((Counter(words) & Counter(wanted)).values())
     return 2 * same / (len(words) + len(wanted)) if same else 0.0
 

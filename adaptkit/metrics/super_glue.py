@@ -1,14 +1,12 @@
-"""The official SuperGLUE metrics as an `evaluate` module (Wang et al. 2019, arXiv:1905.00537).
+"""SuperGLUE's own metrics as an `evaluate` module (Wang et al. 2019, arXiv:1905.00537).
 
-    boolq, copa, rte, wic, wsc   accuracy
-    cb                           accuracy, and the mean F1 of the three classes
-    multirc                      F1 of all answers (f1a), and the share of questions whose answers
-                                 are all right; `groups` says whose answers they are
-    record                       SQuAD's F1 and exact match of the entity, against the best answer
-    axb                          Matthews correlation
-    axg                          accuracy, and the share of pairs (`groups`), which differ in gender
-                                 only, that get the same answer
+    multirc          F1 of all answers (f1a), and the share of questions whose answers are all
+                     right; `groups` says whose answers they are
+    record           SQuAD's F1 and exact match of the entity, against the best answer
+    gender_parity    of AX-g: accuracy, and the share of pairs (`groups`), which differ in gender
+                     only, that get the same answer
 
+Its other tasks have accuracy, the mean F1 of the classes (CB), or Matthews correlation (AX-b).
 A score of groups is a sum over them divided by another: what `parts` returns.
 """
 
@@ -17,25 +15,21 @@ from collections.abc import Hashable, Sequence
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import matthews_corrcoef
 
-from adaptkit.metrics.classes import averages_of, counts
-from adaptkit.metrics.squad import best_of, exact, f1
+from adaptkit.metrics.squad import best_of, exact, f1, mean
 
-ACCURACY = ("boolq", "copa", "rte", "wic", "wsc", "wsc.fixed")
 GROUPED = {
     "multirc": ("f1a", "exact_match"),
-    "axg": ("accuracy", "gender_parity"),
     "gender_parity": ("accuracy", "gender_parity"),
 }
 PARTS = ("f1a", "exact_match", "accuracy", "gender_parity")
 
 
 class SuperGlue(evaluate.Metric):
-    """SuperGLUE metrics; `config_name` is the task's name."""
+    """SuperGLUE metrics; `config_name` says which."""
 
     def _info(self) -> evaluate.MetricInfo:
-        if self.config_name not in (*ACCURACY, *GROUPED, "cb", "record", "axb"):
+        if self.config_name not in (*GROUPED, "record"):
             raise KeyError(f"no SuperGLUE metric is named {self.config_name!r}")
         number, text = datasets.Value("int64"), datasets.Value("string")
         record = self.config_name == "record"
@@ -58,20 +52,13 @@ class SuperGlue(evaluate.Metric):
             pairs = list(zip(predictions, references, strict=True))
             kinds = {"f1": f1, "exact_match": exact}
             return {
-                name: sum(best_of(kind, said, right, False) for said, right in pairs) / len(pairs)
+                name: mean([best_of(kind, said, right, False) for said, right in pairs])
                 for name, kind in kinds.items()
             }
-        if self.config_name == "axb":
-            return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
-        if self.config_name in GROUPED:
-            found = {
-                name: parts(name, predictions, references, groups)
-                for name in GROUPED[self.config_name]
-            }
-            return {name: ratio(*sums) for name, sums in found.items()}
-        scores = averages_of(*counts(predictions, references, 3))
-        names = ("macro_f1", "accuracy") if self.config_name == "cb" else ("accuracy",)
-        return {name: scores[name] for name in names}
+        return {
+            name: ratio(*parts(name, predictions, references, groups))
+            for name in GROUPED[self.config_name]
+        }
 
 
 def parts(

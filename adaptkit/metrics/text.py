@@ -17,6 +17,8 @@ import evaluate
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
+from adaptkit.metrics.squad import mean
+
 NAMES = ("rouge", "bleu", "exact_match")
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -84,8 +86,3 @@ def by_reference(references: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]
     most = max(map(len, references))
     table = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
     return cast("Sequence[Sequence[str]]", table)  # its types leave out None, its text does not
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean; of nothing nan."""
-    return sum(values) / len(values) if values else float("nan")

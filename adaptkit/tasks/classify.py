@@ -269,8 +269,8 @@ class Classify(Worded):
         from adaptkit.metrics.classes import report
 
         numbers = self.numbers([one["answer"] for one in answers], rows)
-        shares = [[one["probabilities"][name] for name in self.classes] for one in answers]
-        return report(**numbers, names=self.classes, shares=shares)
+        sure = [[one["probabilities"][name] for name in self.classes] for one in answers]
+        return report(**numbers, names=self.classes, probabilities=sure)
 
     def parts(
         self, answers: Sequence[Answer], rows: Dataset

@@ -12,6 +12,7 @@ from adaptkit.tasks.forms.text import Generation, TextForm, first_of
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
 from adaptkit.tasks.template import Template
+from adaptkit.tasks.trivial import lead
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,7 +22,6 @@ METRICS = {
     "bleu": ("bleu", "chrf", "rougeL"),
     "exact_match": ("exact_match", "chrf"),
 }
-STOPS = (". ", "? ", "! ", "\n")
 
 
 @dataclass(frozen=True)
@@ -171,14 +171,3 @@ class Seq2Seq(TableTask):
         seen, where = splits.seen()
         ((text, _),) = Counter(map(first_of, seen[LABEL][:])).most_common(1)
         return f"{self.trivial}{where}", [[text] * len(rows)]
-
-
-def lead(text: str, count: int) -> str:
-    """Return the first sentences of a text: up to a full stop, or the end of a line."""
-    end = 0
-    for _ in range(count):
-        ends = [place + 1 for stop in STOPS if (place := text.find(stop, end)) >= 0]
-        if not ends:
-            return text
-        end = min(ends)
-    return text[:end].strip()

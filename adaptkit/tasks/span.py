@@ -15,6 +15,7 @@ from adaptkit.tasks.forms.span import SpanForm
 from adaptkit.tasks.source import Data
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import ID, LABEL, Answer, Splits
+from adaptkit.tasks.trivial import lead
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -153,7 +154,7 @@ class Span(TableTask):
         """Return the first sentence of every text, or none if rows may have no answer."""
         if self.metric == "squad_v2":
             return "no answer", [[""] * len(rows)]
-        return "first sentence", [[first_sentence(text) for text in rows[self.context][:]]]
+        return "first sentence", [[lead(text, 1) for text in rows[self.context][:]]]
 
 
 def whole(answer: Answer) -> dict[str, Any]:
@@ -208,9 +209,3 @@ def without_place(rows: Dataset) -> list[int]:
     """Return the numbers of the rows that have answers, none of which was found."""
     places = [label["answer_start"] for label in rows[LABEL][:]]
     return [i for i, starts in enumerate(places) if starts and max(starts) < 0]
-
-
-def first_sentence(text: str) -> str:
-    """Return a text up to its first full stop, question mark or exclamation mark."""
-    ends = [place for sign in (". ", "? ", "! ", "\n") if (place := text.find(sign)) >= 0]
-    return text[: min(ends)] if ends else text

@@ -1,4 +1,4 @@
-"""The score of trivial answers, by the score and on the split that decide."""
+"""Trivial answers, and their score: the one, on the split, that decides."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from adaptkit.tasks.task import Splits
 
 if TYPE_CHECKING:
     from adaptkit.tasks.table import TableTask
+
+STOPS = (". ", "? ", "! ", "\n")
 
 
 def baseline(task: TableTask, splits: Splits) -> tuple[str, float]:
@@ -21,3 +23,14 @@ def baseline(task: TableTask, splits: Splits) -> tuple[str, float]:
     name, lists = task.trivial_answers(splits, rows)
     best = max if task.larger_is_better else min
     return name, best(task.score(answers, rows).get(score, math.nan) for answers in lists)
+
+
+def lead(text: str, count: int) -> str:
+    """Return the first sentences of a text: up to a full stop, or the end of a line."""
+    end = 0
+    for _ in range(count):
+        ends = [place + 1 for stop in STOPS if (place := text.find(stop, end)) >= 0]
+        if not ends:
+            return text
+        end = min(ends)
+    return text[:end].strip()

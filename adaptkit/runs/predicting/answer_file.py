@@ -17,7 +17,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.storage.files import replacing, to_json
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
-Line = Mapping[str, Any]
+Line = Mapping[str, Any]  # what is written of one row
 Read = Callable[[], Iterable[Line]]  # gives all rows from the beginning, any number of times
 GROUP = 10_000  # rows of Parquet that are written together
 

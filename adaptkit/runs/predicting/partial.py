@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from adaptkit.errors import AdaptError
+from adaptkit.runs.predicting.answer_file import Line
 from adaptkit.storage.files import to_json
-
-Line = Mapping[str, Any]
 
 
 @dataclass
@@ -55,7 +54,7 @@ class Partial:
 
 @contextlib.contextmanager
 def partial_of(
-    output: Path, owner: Line, part: int, again: bool, fresh: bool = False
+    output: Path, owner: Mapping[str, Any], part: int, again: bool, fresh: bool = False
 ) -> Iterator[Partial]:
     """Open what an earlier command left, cut to whole parts of `part` rows, or begin anew.
 

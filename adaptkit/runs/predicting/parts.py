@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from adaptkit.errors import AdaptError
-from adaptkit.runs.predicting.partial import Line
+from adaptkit.runs.predicting.answer_file import Line
 from adaptkit.runs.predicting.predictor import Predictor
 from adaptkit.runs.predicting.rows import Rows, identity
 from adaptkit.runs.predicting.submission import Submission

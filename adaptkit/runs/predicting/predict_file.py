@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from adaptkit import __version__
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
 from adaptkit.runs.evaluate import as_recorded, asked_in, changed, with_classes_of
-from adaptkit.runs.predicting.answer_file import check_output, write_answers
-from adaptkit.runs.predicting.partial import Line, Partial, partial_of
+from adaptkit.runs.predicting.answer_file import Line, check_output, write_answers
+from adaptkit.runs.predicting.partial import Partial, partial_of
 from adaptkit.runs.predicting.parts import parts_of
 from adaptkit.runs.predicting.predictor import Predictor
 from adaptkit.runs.predicting.rows import STREAM, Rows, rows_of, split_of
@@ -159,7 +159,7 @@ def check_options(overrides: Sequence[str]) -> None:
             )
 
 
-def owner_of(saved: SavedRun, wanted: Wanted, rows: Rows) -> Line:
+def owner_of(saved: SavedRun, wanted: Wanted, rows: Rows) -> dict[str, Any]:
     """Return what answers depend on. Device and batch size change no more than their rounding."""
     return {
         "adaptkit": __version__,

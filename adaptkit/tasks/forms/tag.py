@@ -73,8 +73,8 @@ class TagForm(Form):
             window = self._window(words, start, stop, reader)
             while len(window["input_ids"]) > longest:
                 # As many words as fit by their share of the tokens, and fewer until they do.
-                share = (stop - start) * longest // len(window["input_ids"])
-                stop = min(stop - 1, start + max(share, 1))
+                fitting = (stop - start) * longest // len(window["input_ids"])
+                stop = min(stop - 1, start + max(fitting, 1))
                 if stop <= start:
                     raise AdaptError(
                         f"{row}: the word {words[start][:40]!r} alone has "
@@ -145,13 +145,13 @@ class TagForm(Form):
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window, for each of its words, a tag and its probability, or two nulls."""
         best, t = outputs.logits.argmax(-1).tolist(), batch.targets
-        shares = outputs.logits.float().softmax(-1).amax(-1).tolist()
+        probabilities = outputs.logits.float().softmax(-1).amax(-1).tolist()
         answers: list[Answer] = []
-        for line, share, start, stop, words, places in zip(
-            best, shares, t["start"], t["stop"], t["words"], t["places"], strict=True
+        for line, sure, start, stop, words, places in zip(
+            best, probabilities, t["start"], t["stop"], t["words"], t["places"], strict=True
         ):
             tags = {
-                word: (self.classes[line[place]], share[place])
+                word: (self.classes[line[place]], sure[place])
                 for word, place in zip(words, places, strict=True)
             }
             answers.append([tags.get(word, (None, None)) for word in range(start, stop)])
@@ -164,7 +164,7 @@ class TagForm(Form):
     def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
         """Return the tags of each row with the probability of every word's tag."""
         return [
-            {"answer": [tag for tag, _ in tags], "probabilities": [share for _, share in tags]}
+            {"answer": [tag for tag, _ in tags], "probabilities": [sure for _, sure in tags]}
             for tags in joined(predicted, rows)
         ]
 
