@@ -400,7 +400,7 @@ def test_word_longer_than_the_limit(place: Path, checkpoints) -> None:
     write_task(place, TAGS, long, WORDS)
     words = [*TAGS, "data.root=../data", "task.max_length=12"]
     answer = call("train", *tiny(checkpoints["gpt2"]), *words)
-    refused(answer, "the row with id '2'", "xxxx", "12", "task.max_length")
+    refused(answer, "row 3: ", "xxxx", "12", "task.max_length")
     nothing_left(place)
 
 
@@ -408,9 +408,7 @@ def test_choice_longer_than_the_limit(place: Path, checkpoints) -> None:
     """A context is cut, a choice never."""
     words = [*tiny(checkpoints["bert"]), *COPA, "data.root=../data", "task.max_length=12"]
     write_task(place, COPA, third(QUESTIONS, choice2="good film " * 20), QUESTIONS)
-    refused(
-        call("train", *words), "the row with id '2'", "choice", "40 tokens", "12", "task.max_length"
-    )
+    refused(call("train", *words), "row 3: ", "choice", "40 tokens", "12", "task.max_length")
     nothing_left(place)
     write_task(place, COPA, third(QUESTIONS, premise="good film " * 20), QUESTIONS)
     answer = call("train", *words, "output_dir=run")
@@ -750,7 +748,7 @@ def test_verify_tells_changed_predictions(finished: Path) -> None:
     answer = call("verify", finished)
     assert answer.status == 1
     assert "1 of 12 predictions differ" in answer.out
-    assert "row 4" in answer.out
+    assert "the first in the row with id '4'" in answer.out
 
 
 def test_eval_changes_no_method(finished: Path) -> None:

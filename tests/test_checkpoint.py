@@ -308,7 +308,7 @@ def test_edited_prediction(copy):
     (copy / "predictions.jsonl").write_text("\n".join(lines))
     found = verify(copy)
     assert "1 of 20" in found
-    assert "row 7" in found
+    assert "the row with id '7'" in found
 
 
 def test_lost_prediction(copy):

@@ -79,7 +79,7 @@ def test_verify_sees_an_edited_label(finished, tmp_path):
     first["label"] = {"yes_": "no_", "no_": "yes_"}[first["label"]]
     (copy / "predictions.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
     answer = call("verify", copy)
-    assert answer.status == 1 and "the label of row 0 is 'yes_' now" in answer.out
+    assert answer.status == 1 and "the label of the row with id '0' is 'yes_' now" in answer.out
 
 
 def test_a_file_that_lacks_a_class_can_be_scored(finished, tmp_path):

@@ -20,6 +20,7 @@ from adaptkit.storage import hub
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.files import EXTENSIONS, read_file
 from adaptkit.tasks.source import Data
+from adaptkit.tasks.task import row_name
 
 TEXTS = ["a, b", 'say "no"', " blanks ", "l1\nl2", "tab\there", "naïve – 日本 🙂", "", "null", "NA"]
 ROWS = [{"text": text, "label": f"c{i % 2}"} for i, text in enumerate(TEXTS)]
@@ -227,10 +228,28 @@ def test_a_column_of_ids_that_is_not_there(tmp_path):
     empty = "1 of 9 training rows have no text"
     found = replace(task, id="review_id").load(Data(), 0)
     assert found.train["id"][:2] == ["r0", "r1"] and found.notes == (empty,)
-    note = "task.id=number: there is no such column, so rows are numbered from 0"
+    note = "task.id=number: there is no such column, so the ids are numbers from 0"
     assert replace(task, id="number").load(Data(), 0).notes == (note, empty)
     one = replace(task, id="number", path=str(tmp_path / "train.csv")).load(Data(), 0).notes
     assert "one file" in one[0] and one[1:] == (note, empty)
+
+
+def test_a_message_counts_rows_as_the_file_does(tmp_path):
+    """From 1, whichever rows are left; a row with an id of its own is named by that."""
+    table = [{"key": f"k{i}", "text": f"t{i}", "label": f"c{i % 2}", "part": i % 3 and "a"}
+             for i in range(60)]  # fmt: skip
+    place = {f"t{i}": f"row {i + 1}" for i in range(60)}
+    put(tmp_path / "a.csv", encoded(table, "csv"))
+    for split in ("train", "validation"):
+        put(tmp_path / f"{split}.jsonl", encoded(table, "jsonl"))
+    one = Classify("mine", path=str(tmp_path / "a.csv"), text=("text",))
+    for task in (one, replace(one, path=str(tmp_path)), replace(one, where={"part": "a"})):
+        splits = task.load(Data(train_rows=9), 0)
+        for rows in (splits.train, splits.validation[""]):
+            names = [row_name(rows, i) for i in range(len(rows))]
+            assert names == [place[text] for text in rows["text"][:]]
+        rows = replace(task, id="key").load(Data(train_rows=9), 0).train
+        assert row_name(rows, 4) == f"the row with id 'k{rows['text'][4][1:]}'"
 
 
 @pytest.mark.parametrize("text", [["a", "b"], {"a": 1}, None, 5, True], ids=str)

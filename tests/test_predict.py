@@ -31,7 +31,9 @@ from adaptkit.errors import AdaptError
 from adaptkit.layers.ensemble import Ensemble
 from adaptkit.runs.predicting import partial, predict_file, submission
 from adaptkit.runs.predicting.answer_file import write_answers
+from adaptkit.runs.predicting.parts import parts_of
 from adaptkit.runs.predicting.predictor import Predictor
+from adaptkit.runs.predicting.rows import Rows
 from adaptkit.runs.prepare import feed_of, prepare, scorer_of
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.stream import count_in, rows_in
@@ -386,14 +388,14 @@ def test_other_columns_and_ids(trained: Path, tmp_path: Path) -> None:
     assert [row["id"] for row in read(tmp_path / "a.jsonl")] == [row["name"] for row in table]
     numbered = predicted(trained, "task.text=[review]", "--input", source, "--output",
                          tmp_path / "b.jsonl")  # fmt: skip
-    assert "task.id=idx: there is no such column, so rows are numbered from 0" in numbered.err
+    assert "task.id=idx: there is no such column, so the ids are numbers from 0" in numbered.err
     assert [row["id"] for row in read(tmp_path / "b.jsonl")] == [str(i) for i in range(len(TEXTS))]
 
 
 def test_hidden_labels_are_not_looked_at(trained: Path, tmp_path: Path) -> None:
     answer = predicted(trained, "--split", "test", "--output", tmp_path / "a.csv")
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 10
-    assert "task.id=idx: there is no such column, so rows are numbered from 0" in answer.err
+    assert "task.id=idx: there is no such column, so the ids are numbers from 0" in answer.err
     answer = predicted(trained, "--split", "test", "task.id=null", "--output", tmp_path / "b.csv")
     assert "rows are numbered" not in answer.err
 
@@ -416,6 +418,18 @@ def test_a_bad_row_is_named_and_nothing_is_written(
     assert again.status == 2 and "another command" in again.err and "--overwrite" in again.err
     predicted(trained, "--input", source, "--output", tmp_path / "a.jsonl", "--overwrite")
     assert len(read(tmp_path / "a.jsonl")) == 11
+
+
+@pytest.mark.parametrize("key", [None, "name"])
+def test_a_row_that_the_model_cannot_read_is_named(key: str | None, checkpoints: Any) -> None:
+    """By its number among all, as the file has it, or by its own id."""
+    predictor = predictor_of(checkpoints["bert"], *KINDS["tag"][0])
+    table = [{"tokens": ["a"], "name": f"n{i}"} for i in range(11)]
+    table[9]["tokens"] = ["x" * 80]
+    given = Rows("a file", iter(table), table[0], key, bool(key), None, "")
+    name = "the row with id 'n9'" if key else "row 10"
+    with pytest.raises(AdaptError, match=f"^{name}: the word 'x+' alone has"):
+        list(parts_of(predictor, given, 4, None, 0))
 
 
 def test_mistakes(trained: Path, tmp_path: Path) -> None:

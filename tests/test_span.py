@@ -455,7 +455,7 @@ def test_answers_that_are_not_in_their_text(tmp_path):
     table[3] |= {"answers": "Bergen"}
     folder = saved(tmp_path, table)
     with pytest.raises(AdaptError, match=r"the answer of 1 of 5 training rows is not in its text, "
-                       r"for example the row with id '3'\. Correct them, or leave them out: "
+                       r"for example row 4\. Correct them, or leave them out: "
                        r"task\.on_missing=skip"):  # fmt: skip
         Span("t", path=str(folder)).load(Data(), 0)
     splits = Span("t", path=str(folder), on_missing="skip").load(Data(), 0)
@@ -676,4 +676,4 @@ def test_a_question_that_is_too_long_is_told_in_one_sentence(checkpoints, tmp_pa
                 f"task.path={folder}", f"output_dir={tmp_path / 'run'}", "method=lora",
                 *tiny(checkpoints["bert"]))  # fmt: skip
     assert done.status == 2 and "Traceback" not in done.err and "panicked" not in done.err
-    assert "the row with id '2': its question has" in done.err
+    assert "row 3: its question has" in done.err

@@ -36,13 +36,15 @@ def verify(directory: Path) -> str:
     if len(before) != len(after):
         return f"{len(before)} predictions were saved, {len(after)} rows are there now"
     if other := [key for key in after if key not in before]:
-        return f"row {other[0]} is there now, which was not scored: the data files changed"
+        return f"the row with id {other[0]!r} was not scored: the data files changed"
     if changed := [key for key in before if not same(before[key][1], after[key][1])]:
-        return f"the label of row {changed[0]} is {after[changed[0]][1]!r} now, not as it was saved"
+        label = after[changed[0]][1]
+        return f"the label of the row with id {changed[0]!r} is {label!r} now, not as it was saved"
     different = [key for key in before if not same(before[key][0], after[key][0])]
     if different:
         return (
-            f"{len(different)} of {len(before)} predictions differ, the first at row {different[0]}"
+            f"{len(different)} of {len(before)} predictions differ, the first in the row with id "
+            f"{different[0]!r}"
         )
     if saved.result is None:
         return ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import to_json
 from adaptkit.tasks import source
-from adaptkit.tasks.task import ID, SHOWN
+from adaptkit.tasks.task import ID, NUMBERED, SHOWN
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,8 +21,8 @@ def with_ids(rows: Dataset, column: str | None, where: str) -> Dataset:
     Raises:
         AdaptError: a row has no id, or two rows have one; `where` names task and split.
     """
-    ids = [str(number) for number in range(len(rows))]
-    if column in rows.column_names:
+    ids, own = [str(number) for number in range(len(rows))], column in rows.column_names
+    if own:
         values = rows[column][:]
         if empty := [i for i, value in enumerate(values) if value is None or value == ""]:
             raise AdaptError(
@@ -35,7 +35,19 @@ def with_ids(rows: Dataset, column: str | None, where: str) -> Dataset:
             f"{where}: {times} rows have the id {value!r}. An id names one row; set task.id=null "
             "to number the rows."
         )
-    return source.with_column(rows, ID, ids)
+    return add_ids(rows, ids, own)
+
+
+def add_ids(rows: Dataset, ids: Sequence[str], own: bool) -> Dataset:
+    """Return rows with the column `id`; `own`: False if the ids are numbers that count from 0."""
+    rows = source.with_column(rows, ID, ids)
+    rows.info.description = "" if own else NUMBERED
+    return rows
+
+
+def numbered(rows: Dataset) -> bool:
+    """Tell whether the ids are not the rows' own, but count them from 0."""
+    return rows.info.description == NUMBERED
 
 
 def id_text(value: Any) -> str:

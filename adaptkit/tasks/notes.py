@@ -20,5 +20,10 @@ def notes_on(
         if len(kept[name]) < len(rows)
     ]
     if column and any(column not in rows.column_names for rows in raw.values()):
-        notes.append(f"task.id={column}: there is no such column, so rows are numbered from 0")
+        notes.append(no_ids(column))
     return tuple(notes)
+
+
+def no_ids(column: str) -> str:
+    """Say that rows have no ids of their own."""
+    return f"task.id={column}: there is no such column, so the ids are numbers from 0"

@@ -14,7 +14,7 @@ from adaptkit.errors import AdaptError, at_least, invalid, one_of, within
 from adaptkit.tasks.forms.span import SpanForm
 from adaptkit.tasks.source import Data
 from adaptkit.tasks.table import TableTask
-from adaptkit.tasks.task import ID, LABEL, Answer, Splits
+from adaptkit.tasks.task import LABEL, Answer, Splits, row_name
 from adaptkit.tasks.trivial import lead
 
 if TYPE_CHECKING:
@@ -109,9 +109,8 @@ class Span(TableTask):
             first = f"the answer of {len(missing)} of {len(rows)} training rows is not in its text"
             if self.on_missing == "error":
                 raise AdaptError(
-                    f"task {self.name}: {first}, for example the row with id "
-                    f"{rows[ID][missing[0]]!r}. Correct them, or leave them out: "
-                    "task.on_missing=skip."
+                    f"task {self.name}: {first}, for example {row_name(rows, missing[0])}. "
+                    "Correct them, or leave them out: task.on_missing=skip."
                 )
             if len(missing) == len(rows):
                 raise AdaptError(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Answer = Any  # plain JSON
 SHOWN = 8  # classes in a line
 SKEWED = 10  # times as many rows as another class: worth a word
+NUMBERED = "Rows without ids of their own."  # what a table's description then says
 ID, LABEL = "id", "label"  # columns that every task's rows have; a row to predict has no label
 
 
@@ -99,8 +100,12 @@ class Splits:
 
 
 def row_name(rows: Dataset, index: int) -> str:
-    """Return how a message names a row: by its own id, or by its number from 1."""
-    return f"the row with id {rows[ID][index]!r}" if ID in rows.column_names else f"row {index + 1}"
+    """Return how a message names a row: by its own id, or by its number in the file, from 1."""
+    if ID not in rows.column_names:
+        return f"row {index + 1}"
+    name = rows[ID][index]
+    numbered = rows.info.description == NUMBERED
+    return f"row {int(name) + 1}" if numbered else f"the row with id {name!r}"
 
 
 class Form(Protocol):

@@ -13,6 +13,7 @@ from adaptkit.runs.predicting.predictor import Predictor
 from adaptkit.runs.predicting.rows import Rows, identity
 from adaptkit.runs.predicting.submission import Submission
 from adaptkit.tasks.files import Row
+from adaptkit.tasks.ids import add_ids
 from adaptkit.tasks.task import ID
 
 
@@ -36,7 +37,7 @@ def parts_of(
         if submission:
             for name in names:
                 submission.index(name)
-        table = table if ID in table.column_names else table.add_column(ID, names)
+        table = table if ID in table.column_names else add_ids(table, names, rows.own)
         answers = predictor.answers(table, details=True)
         yield [line_of(name, one) for name, one in zip(names, answers, strict=True)]
         done += len(part)

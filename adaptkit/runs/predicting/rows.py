@@ -12,8 +12,8 @@ from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import digest
 from adaptkit.tasks.files import Row
-from adaptkit.tasks.ids import id_text
-from adaptkit.tasks.notes import notes_on
+from adaptkit.tasks.ids import id_text, numbered
+from adaptkit.tasks.notes import no_ids, notes_on
 from adaptkit.tasks.source import file_of
 from adaptkit.tasks.stream import count_in, decoded, json_lines, rows_in
 from adaptkit.tasks.table import TableTask
@@ -29,7 +29,8 @@ class Rows:
     name: str  # for messages
     rows: Iterable[Row]
     first: Row
-    key: str | None  # column of the ids; None: rows are numbered from 0
+    key: str | None  # column of the ids; None: they are numbers from 0
+    own: bool  # the ids are not numbers that were given to the rows
     total: int | None
     digest: str  # empty: nobody can say whether they are the same another time
     notes: tuple[str, ...] = ()
@@ -55,9 +56,9 @@ def rows_of(run: Settings, file: Path, stdin: BinaryIO) -> Rows:
         raise AdaptError(f"{name}: has no rows.")
     notes: tuple[str, ...] = ()
     if key and key not in first:
-        notes = (f"task.id={key}: there is no such column, so rows are numbered from 0",)
+        notes = (no_ids(key),)
         key = None
-    return Rows(name, chain([first], rows), first, key, total, identity, notes)
+    return Rows(name, chain([first], rows), first, key, bool(key), total, identity, notes)
 
 
 def split_of(run: Settings, split: str) -> Rows:
@@ -81,7 +82,8 @@ def split_of(run: Settings, split: str) -> Rows:
     file = None if origin.kind == "hub" else file_of(Path(origin.path), split)
     identity = digest([file], part=True) if file else f"{origin.path} {task.revision} {len(rows)}"
     notes = notes_on(task.id, {split: rows}, {split: rows})
-    return Rows(f"split {split}", rows, rows[0], ID, len(rows), f"{split} {identity}", notes)
+    own = not numbered(rows)
+    return Rows(f"split {split}", rows, rows[0], ID, own, len(rows), f"{split} {identity}", notes)
 
 
 def identity(rows: Rows, row: Row, number: int) -> str:

@@ -56,8 +56,8 @@ class GapForm(Form):
             [query.replace(self.gap, name) for name in every]
             for query, every in zip(rows[self.query][:], names, strict=True)
         ]
-        columns = {name: rows[name][:] for name in (ID, self.context) if name in rows.column_names}
-        found = self.choice.encode(Dataset.from_dict({**columns, FILLED: filled}), reader)
+        kept = [name for name in (ID, self.context) if name in rows.column_names]
+        found = self.choice.encode(rows.select_columns(kept).add_column(FILLED, filled), reader)
         columns = {**found.to_dict(), "candidates": names}
         if LABEL in rows.column_names:
             columns["right"] = [

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.padding import check_separator, encoded, padded_inputs, plain_text
-from adaptkit.tasks.task import ID, LABEL, Answer, Form, Reader
+from adaptkit.tasks.task import LABEL, Answer, Form, Reader, row_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,10 +50,9 @@ class SpanForm(Form):
             AdaptError: a question leaves no room for the text.
         """
         check_separator(reader.tokenizer)
-        names = rows[ID] if ID in rows.column_names else range(1, len(rows) + 1)
 
         def examples(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-            self._check_room(batch[self.question], [names[i] for i in indices], reader)
+            self._check_room(batch[self.question], rows, indices, reader)
             return self.windows(batch, indices, reader)
 
         return encoded(rows, examples, batch_size=200)
@@ -68,15 +67,17 @@ class SpanForm(Form):
         )["input_ids"]  # fmt: skip
         return [(len(ids), max(longest - len(ids) - special, 0)) for ids in asked]
 
-    def _check_room(self, questions: Sequence[str], names: Sequence[Any], reader: Reader) -> None:
+    def _check_room(
+        self, questions: Sequence[str], rows: Dataset, indices: Sequence[int], reader: Reader
+    ) -> None:
         longest = reader.length(self.max_length)
-        for name, (size, room) in zip(names, self.rooms(questions, reader), strict=True):
+        for index, (size, room) in zip(indices, self.rooms(questions, reader), strict=True):
             if room <= self.stride:
                 most = "Raise task.max_length, lower"
                 if longest < self.max_length:
                     most = f"Lower (this model reads {longest} tokens at once)"
                 raise AdaptError(
-                    f"the row with id {name!r}: its question has {size} tokens, and leaves "
+                    f"{row_name(rows, index)}: its question has {size} tokens, and leaves "
                     f"room for {room} of the text. That must be more than task.stride="
                     f"{self.stride}. {most} task.stride, or drop the row."
                 )
