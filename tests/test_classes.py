@@ -10,6 +10,7 @@ from typing import Any
 import evaluate
 import numpy as np
 import pytest
+from commandline import write as write_file
 from datasets import Dataset
 from families import tiny_tokenizer
 from runs import carry_out, configure
@@ -28,6 +29,7 @@ from adaptkit.tasks.gap import commonest
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.source import Data
 from adaptkit.tasks.task import Reader, Splits
+from adaptkit.tasks.template import Template
 
 
 def write(folder: Path, rows: list[dict[str, Any]], *splits: str) -> Path:
@@ -217,6 +219,39 @@ def test_a_template_is_read_as_its_text(kind):
     assert found.to_dict() == plain.to_dict()
     short = replace(task, max_length=12).posed.encode(rows, Reader(tokenizer)).to_dict()
     assert max(short["length"]) == 12 and max(short["cut"]) > 0
+
+
+VALUES = {  # as a file holds them, and as they are read
+    "whole": ([5, -3], ["5", "-3"]),
+    "real": ([5.0, 0.5], ["5", "0.5"]),  # one JSON file may write 5, another one 5.0
+    "large": ([1e300, 2**40], ["1e+300", "1099511627776"]),
+    "truth": ([True, False], ["true", "false"]),
+}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("kind", VALUES)
+def test_numbers_in_a_template_are_written_as_in_json(kind, ending, tmp_path):
+    values, words = VALUES[kind]
+    tokenizer, lines = tiny_tokenizer("bert"), []
+    for name, column in (("given", values), ("words", words)):
+        rows = [{"n": n, "first": "a film", "label": i} for i, n in enumerate(column)]
+        for split in ("train", "validation"):
+            write_file(tmp_path / name / f"{split}.{ending}", rows)
+        task = Classify("t", path=str(tmp_path / name), text=("{n}: {first}", "{n}"))
+        splits = task.load(Data(), 0)
+        lines.append(splits.task.form.encode(splits.train, Reader(tokenizer))["input_ids"][:])
+    assert lines[0] == lines[1]
+    assert Template("{n}", "task.text").column({"n": values}) == words
+
+
+@pytest.mark.parametrize("value", [[5], {"a": 5}, None, float("nan"), float("inf")], ids=str)
+def test_what_a_template_does_not_write(value, tmp_path):
+    for split in ("train", "validation"):
+        rows = [{"n": value, "first": "a film", "label": i} for i in range(2)]
+        write_file(tmp_path / f"{split}.parquet", rows)
+    with pytest.raises(AdaptError, match=r"row 1: n is .*, not a text"):
+        Classify("t", path=str(tmp_path), text=("{n}: {first}",)).load(Data(), 0)
 
 
 @pytest.mark.parametrize(

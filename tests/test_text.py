@@ -32,7 +32,7 @@ from adaptkit.models.checkpoint import head_of
 from adaptkit.models.model import Model
 from adaptkit.runs.prepare import feed_of, prepare, scorer_of
 from adaptkit.tasks.seq2seq import Seq2Seq
-from adaptkit.tasks.source import DataSource
+from adaptkit.tasks.source import Data, DataSource
 from adaptkit.tasks.task import Reader, Splits
 from adaptkit.tasks.template import Template
 from adaptkit.tasks.trivial import lead
@@ -398,8 +398,6 @@ def table_of(label: Any = "good", count: int = 6) -> list[dict]:
 
 
 def load(task: Seq2Seq) -> Splits:
-    from adaptkit.tasks.source import Data
-
     return task.load(Data(), 0)
 
 
@@ -576,6 +574,20 @@ def test_exact_match():
 def rows_of(sources: list[str], labels: list[Any]) -> Dataset:
     return Dataset.from_dict({"id": [str(i) for i in range(len(sources))], "text": sources,
                               "label": labels})  # fmt: skip
+
+
+def test_a_source_of_numbers(checkpoints, tmp_path):
+    """They are read like the texts of CSV, by the model and as a trivial answer."""
+    table = [{"n": 12345 + i, "ok": True, "target": "12345"} for i in range(2)]
+    task = replace(TASK, path=str(files(tmp_path, table)), source="{n} {ok}", trivial="source")
+    splits = task.load(Data(), 0)
+    assert task.trivial_answers(splits, splits.train) == ("source", [["12345", "12346"]])
+    assert splits.task.baseline(splits)[1] == 0.5
+    reader = prepared(checkpoints["bart"], task)[1].reader
+    words = rows_of(["12345 true", "12346 true"], ["12345"] * 2)
+    plain = replace(TASK, source="text").form.encode(words, reader)
+    found = task.form.encode(splits.train, reader)
+    assert found["input_ids"][:] == plain["input_ids"][:]
 
 
 def test_rows_with_one_source_are_one_item():

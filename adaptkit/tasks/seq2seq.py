@@ -11,7 +11,7 @@ from adaptkit.errors import AdaptError, above, at_least, invalid, one_of, within
 from adaptkit.tasks.forms.text import Generation, TextForm, first_of
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
-from adaptkit.tasks.template import Template
+from adaptkit.tasks.template import Template, written
 from adaptkit.tasks.trivial import lead
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Seq2Seq(TableTask):
 
     def trivial_answers(self, splits: Splits, rows: Dataset) -> tuple[str, list[list[Answer]]]:
         """Return the first sentences of the source, the source, or the commonest training text."""
-        first = rows[self.columns[0]][:]
+        first = [written(value) for value in rows[self.columns[0]][:]]
         if self.trivial == "source":
             return self.trivial, [first]
         if self.trivial != "commonest":

@@ -293,4 +293,6 @@ class TableTask(ABC):
 
     def check_texts(self, rows: Dataset, split: str, columns: Sequence[str]) -> None:
         """Check that columns hold texts; see `hold_texts`."""
-        hold_texts(rows, columns, f"task {self.name}, split {split}")
+        options = str([*vars(self).values()])
+        inside = [column for column in columns if f"{{{column}}}" in options]
+        hold_texts(rows, columns, f"task {self.name}, split {split}", inside)

@@ -1,10 +1,14 @@
-"""Texts with holes: `{column}` stands for a row's text, `{{` and `}}` for braces."""
+"""Texts with holes: `{column}` stands for a row's text, `{{` and `}}` for braces.
+
+Numbers and truth values are written as in JSON: 5, 0.5, true.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -55,14 +59,12 @@ class Template:
         if not self.columns:
             raise ConfigError(f"{self.where}={self.text}: must name a column, as {{column}}.")
 
-    def filled(self, row: Mapping[str, str]) -> str:
-        """Return the text with the row's own texts in it."""
-        return "".join(fixed + (row[name] if name else "") for fixed, name in self.parts)
+    def filled(self, row: Mapping[str, str | float]) -> str:
+        """Return the text with the row's own values in it."""
+        return "".join(fixed + (written(row[name]) if name else "") for fixed, name in self.parts)
 
     def column(self, batch: Mapping[str, list]) -> list[str]:
         """Return the texts of a batch of rows, given as columns."""
-        if self.parts == (("", self.text),):
-            return batch[self.text]
         rows = zip(*(batch[name] for name in self.columns), strict=True)
         return [self.filled(dict(zip(self.columns, row, strict=True))) for row in rows]
 
@@ -88,15 +90,26 @@ def columns_of(texts: Sequence[str], where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for text in texts for name in Template(text, where).columns))
 
 
-def hold_texts(rows: Dataset, columns: Sequence[str], where: str) -> None:
-    """Check that columns hold texts.
+def written(value: str | float) -> str:
+    """Return a value as a text; 5.0 is 5, because a column of Parquet holds both alike."""
+    if isinstance(value, str):
+        return value
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return json.dumps(int(value) if whole else value)
+
+
+def hold_texts(
+    rows: Dataset, columns: Sequence[str], where: str, inside: Collection[str] = ()
+) -> None:
+    """Check that columns hold texts; those `inside` a template may hold numbers and truth values.
 
     Raises:
         AdaptError: a value is not a text; the message names row and column.
     """
     for column in columns:
         for number, value in enumerate(rows[column][:], 1):
-            if not isinstance(value, str):
+            known = column in inside and isinstance(value, int | float) and math.isfinite(value)
+            if not isinstance(value, str) and not known:
                 raise AdaptError(
                     f"{where}, row {number}: {column} is {value!r:.60}, not a text. Write it as "
                     'one ("5"), or name another column.'

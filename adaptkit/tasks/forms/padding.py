@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.template import Template
+from adaptkit.tasks.template import Template, written
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -123,7 +123,7 @@ def fitted(
     tokens in the columns' texts, `read` turns filled templates into tokens.
     """
     names = template.columns
-    columns = [[plain(text) for text in batch[name]] for name in names]
+    columns = [[plain(written(value)) for value in batch[name]] for name in names]
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
     made = []
     for row, whole in zip(rows, read(map(template.filled, rows)), strict=True):

@@ -125,12 +125,12 @@ class TextForm(Form):
     def targets(self, texts: Sequence[str], reader: Reader) -> list[list[int]]:
         """Return the tokens of targets and their end, cut to their length."""
         tokenizer, plain = reader.tokenizer, plain_text(reader.tokenizer)
-        written = [plain(text) for text in texts]
+        targets = [plain(text) for text in texts]
         if reader.causal:
             # The blank belongs to the target: a source that ended with one would be read otherwise.
-            written = [f" {text.strip()}" for text in written]
+            targets = [f" {text.strip()}" for text in targets]
         read = tokenizer(
-            written, add_special_tokens=not reader.causal, split_special_tokens=True, verbose=False
+            targets, add_special_tokens=not reader.causal, split_special_tokens=True, verbose=False
         )["input_ids"]  # fmt: skip
         end = tokenizer.eos_token_id
         bare = [ids[:-1] if ids[-1:] == [end] else ids for ids in read]
