@@ -240,7 +240,7 @@ def test_numbers_in_a_template_are_written_as_in_json(kind, ending, tmp_path):
             write_file(tmp_path / name / f"{split}.{ending}", rows)
         task = Classify("t", path=str(tmp_path / name), text=("{n}: {first}", "{n}"))
         splits = task.load(Data(), 0)
-        lines.append(splits.task.form.encode(splits.train, Reader(tokenizer))["input_ids"][:])
+        lines.append(splits.task.posed.encode(splits.train, Reader(tokenizer))["input_ids"][:])
     assert lines[0] == lines[1]
     assert Template("{n}", "task.text").column({"n": values}) == words
 

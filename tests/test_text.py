@@ -585,8 +585,8 @@ def test_a_source_of_numbers(checkpoints, tmp_path):
     assert splits.task.baseline(splits)[1] == 0.5
     reader = prepared(checkpoints["bart"], task)[1].reader
     words = rows_of(["12345 true", "12346 true"], ["12345"] * 2)
-    plain = replace(TASK, source="text").form.encode(words, reader)
-    found = task.form.encode(splits.train, reader)
+    plain = replace(TASK, source="text").posed.encode(words, reader)
+    found = task.posed.encode(splits.train, reader)
     assert found["input_ids"][:] == plain["input_ids"][:]
 
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from adaptkit.errors import AdaptError, ConfigError, invalid, unknown
-from adaptkit.tasks.template import Template, columns_of
+from adaptkit.tasks.template import Template, columns_of, written
 
 SLOT = "label"
 FIRST = ("first", "second")  # names of the task's own texts
@@ -93,9 +93,10 @@ class Pattern:
         fixed = self.parts[self._slot][0]
         return fixed or ("x" if self._slot else "")
 
-    def filled(self, row: Mapping[str, str], word: str) -> str:
+    def filled(self, row: Mapping[str, Any], word: str) -> str:
         """Return a row's text with `word` in the slot, examples in front of it left out."""
-        return "".join(f + (word if n == SLOT else row[n] if n else "") for f, n in self.parts)
+        values = {SLOT: word, "": "", **{n: written(v) for n, v in row.items() if n != SLOT}}
+        return "".join(fixed + values[name] for fixed, name in self.parts)
 
     @property
     def _slot(self) -> int:
