@@ -5,6 +5,9 @@
 For classes a draw of rows is a multinomial draw of the cells of the confusion matrix, which costs
 the same for any number of rows. Rows that belong together are drawn together. Ranks (Spearman) are
 those of all rows, not of each draw.
+
+`draws`, `mean_draws` and `ratio_draws` return the redrawn scores themselves. Those of two sets of
+rows are independent if their seeds differ; the interval of a difference is that of the differences.
 """
 
 from __future__ import annotations
@@ -30,41 +33,60 @@ def interval(
 
     `classes`: in the order of their numbers; F1 is that of number 1.
     """
-    if len(labels) < 2:
-        return None
-    random = np.random.default_rng(0)
-    if name in CLASSES and all(isinstance(answer, Hashable) for answer in answers):
-        scores = of_classes(name, answers, labels, classes, random)
-    elif name in NUMBERS:
-        scores = of_numbers(name, np.asarray(answers, float), np.asarray(labels, float), random)
-    else:
-        return None
-    return quantiles(scores)
+    return quantiles(draws(name, answers, labels, classes))
 
 
 def of_mean(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the interval of the mean of one value per row."""
-    rows = np.asarray(values, float)
-    if len(rows) < 2:
-        return None
-    random = np.random.default_rng(0)
-    drawn = (rows[random.integers(0, len(rows), len(rows))].mean() for _ in range(TIMES))
-    return quantiles(np.fromiter(drawn, float, TIMES))
+    return quantiles(mean_draws(values))
 
 
 def of_ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float] | None:
     """Return the interval of sum / sum of two values per group of rows; groups are drawn."""
+    return quantiles(ratio_draws(above, below))
+
+
+def draws(
+    name: str,
+    answers: Sequence[Any],
+    labels: Sequence[Any],
+    classes: Sequence[Hashable] = (),
+    seed: int = 0,
+) -> Array | None:
+    """Return the redrawn scores [times] of `name`; see `interval`."""
+    if len(labels) < 2:
+        return None
+    random = np.random.default_rng(seed)
+    if name in CLASSES and all(isinstance(answer, Hashable) for answer in answers):
+        return of_classes(name, answers, labels, classes, random)
+    if name in NUMBERS:
+        return of_numbers(name, np.asarray(answers, float), np.asarray(labels, float), random)
+    return None
+
+
+def mean_draws(values: Sequence[float], seed: int = 0) -> Array | None:
+    """Return the redrawn means [times] of one value per row."""
+    rows = np.asarray(values, float)
+    if len(rows) < 2:
+        return None
+    random = np.random.default_rng(seed)
+    drawn = (rows[random.integers(0, len(rows), len(rows))].mean() for _ in range(TIMES))
+    return np.fromiter(drawn, float, TIMES)
+
+
+def ratio_draws(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Array | None:
+    """Return the redrawn ratios [times] of sum / sum of two values per group of rows."""
     count = len(above)
     if count < 2:
         return None
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), TIMES)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), TIMES)
     top, bottom = drawn @ np.asarray(above, float), drawn @ np.asarray(below, float)
-    return quantiles(np.divide(top, bottom, out=np.zeros(TIMES), where=bottom > 0))
+    return np.divide(top, bottom, out=np.zeros(TIMES), where=bottom > 0)
 
 
-def quantiles(scores: Array) -> tuple[float, float] | None:
+def quantiles(scores: Array | None) -> tuple[float, float] | None:
     """Return the 2.5 % and 97.5 % quantiles of redrawn scores, undefined ones left out."""
-    if not np.isfinite(scores).any():
+    if scores is None or not np.isfinite(scores).any():
         return None
     low, high = np.nanquantile(scores, (0.025, 0.975))
     return float(low), float(high)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adaptkit.metrics.bootstrap import interval, of_mean, of_ratio
+from adaptkit.metrics.bootstrap import Array, draws, mean_draws, quantiles, ratio_draws
 from adaptkit.tasks.task import LABEL, Splits, Task
 from adaptkit.training.scorer import Scored
 
@@ -19,11 +19,17 @@ WORSE = 1.25  # times the loss of the first update: more than batches differ by 
 
 def score_interval(task: Task, scored: Scored) -> tuple[float, float] | None:
     """Return the 95 % interval of the deciding score, if rows can be drawn again for it."""
+    return quantiles(score_draws(task, scored))
+
+
+def score_draws(task: Task, scored: Scored, seed: int = 0) -> Array | None:
+    """Return the deciding score of redrawn rows [times]; other seeds give independent draws."""
     if (rows := task.row_scores(scored.answers, scored.rows)) is not None:
-        return of_mean(rows)
+        return mean_draws(rows, seed)
     if (parts := task.parts(scored.answers, scored.rows)) is not None:
-        return of_ratio(*parts)
-    return interval(task.headline, scored.answers, scored.rows[LABEL][:], task.classes)
+        return ratio_draws(*parts, seed)
+    labels = scored.rows[LABEL][:]
+    return draws(task.headline, scored.answers, labels, task.classes, seed)
 
 
 def one_answer(scored: Scored) -> str | None:
