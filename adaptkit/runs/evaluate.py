@@ -17,6 +17,7 @@ from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
 from adaptkit.runs.lengths import by_split, lengths_of
+from adaptkit.runs.mapped import in_classes_of, mapping, said, score_mapped, unlabelled
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
@@ -56,27 +57,48 @@ def evaluate(
         raise AdaptError(f"--output={output}: holds other files. Give a new folder.")
     started = datetime.now(timezone.utc)
     saved = as_recorded(load_run(directory))
-    run, own = changed(saved, overrides), saved.settings.task
+    run, splits = loaded(saved, changed(saved, overrides))
+    place = output or directory / "eval" / name_of(run, overrides)
+    prepared = asked_in(run, saved, overrides)
+    return scored_into(place, started, saved, run, splits, prepared)[0], place
+
+
+def loaded(saved: SavedRun, run: Settings) -> tuple[Settings, Splits]:
+    """Read the rows of a changed run, which then scores its own classes, in its own order."""
+    own = saved.settings.task
     if not run.task.bound and type(run.task) is type(own):  # a file may lack one of the classes
         run = replace(run, task=run.task.with_classes(own.classes))
     splits = run.task.load(run.data, run.seed, train=False, every_row=other_file(saved, run))
-    run = replace(run, task=splits.task)  # scores its own classes, in its own order
-    prepared = asked_in(run, saved, overrides)
-    feeds = feeds_of(run, prepared, splits)
-    scored = score_feeds(run, prepared, splits, feeds)
-    place = output or directory / "eval" / name_of(run, overrides)
+    if names := mapping(own, splits.task):
+        splits = replace(splits, notes=(*splits.notes, said(names)))
+    return replace(run, task=splits.task), splits
+
+
+def scored_into(
+    place: Path, started: datetime, saved: SavedRun, run: Settings, splits: Splits,
+    prepared: Prepared,
+) -> tuple[RunResult, dict[str, Scored]]:  # fmt: skip
+    """Score splits with a saved run's model; write predictions and record into `place`."""
+    if names := mapping(saved.settings.task, run.task):
+        scorer = scorer_of(run, prepared)
+        parts = splits.validation.items()
+        feeds = {s: feed_of(run, prepared, unlabelled(rows)) for s, rows in parts}
+        scored = {s: score_mapped(scorer, feeds[s], rows, names) for s, rows in parts}
+    else:
+        feeds = feeds_of(run, prepared, splits)
+        scored = score_feeds(run, prepared, splits, feeds)
     result = result_of(
         run,
         started,
         "done",
-        evaluated_run=str(directory),
+        evaluated_run=str(saved.directory),
         lengths=lengths_of(run, prepared, by_split(feeds)),
         **scoring_facts(run, splits, scored),
         **machine_facts(prepared.device, prepared.precision),
     )
     write_predictions(place, scored)
     result.write(place)
-    return result, place
+    return result, scored
 
 
 def asked_in(run: Settings, saved: SavedRun, overrides: Sequence[str]) -> Prepared:
@@ -85,8 +107,18 @@ def asked_in(run: Settings, saved: SavedRun, overrides: Sequence[str]) -> Prepar
     Raises:
         AdaptError: the other task has other classes, or the model cannot be restored.
     """
-    prepared = restored(where_typed(saved, run, overrides))
-    form = with_classes_of(saved.settings.task, run.task).posed  # the classes of the head
+    return asking(restored(where_typed(saved, run, overrides)), saved, run)
+
+
+def asking(prepared: Prepared, saved: SavedRun, run: Settings) -> Prepared:
+    """Return the model of a saved run with the form of a changed run's task.
+
+    Raises:
+        AdaptError: the other task has other classes.
+    """
+    own, other = saved.settings.task, run.task
+    same = in_classes_of if mapping(own, other) else with_classes_of
+    form = same(own, other).posed  # the classes of the head
     if prepared.adaptation.form is not None:
         form = prepared.adaptation.form(form)
     return replace(prepared, form=form)
@@ -95,10 +127,14 @@ def asked_in(run: Settings, saved: SavedRun, overrides: Sequence[str]) -> Prepar
 def name_of(run: Settings, overrides: Sequence[str]) -> str:
     """Name an evaluation by the task, the split and what else was typed: none replaces another."""
     typed = [o for o in overrides if o.partition("=")[0] not in ("task", "task.validation")]
-    other = variant(
-        typed, run.data.root if any(o.startswith("data.root=") for o in typed) else None
-    )
-    return f"{run.task.name}-{run.task.split}" + ("" if other == "default" else f"-{other}")
+    return f"{run.task.name}-{run.task.split}{suffix_of(run, typed)}"
+
+
+def suffix_of(run: Settings, typed: Sequence[str]) -> str:
+    """Name what was typed as the end of a file's name; empty: nothing was."""
+    root = run.data.root if any(o.startswith("data.root=") for o in typed) else None
+    other = variant(list(typed), root)
+    return "" if other == "default" else f"-{other}"
 
 
 def other_file(saved: SavedRun, run: Settings) -> bool:
@@ -202,6 +238,7 @@ def with_classes_of(own: Task, other: Task) -> Task:
         raise AdaptError(
             f"task {other.name} has the classes {', '.join(other.classes)}, the run was trained on "
             f"{', '.join(own.classes)}. Name them alike, in the order of their numbers: "
-            f"task.labels=[{','.join(own.classes)}]."
+            f"task.labels=[{','.join(own.classes)}]. If several of the run's count as one, say so: "
+            "+task.map_answers.CLASS=CLASS."
         )
     return other.with_classes(own.classes)

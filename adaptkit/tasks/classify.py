@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from adaptkit.errors import AdaptError, invalid, one_of, within
+from adaptkit.tasks.cells import accuracy_by
 from adaptkit.tasks.forms.cloze import ClozeForm
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.forms.options import OptionsForm
@@ -62,6 +63,9 @@ class Classify(Worded):
     class_weights: Weights = None
     label_smoothing: float = 0.0  # share of the target that all classes get in the loss
     group: tuple[str, ...] = ()  # columns whose values say which rows belong together
+    by: tuple[str, ...] = ()  # columns by whose values, and the right class, accuracy is recorded
+    # of a run with other classes: the class here that each of its answers counts as
+    map_answers: dict[str, str] = field(default_factory=dict)
     unlabelled: Literal["error", "drop"] = "error"  # rows with the label -1; drop: leave them out
     metric: str = "accuracy"  # how answers are scored
 
@@ -85,7 +89,7 @@ class Classify(Worded):
     @property
     def read_columns(self) -> tuple[str, ...]:
         """Names of the columns that a labelled row must have."""
-        return (*self.columns, *self.group, self.label)
+        return (*self.columns, *self.group, *self.by, self.label)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -270,7 +274,9 @@ class Classify(Worded):
 
         numbers = self.numbers([one["answer"] for one in answers], rows)
         sure = [[one["probabilities"][name] for name in self.classes] for one in answers]
-        return report(**numbers, names=self.classes, probabilities=sure)
+        found = report(**numbers, names=self.classes, probabilities=sure)
+        cells = accuracy_by(self.by, [one["answer"] for one in answers], rows)
+        return found | ({"by": cells} if cells else {})
 
     def parts(
         self, answers: Sequence[Answer], rows: Dataset

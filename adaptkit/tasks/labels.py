@@ -28,6 +28,12 @@ def whole(value: Any) -> Any:
     return value
 
 
+def names_in(rows: Dataset, column: str) -> tuple[str, ...] | None:
+    """Return the classes' names that a file stores with a column of numbers."""
+    names = getattr(rows.features[column], "names", None)
+    return tuple(names) if names else None
+
+
 def check_label(value: Any, where: str) -> None:
     """Check that a stored value can mean a class.
 
