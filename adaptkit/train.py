@@ -29,7 +29,7 @@ from adaptkit.config.words import readable
 from adaptkit.errors import AdaptError, ConfigError, Interrupted
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
-from adaptkit.terminal import console, sweep
+from adaptkit.terminal import console, suite, sweep
 from adaptkit.terminal.libraries import set_environment
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def finished(job: Settings) -> RunResult | None:
     Raises:
         AdaptError: the directory holds another run.
     """
-    return done_before(job, console.say)
+    return (done := done_before(job, console.say)) and suite.evaluated(job, done)
 
 
 def train(job: Settings) -> RunResult:
@@ -175,7 +175,8 @@ def train(job: Settings) -> RunResult:
     with console.working() as interface:
         from adaptkit.runs.run import run as carry_out_run
 
-        return carry_out_run(job, interface)
+        result = carry_out_run(job, interface)
+    return suite.evaluated(job, result)
 
 
 def checked(plain: dict[str, Any]) -> Settings:
@@ -247,7 +248,7 @@ def in_child(job: Settings) -> Outcome:
     if kind == "forkserver":
         context.set_forkserver_preload(["adaptkit.runs.run"])  # import torch once for all jobs
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(job.plain, sender))
+    child = context.Process(target=_child, args=(job.typed, sender))
     child.start()
     sender.close()
     try:

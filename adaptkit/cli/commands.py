@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from adaptkit.cli.parser import command
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
+from adaptkit.config.suite import apart
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import check_free
 from adaptkit.terminal import console
+from adaptkit.terminal.suite import cells, evaluation
 
 if TYPE_CHECKING:
     from adaptkit.runs.plan import Plan
@@ -84,23 +86,26 @@ def show_plan(costs: Plan) -> None:
 
 def eval_(arguments: list[str]) -> int:
     """`adaptkit eval RUN OVERRIDES`: score a finished run on another task or split."""
-    parser = command("eval", "Score a finished run on another task or split.")
+    parser = command("eval", "Score a finished run on another task, split or suite of them.")
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument(
         "overrides",
         nargs="*",
         default=[],
-        help="task=imdb, task.validation=test, data.root=DIR, ...",
+        help="task=imdb, task.validation=test, data.root=DIR, ..., or suite=ood: many sets, drops",
     )
     parser.add_argument("--output", type=Path, help="default: RUN/eval/TASK-SPLIT")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
     args = parser.parse_intermixed_args(arguments)
     check_run(args.run)
+    suite, overrides = apart(args.overrides)
+    if suite:
+        return evaluation(args.run, suite, overrides, args.output, args.json)
     with console.working():
         from adaptkit.runs.evaluate import evaluate
         from adaptkit.runs.lengths import lines_about
 
-        result, place = evaluate(args.run, args.overrides, args.output)
+        result, place = evaluate(args.run, overrides, args.output)
     if args.json:
         print(json.dumps({**result.as_dict(), "directory": str(place)}, indent=2))
     else:
@@ -109,6 +114,8 @@ def eval_(arguments: list[str]) -> int:
         for line in (*result.data["notes"], *lines_about(result.lengths)):
             console.say(line)
         console.show(f"{args.run} on {result.task} ({result.split}, {rows} rows): {scores}")
+        for line in cells(result.task, result.details["validation"].get("by", {})):
+            console.show(line)
         console.show(f"  {place}")
     return 0
 

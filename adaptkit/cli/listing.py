@@ -15,7 +15,7 @@ from adaptkit.config.overrides import composed
 from adaptkit.config.suggest import of_choice
 from adaptkit.errors import unknown
 
-KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "experiments")
+KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "suites", "experiments")
 PLAIN = ("trainer", "data")  # groups of options with nothing to choose by name
 HELP = """adaptkit train: adapt a pretrained model to a task, score it, save the trained tensors.
 
@@ -64,7 +64,7 @@ def explain(kind: str, name: str | None, as_json: bool) -> int:
     group = kind if kind in PLAIN else kind.removesuffix("s")
     if name and name not in options(group):
         raise of_choice(group, name, options(group))
-    if group == "experiment":
+    if group in ("experiment", "suite") and name:
         print((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"), end="")
         return 0
     found = options_of(group, name or "")

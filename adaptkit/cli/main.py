@@ -8,13 +8,13 @@ COMMANDS = {
     "train": "adapt a model to a task, score it, save what was trained",
     "plan": "parameters, bytes and memory of a run, before it starts",
     "data": "what is in a task's rows: balance, duplicates, overlap, lengths, baselines",
-    "eval": "score a finished run on another task or split",
+    "eval": "score a finished run on another task or split, or on a suite of them",
     "predict": "answer the rows of a file with a finished run",
     "verify": "rebuild a finished run from disk and compare its predictions",
     "export": "write a finished run as a PEFT adapter or a plain Hugging Face model",
     "import": "make a run of a PEFT adapter and score it",
     "smoke": "try everything on the bundled models and samples, with no network",
-    "list": "methods, models, tasks, regularizers, optimizers, experiments",
+    "list": "methods, models, tasks, regularizers, optimizers, suites, experiments",
 }
 USAGE = """adaptkit: adapt a pretrained language model to a task with any published method
 

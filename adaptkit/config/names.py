@@ -21,6 +21,7 @@ UNNAMED = (
     "output_dir",
     "trainer.resume",
     "tracker",
+    "suite",
     "data.root",
 )
 
@@ -35,7 +36,11 @@ def variant(overrides: list[str], root: str | None = None) -> str:
     cut, a hash keeps names apart.
     """
     values = dict(canonical(override) for override in overrides)  # of two the last one holds
-    kept = [f"{key}={value}" for key, value in values.items() if key not in UNNAMED]
+    kept = [
+        f"{key}={value}"
+        for key, value in values.items()
+        if key not in UNNAMED and not key.startswith("suite.")
+    ]
     if root is not None:
         kept.append(f"data.root={placed(Path(root))}")
     full = ",".join(sorted(kept))

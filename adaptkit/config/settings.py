@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from adaptkit.adaptation import Method
 from adaptkit.config.build import build, coerce, registered
 from adaptkit.config.suggest import of_key
+from adaptkit.config.suite import Suite, suite_in
 from adaptkit.errors import ConfigError, folder_name, invalid, within
 from adaptkit.methods import METHODS
 from adaptkit.models.checkpoint import head_of
@@ -46,6 +47,12 @@ class Settings:
     seed: int
     output_dir: Path
     plain: dict[str, Any] = field(repr=False)  # what config.yaml holds
+    suite: Suite | None = None  # scored after training; no part of what the run is
+
+    @property
+    def typed(self) -> dict[str, Any]:
+        """Return what the settings are made of: `plain`, and the suite."""
+        return {**self.plain, "suite": asdict(self.suite)} if self.suite else self.plain
 
     def bind(self, task: Task) -> Settings:
         """Return the settings with a task in which all that was read off the data is filled in."""
@@ -87,7 +94,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     }
     if absent := [name for name in KEYS if name not in plain]:
         raise ConfigError(f"{', '.join(absent)}: must be set.")
-    if more := [name for name in plain if name not in (*KEYS, "regularizer")]:
+    if more := [name for name in plain if name not in (*KEYS, "regularizer", "suite")]:
         nodes = {name: node for name, node in plain.items() if isinstance(node, Mapping)}
         known = [*KEYS, *(f"{name}.{key}" for name, node in nodes.items() for key in node)]
         raise ConfigError(f"{more[0]}: no such option or group; {of_key(more[0], known, [])}")
@@ -112,6 +119,8 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     }
     for group, key in PATHS:
         check_path(f"{group}.{key}".lstrip("."), (plain[group] if group else plain).get(key))
+    if suite := suite_in(plain):
+        suite.of(parts["task"].name)  # before training: are there sets for it?
     seed = coerce(plain["seed"], int, "seed")
     within("seed", seed, 0, 2**32)
     return Settings(
@@ -123,7 +132,8 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         data=build(Data, plain["data"], "data"),
         seed=seed,
         output_dir=Path(coerce(plain["output_dir"], str, "output_dir")),
-        plain=dict(plain),
+        plain={name: node for name, node in plain.items() if name != "suite"},
+        suite=suite,
         **parts,
     )
 

@@ -15,7 +15,7 @@ from adaptkit.errors import ConfigError, alike
 
 SPECIAL = ("'", '"', "[", "{")  # a value that begins so has a form, which may be wrong
 SEVERAL = ("regularizer", "tracker", "experiment")  # groups of which several choices fit together
-EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null"}
+EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null", "suite": "null"}
 
 
 def readable(words: Sequence[str]) -> list[str]:
@@ -95,7 +95,7 @@ def check_choice(group: str, word: str) -> None:
         return
     parsed = OverridesParser.create().parse_override(word)
     value = parsed.value()
-    if parsed.is_sweep_override() or (value is None and group == "experiment"):
+    if parsed.is_sweep_override() or (value is None and EMPTY.get(group) == "null"):
         return
     names = value if isinstance(value, list) and group in SEVERAL else [value]
     if not all(isinstance(name, str) for name in names):

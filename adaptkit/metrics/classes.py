@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NAMES = ("macro_f1", "weighted_f1")
+NO_CLASS = "(none)"  # how a generated text that is not a class is shown
 Array = NDArray[Any]
 
 
@@ -51,6 +52,7 @@ def counts(
     """Return per class [C] the rows that are rightly of it, that are said to be, and that are."""
     said, true = np.asarray(predictions, int), np.asarray(references, int)
     right = true[said == true]
+    said = said[said >= 0]  # below 0: no class was answered
     right, said, true = (np.bincount(one, minlength=classes) for one in (right, said, true))
     return right, said, true
 
@@ -91,14 +93,16 @@ def report(
     predictions: Sequence[int],
     references: Sequence[int],
     names: Sequence[str],
-    probabilities: Sequence[Sequence[float]],
+    probabilities: Sequence[Sequence[float]] | None,
 ) -> dict[str, Any]:
     """Return averages, each class's scores, and how often which class (outer) was called which.
 
-    `probabilities`: of the classes, [N, C]. `macro_auroc` is the mean over the classes
-    that have an AUROC.
+    `probabilities`: of the classes, [N, C], if they are known. `macro_auroc` is the mean over the
+    classes that have an AUROC.
     """
-    aurocs = auroc_of(np.asarray(probabilities), references)
+    aurocs: list[float | None] = [None] * len(names)
+    if probabilities is not None:
+        aurocs = auroc_of(np.asarray(probabilities), references)
     known = [one for one in aurocs if one is not None]
     right, said, true = counts(predictions, references, len(names))
     scores = {
@@ -109,7 +113,8 @@ def report(
     confusion: dict[str, dict[str, int]] = {name: {} for name in names}
     for made, label in zip(predictions, references, strict=True):
         row = confusion[names[label]]
-        row[names[made]] = row.get(names[made], 0) + 1
+        said_name = names[made] if made >= 0 else NO_CLASS
+        row[said_name] = row.get(said_name, 0) + 1
     return {
         **averages_of(right, said, true),
         "macro_auroc": float(np.mean(known)) if known else None,

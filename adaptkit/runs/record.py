@@ -78,6 +78,7 @@ class RunResult:
     imported_from: str | None = None  # an adapter of another library
     from_runs: list[dict[str, Any]] = field(default_factory=list)  # parents, the nearest first
     evaluated_run: str | None = None  # a finished run on other data
+    ood: dict[str, Any] = field(default_factory=dict)  # runs/suite.py: other sets, drops
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""

@@ -273,8 +273,9 @@ class Classify(Worded):
         from adaptkit.metrics.classes import report
 
         numbers = self.numbers([one["answer"] for one in answers], rows)
-        sure = [[one["probabilities"][name] for name in self.classes] for one in answers]
-        found = report(**numbers, names=self.classes, probabilities=sure)
+        known = all("probabilities" in one for one in answers)
+        sure = [[one["probabilities"][name] for name in self.classes] for one in answers * known]
+        found = report(**numbers, names=self.classes, probabilities=sure or None)
         cells = accuracy_by(self.by, [one["answer"] for one in answers], rows)
         return found | ({"by": cells} if cells else {})
 

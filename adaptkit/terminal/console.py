@@ -174,6 +174,10 @@ def result(record: RunResult, directory: Path) -> None:
     if not is_main_process():
         return
     show(line(record))
+    if record.ood:
+        from adaptkit.terminal.suite import table
+
+        table(record.ood)
     show(f"  {directory}")
 
 

@@ -16,7 +16,7 @@ from adaptkit.storage.files import write_text
 from adaptkit.terminal.console import decimal, error, harmless, say
 
 COLUMNS = ("run", "status", "task", "model", "method", "seed", "data", "metric", "score",
-           "baseline", "seconds", "error")  # fmt: skip
+           "baseline", "ood_score", "ood_drop", "seconds", "error")  # fmt: skip
 
 
 def announce(number: int, total: int, name: str, seconds: Sequence[float]) -> None:
@@ -65,6 +65,7 @@ def row(outcome: Any) -> dict[str, Any]:
         "metric": record.metric,
         "score": record.score,
         "baseline": record.baseline.get("value"),
+        **{f"ood_{name}": record.ood.get("macro", {}).get(name) for name in ("score", "drop")},
         "seconds": record.time["total_seconds"],
     }
 
@@ -86,15 +87,17 @@ def table(outcomes: list[Any], total: int = 0) -> None:
 
     grid = Table(title="sweep")
     grid.add_column("run", overflow="fold", ratio=1)  # the end of a name tells runs apart
-    for title in ("status", "data", "metric", "score", "seconds", "why it failed"):
+    suites = any(outcome.result and outcome.result.ood for outcome in outcomes)
+    further = ("out of domain", "drop") if suites else ()  # macro averages
+    for title in ("status", "data", "metric", "score", *further, "seconds", "why it failed"):
         grid.add_column(title)
     names = shortest_distinct_names([outcome.name for outcome in outcomes])
     for name, outcome in zip(names, outcomes, strict=True):
         record = outcome.result
         row = (
             ("done", record.data["source"], record.metric, decimal(record.score),
-             f"{record.time['total_seconds']:.0f}", "")
-            if record else (ended(outcome), "", "", "", "", outcome.error)
+             *(average(record)[: len(further)]), f"{record.time['total_seconds']:.0f}", "")
+            if record else (ended(outcome), "", "", "", *("" for _ in further), "", outcome.error)
         )  # fmt: skip
         grid.add_row(*(Text(harmless(cell)) for cell in (name, *row)))
     width = None if sys.stdout.isatty() else 160
@@ -102,6 +105,13 @@ def table(outcomes: list[Any], total: int = 0) -> None:
     words = [ended(outcome) for outcome in outcomes]
     count = max(total, len(outcomes))
     print(f"{words.count('done')} of {count} runs done, {words.count('failed')} failed", flush=True)
+
+
+def average(record: Any) -> tuple[str, str]:
+    """Return the macro average out of domain and its drop; nothing where they are not known."""
+    found = record.ood.get("macro", {})
+    score, drop = found.get("score"), found.get("drop")
+    return "" if score is None else decimal(score), "" if drop is None else f"{drop:+.4f}"
 
 
 def ended(outcome: Any) -> str:
