@@ -16,6 +16,7 @@ from runs import shallow
 
 from adaptkit.config.compose import compose, load_raw
 from adaptkit.config.groups import CONF, options
+from adaptkit.config.names import variant
 from adaptkit.config.settings import settings
 from adaptkit.config.suite import suite_in
 from adaptkit.errors import AdaptError, ConfigError
@@ -374,6 +375,23 @@ def test_training_goes_on_with_the_suite(words, run):
     assert call(*words).status == 0  # the suite is no part of what the run is
 
 
+def test_an_interrupted_suite_goes_on(words, run, monkeypatch):
+    """The run is done by then: nothing starts again."""
+    from adaptkit.runs import suite
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    record = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**record, "ood": {}}))
+    monkeypatch.setattr(suite, "scored_set", stop)
+    answer = call(*words, "suite=ood")
+    assert answer.status == 130
+    assert "the run itself is done, and the same command scores its suite" in answer.err
+    monkeypatch.undo()
+    assert "macro average of 2" in call(*words, "suite=ood").out
+
+
 def test_a_suite_without_sets_for_the_task():
     answer = call("train", "task=cola", "suite=ood")
     assert answer.status == 2
@@ -389,6 +407,16 @@ def test_a_sample_says_so(tmp_path, monkeypatch, checkpoints):
     assert answer.status == 0, answer.err
     assert "imdb (sample)" in answer.out and "macro average of 1" in answer.out
     assert "WARNING: bundled SAMPLE data" in answer.out
+
+
+def test_no_suite_and_no_experiment(tmp_path, monkeypatch):
+    """null is what the default is called, and takes away the suite of an experiment."""
+    monkeypatch.chdir(tmp_path)
+    assert settings(compose(["suite=null", "experiment=null"])).suite is None
+    assert settings(compose(["experiment=ood/sst2", "suite=null"])).suite is None
+    assert variant(["suite=null", "experiment=null"]) == variant(["suite=ood"]) == "default"
+    answer = call("train", "experiment=ood/sst2", "suite=null", "--cfg", "job")
+    assert answer.status == 0 and "suite" not in answer.out
 
 
 # ---- where it is listed ----

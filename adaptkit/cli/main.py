@@ -23,6 +23,7 @@ USAGE = """adaptkit: adapt a pretrained language model to a task with any publis
   adaptkit train method=lora task=sst2                       one run
   adaptkit train -m method=lora,bitfit task=sst2,mrpc        a sweep
   adaptkit plan method=lora model=roberta-base task=sst2     what it would cost
+  adaptkit eval RUN suite=ood                                what it is worth out of its domain
   adaptkit COMMAND --help                                    more
 
 Tab completion: eval "$(adaptkit -sc install=bash)"

@@ -22,6 +22,8 @@ UNNAMED = (
     "trainer.resume",
     "tracker",
     "suite",
+    "~suite",
+    "~experiment",
     "data.root",
 )
 

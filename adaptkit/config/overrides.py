@@ -13,7 +13,7 @@ from adaptkit.config.groups import CONF, GROUPS, options
 from adaptkit.config.names import model_name, variant
 from adaptkit.config.reasons import of_interpolation, of_yaml
 from adaptkit.config.suggest import of_choice, of_key
-from adaptkit.config.words import EMPTY, check_choice, readable, unreadable
+from adaptkit.config.words import EMPTY, NONE, check_choice, readable, unreadable
 from adaptkit.errors import AdaptError, ConfigError
 
 
@@ -48,6 +48,8 @@ def check_words(overrides: list[str]) -> None:
     for word in overrides:
         key, has_value, value = word.lstrip("+~").partition("=")
         name, package, _ = key.partition("@")
+        if f"{word[1:]}=null" in NONE and word.startswith("~"):
+            continue
         if word.startswith("~") and (name.count(".") < 2 and not name.startswith("regularizer.")):
             way = f"write {name}={EMPTY[name]}" if name in EMPTY else "leave it out for its default"
             raise ConfigError(f"{word}: an option can be set, not removed; {way}.")

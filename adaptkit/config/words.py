@@ -16,11 +16,17 @@ from adaptkit.errors import ConfigError, alike
 SPECIAL = ("'", '"', "[", "{")  # a value that begins so has a form, which may be wrong
 SEVERAL = ("regularizer", "tracker", "experiment")  # groups of which several choices fit together
 EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null", "suite": "null"}
+NONE = tuple(f"{group}=null" for group, empty in EMPTY.items() if empty == "null")
 
 
 def readable(words: Sequence[str]) -> list[str]:
     """Return overrides as Hydra reads them; those that it cannot read either way are unchanged."""
-    return [each for word in words for each in as_model(as_mapping_entry(as_text(word)))]
+    return [each for word in words for each in as_model(as_mapping_entry(as_text(as_none(word))))]
+
+
+def as_none(word: str) -> str:
+    """Take suite=null for no suite, also where an experiment names one; Hydra writes ~suite."""
+    return f"~{word[:-5]}" if word in NONE else word
 
 
 def as_model(word: str) -> list[str]:

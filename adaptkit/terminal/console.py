@@ -112,11 +112,15 @@ def unexpected(problem: Exception, directory: Path) -> str:
 def interrupted(stop: KeyboardInterrupt, run: Any) -> int:
     """Say what becomes of a run that was asked to end, and return the exit status."""
     from adaptkit.runs.directory import CHECKPOINTS
+    from adaptkit.runs.record import RunResult
     from adaptkit.training.checkpoints import last_sealed
 
     directory, name = run["output_dir"], short(run["output_dir"])
     update = last_sealed(Path(directory) / CHECKPOINTS)
-    if update is None:
+    record = RunResult.read(Path(directory)) if run.get("suite") else None
+    if record and record.status == "done":
+        way_on = "the run itself is done, and the same command scores its suite"
+    elif update is None:
         way_on = "there is no checkpoint yet, so the same command starts again"
     elif run["trainer"].get("resume") == "never":
         way_on = f"without trainer.resume=never the same command resumes from update {update}"
