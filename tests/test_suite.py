@@ -17,6 +17,7 @@ from runs import shallow
 from adaptkit.config.compose import compose, load_raw
 from adaptkit.config.groups import CONF, options
 from adaptkit.config.names import variant
+from adaptkit.config.overrides import sweep_lengths
 from adaptkit.config.settings import settings
 from adaptkit.config.suite import suite_in
 from adaptkit.errors import AdaptError, ConfigError
@@ -442,5 +443,8 @@ def test_an_experiment_sweeps_methods_and_seeds(name):
     assert job.task.name == name and job.suite is not None and job.suite.of(name)
     params = load_raw(CONF / "experiment" / "ood" / f"{name}.yaml")["hydra"]["sweeper"]["params"]
     assert params == {"method": "full,lora,prefix,prompt,bitfit", "seed": "range(0,3)"}
+    swept = [f"{key}={value}" for key, value in params.items()]
+    assert sweep_lengths(swept) == {"method": 5, "seed": 3}
+    assert sweep_lengths([*swept, "seed=7"]) == {"method": 5}  # one job per method
     listed = call("train", f"experiment=ood/{name}", "method=full", "--cfg", "job")
     assert listed.status == 0 and "suite:" in listed.out

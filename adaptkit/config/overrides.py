@@ -125,13 +125,15 @@ def sweep_lengths(overrides: list[str]) -> dict[str, int]:
     from hydra.core.override_parser.types import Glob
     from hydra.errors import HydraException
 
-    parser, found = OverridesParser.create(), {}
+    parser = OverridesParser.create()
+    found: dict[str, int] = {}
     for word in overrides:
         try:
             override = parser.parse_override(word)
         except HydraException:  # said when it is composed
             continue
         if not override.is_sweep_override():
+            found.pop(override.key_or_group, None)  # typed, in place of an experiment's values
             continue
         if isinstance(globbed := override.value(), Glob):
             found[override.key_or_group] = len(globbed.filter(options(override.key_or_group)))

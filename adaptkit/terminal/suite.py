@@ -94,7 +94,8 @@ def remarks(record: Mapping[str, Any]) -> list[str]:
         found += cells(entry["name"], entry.get("by", {}))
         found += [f"{entry['name']}: {note}" for note in entry["notes"]]
         if (before := entry.get("in_domain_mapped")) is not None:
-            found.append(f"{entry['name']}: in domain, mapped in the same way, it is {before:.4f}")
+            words = f"its drop is from {before:.4f}, the score in domain mapped in the same way"
+            found.append(f"{entry['name']}: {words}")
     if trivial := dict.fromkeys(entry["baseline"]["name"] for entry in entries):
         found.append(f"trivial: {', '.join(trivial)}")
     for key, words in (("indistinct", "not distinguishable from"), ("below_trivial", "below")):
