@@ -23,7 +23,7 @@ from adaptkit.tasks.cells import accuracy_by
 from adaptkit.tasks.forms.cloze import ClozeForm
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.forms.options import OptionsForm
-from adaptkit.tasks.labels import Namer, classes_in, names_in, whole
+from adaptkit.tasks.labels import Namer, classes_in, names_in, numbered, whole
 from adaptkit.tasks.task import ID, LABEL, Answer, Form, Splits
 from adaptkit.tasks.weights import (
     BALANCED,
@@ -256,26 +256,21 @@ class Classify(Worded):
         return Glue(config_name=self.metric, keep_in_memory=True).compute(**numbers)
 
     def numbers(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, list[int]]:
-        """Return the numbers of the classes that were answered, and of those that are right."""
-        of = {name: i for i, name in enumerate(self.classes)}
-        right = [of[name] for name in rows[LABEL][:]]
-        none = self.metric in TWO  # F1 of two classes: no answer is the other class (T5's rule)
-        return {
-            "predictions": [
-                of[name] if name is not None else 1 - gold if none else HIDDEN
-                for name, gold in zip(answers, right, strict=True)
-            ],
-            "references": right,
-        }
+        """Return the numbers of the classes that were answered, and of those that are right.
+
+        In the F1 of two classes no answer counts as the wrong class: T5's rule.
+        """
+        return numbered(answers, rows[LABEL][:], self.classes, self.metric in TWO)
 
     def details(self, answers: Sequence[Mapping[str, Any]], rows: Dataset) -> dict[str, Any]:
         """Return averages, each class's precision, recall, F1 and AUROC, and the confusions."""
         from adaptkit.metrics.classes import report
 
         numbers = self.numbers([one["answer"] for one in answers], rows)
-        known = all("probabilities" in one for one in answers)
-        sure = [[one["probabilities"][name] for name in self.classes] for one in answers * known]
-        found = report(**numbers, names=self.classes, probabilities=sure or None)
+        sure = None
+        if all("probabilities" in one for one in answers):
+            sure = [[one["probabilities"][name] for name in self.classes] for one in answers]
+        found = report(**numbers, names=self.classes, probabilities=sure)
         cells = accuracy_by(self.by, [one["answer"] for one in answers], rows)
         return found | ({"by": cells} if cells else {})
 

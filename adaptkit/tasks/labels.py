@@ -179,7 +179,19 @@ class Namer:
         return " If it is a class, name all classes in task.labels."
 
 
-def names_in(rows: Dataset, column: str) -> tuple[str, ...] | None:
-    """Return the classes' names that a file stores with a column of numbers."""
-    names = getattr(rows.features[column], "names", None)
-    return tuple(names) if names else None
+def numbered(
+    answers: Sequence[Any], right: Sequence[str], classes: Sequence[str], opposite: bool
+) -> dict[str, list[int]]:
+    """Return the numbers of the classes that were answered, and of those that are right.
+
+    An answer of None is the number -1; with `opposite`, of two classes, the one that is wrong.
+    """
+    of = {name: i for i, name in enumerate(classes)}
+    gold = [of[name] for name in right]
+    return {
+        "predictions": [
+            of[name] if name is not None else 1 - number if opposite else -1
+            for name, number in zip(answers, gold, strict=True)
+        ],
+        "references": gold,
+    }
