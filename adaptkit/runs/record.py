@@ -22,6 +22,7 @@ from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.runs.directory import LOG, RESULT, flat
 from adaptkit.runs.foreign import check_record
 from adaptkit.storage.files import finite, is_main_process, write_json
+from adaptkit.tasks.few import drawn
 from adaptkit.tasks.task import Splits
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def scoring_facts(
             },
             "fingerprint": splits.fingerprint(),
             "notes": list(splits.notes),
+            **drawn(splits.train, run.data),
         },
     }
 

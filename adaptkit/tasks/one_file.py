@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError
 from adaptkit.tasks import grouping
+from adaptkit.tasks.few import training_rows
 from adaptkit.tasks.notes import notes_on
 from adaptkit.tasks.source import Data, DataSource, empty_texts, held_out
 from adaptkit.tasks.task import LABEL, Splits
@@ -52,7 +53,7 @@ def load(
         "validation split, and never trained on"
     )
     parts = {"train": rows.select(learnt), "validation": rows.select(held)}
-    trained = task.some(parts["train"], data.train_rows, seed) if train else None
+    trained = training_rows(task, parts["train"], data, seed) if train else None
     scored = {
         suffix: task.some(parts[split], data.eval_rows, seed)
         for suffix, split in task.scored().items()

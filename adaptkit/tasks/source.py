@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from adaptkit.errors import AdaptError, MachineError, at_least, first_line, invalid
+from adaptkit.errors import AdaptError, MachineError, at_least, first_line, invalid, within
 from adaptkit.storage import bundled
 from adaptkit.tasks import conll
 from adaptkit.tasks.files import ENDINGS, EXTENSIONS, Table, kind_of, read_file
@@ -32,6 +32,9 @@ OTHERS = (".txt", ".xlsx", ".xls", ".zip", ".xml", ".arrow")  # files too, which
 HELD_OUT = 0.1  # share of a single file that becomes the validation split
 
 
+FOLDS = (13, 21, 42, 87, 100)  # seeds of the few-shot draws
+
+
 @dataclass(frozen=True)
 class Data:
     """Where rows come from and how many are used."""
@@ -41,18 +44,20 @@ class Data:
     source: Literal["auto", "hub", "local", "sample"] = "auto"
     train_rows: int | None = None  # seeded subset with the classes' proportions; null: all
     eval_rows: int | None = None  # the same of each scored split
+    per_class: int | None = None  # few-shot: training rows of each class, of a fixed draw
+    fold: int = 0  # which of the five draws
 
     def __post_init__(self) -> None:
         if self.root is not None and not self.root.strip():
-            raise invalid(
-                "data.root",
-                "''",
-                "must name a folder",
-                "An unset shell variable gives an empty text",
-            )
-        for name in ("train_rows", "eval_rows"):
+            raise invalid("data.root", "''", "must name a folder",
+                          "An unset shell variable gives an empty text")  # fmt: skip
+        for name in ("train_rows", "eval_rows", "per_class"):
             if getattr(self, name) is not None:
                 at_least(f"data.{name}", getattr(self, name), 1)
+        within("data.fold", self.fold, 0, len(FOLDS))
+        if self.per_class is not None and self.train_rows is not None:
+            raise invalid("data.per_class", self.per_class, "says how many rows are trained on",
+                          "Leave out data.train_rows")  # fmt: skip
 
 
 @dataclass(frozen=True)

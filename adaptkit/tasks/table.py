@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
 from adaptkit.tasks import grouping, one_file, source, trivial
+from adaptkit.tasks.few import training_rows
 from adaptkit.tasks.ids import chosen, with_ids
 from adaptkit.tasks.labels import check_stored
 from adaptkit.tasks.notes import notes_on
@@ -272,7 +273,7 @@ class TableTask(ABC):
             suffix: task.some(kept[name], data.eval_rows, seed)
             for suffix, name in self.scored().items()
         }
-        rows = task.some(kept[self.train], data.train_rows, seed) if train else None
+        rows = training_rows(task, kept[self.train], data, seed) if train else None
         notes = notes_on(self.id, raw, kept)
         notes += source.empty_texts(raw.get(self.train) if train else None, self.columns)
         return Splits(task.fitted(rows, seed), rows, validation, origin, notes)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
+import statistics
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -102,9 +104,31 @@ def table(outcomes: list[Any], total: int = 0) -> None:
         grid.add_row(*(Text(harmless(cell)) for cell in (name, *row)))
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(grid)
+    for line in repeats([outcome.result for outcome in outcomes if outcome.result]):
+        print(line)
     words = [ended(outcome) for outcome in outcomes]
     count = max(total, len(outcomes))
     print(f"{words.count('done')} of {count} runs done, {words.count('failed')} failed", flush=True)
+
+
+def repeats(records: Sequence[Any]) -> list[str]:
+    """Say the mean and the standard deviation of runs that differ in seed or draw alone."""
+    alike: dict[str, list[Any]] = {}
+    for record in records:
+        settings = {k: v for k, v in record.settings.items() if k not in ("seed", "data.fold")}
+        alike.setdefault(json.dumps(settings, sort_keys=True, default=str), []).append(record)
+    lines = []
+    for group in alike.values():
+        scores = [record.score for record in group if record.score is not None]
+        if len(scores) < 2:
+            continue
+        one = group[0]
+        lines.append(
+            f"{one.task}/{one.model}/{one.method}/{one.variant}: {one.metric} "
+            f"{decimal(statistics.mean(scores))} (standard deviation "
+            f"{decimal(statistics.stdev(scores))}, {len(scores)} runs)"
+        )
+    return lines
 
 
 def average(record: Any) -> tuple[str, str]:
