@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from adaptkit.errors import AdaptError, invalid, one_of
+from adaptkit.tasks.forms.alternatives import AlternativesForm
 from adaptkit.tasks.forms.choice import ChoiceForm, alternatives_of
 from adaptkit.tasks.labels import whole
 from adaptkit.tasks.table import TableTask
-from adaptkit.tasks.task import LABEL, Answer, Splits
+from adaptkit.tasks.task import LABEL, Answer, Form, Splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,6 +27,9 @@ class Choice(TableTask):
     connect: str | None = None  # column that says how the context and the choice are connected
     connectives: dict[str, str] = field(default_factory=dict)  # its value -> words between them
     metric: str = "accuracy"  # share of right choices
+    form: Literal["head", "text"] = "head"  # text: the likeliest choice is the answer
+    # text: what the likelihood of a choice is divided by
+    normalise: Literal["sum", "tokens", "characters"] = "sum"
 
     answer = "one of several choices"
 
@@ -48,9 +52,12 @@ class Choice(TableTask):
         return (self.text, *self.choices, *([self.connect] if self.connect else []))
 
     @property
-    def posed(self) -> ChoiceForm:
-        """A classifier with one output per choice's sequence."""
-        return ChoiceForm(self.text, self.choices, self.max_length, self.connect, self.connectives)
+    def posed(self) -> Form:
+        """A classifier with one output per choice's sequence, or the choices' likelihoods."""
+        choice = ChoiceForm(
+            self.text, self.choices, self.max_length, self.connect, self.connectives
+        )
+        return choice if self.form == "head" else AlternativesForm(choice, self.normalise)
 
     def check(self, rows: Dataset, split: str) -> None:
         """Check the texts, that there are two choices or more, and the connecting words.

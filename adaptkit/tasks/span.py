@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from adaptkit.errors import AdaptError, at_least, invalid, one_of, within
+from adaptkit.errors import AdaptError, at_least, invalid, one_of, unknown, within
 from adaptkit.tasks.forms.span import SpanForm
+from adaptkit.tasks.forms.text import CUE, Generation, TextForm
 from adaptkit.tasks.source import Data
 from adaptkit.tasks.table import TableTask
-from adaptkit.tasks.task import LABEL, Answer, Splits, row_name
+from adaptkit.tasks.task import LABEL, Answer, Form, Splits, row_name
+from adaptkit.tasks.template import Template
 from adaptkit.tasks.trivial import lead
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ class Span(TableTask):
     null_threshold: float = 0.0  # by which "no answer" must beat the best part of the text
     # a right answer that its text does not hold; skip: leave the row out of training
     on_missing: Literal["error", "skip"] = "error"
+    form: Literal["head", "text"] = "head"  # text: the answer is written
+    # text: what the model reads; empty: question: {question} context: {context}
+    template: str = ""
+    max_target_length: int = 32  # text: tokens of an answer, its end included
 
     answer = "a part of the text"
 
@@ -54,6 +60,11 @@ class Span(TableTask):
         for name, low in (("stride", 0), ("max_answer_length", 1), ("n_best", 1)):
             at_least(f"task.{name}", getattr(self, name), low)
         within("task.null_threshold", self.null_threshold, -1000, 1000)
+        at_least("task.max_target_length", self.max_target_length, 2)
+        if self.template:
+            for name in Template(self.template, "task.template").columns:
+                if name not in self.columns:
+                    raise unknown("task.template: {...}", name, self.columns)
         if self.stride >= self.max_length:
             raise invalid("task.stride", self.stride, f"must be below task.max_length="
                           f"{self.max_length}: it is the overlap of windows")  # fmt: skip
@@ -68,8 +79,15 @@ class Span(TableTask):
         return (self.question, self.context)
 
     @property
-    def posed(self) -> SpanForm:
-        """A head that marks the first and the last token."""
+    def posed(self) -> Form:
+        """A head that marks the first and the last token, or a model that writes the answer."""
+        if self.form == "text":
+            longest = self.max_target_length
+            source = self.template or f"question: {{{self.question}}} context: {{{self.context}}}"
+            return TextForm(
+                Template(source, "task.template"), self.max_length, longest,
+                Generation(max_new_tokens=longest), cue=CUE * (not self.template),
+            )  # fmt: skip
         return SpanForm(
             self.question, self.context, self.max_length, self.stride, self.max_answer_length,
             self.n_best, self.metric == "squad_v2", self.null_threshold,
@@ -104,6 +122,8 @@ class Span(TableTask):
             AdaptError: as for every task, or there is such an answer in the training rows.
         """
         splits = super().load(data, seed, train, every_row)
+        if self.form == "text":  # which can be written all the same
+            return splits
         rows, notes = splits.train, list(splits.notes)
         if rows is not None and (missing := without_place(rows)):
             first = f"the answer of {len(missing)} of {len(rows)} training rows is not in its text"

@@ -56,7 +56,7 @@ class ChoiceForm(Form):
         firsts, seconds, sizes = [], [], []
         for row in rows:
             alternatives = alternatives_of(row, self.choices)
-            firsts += [self._context(row)] * len(alternatives)
+            firsts += [self.context_of(row)] * len(alternatives)
             seconds += alternatives
             sizes.append(len(alternatives))
         self._check_room(rows, seconds, sizes, reader, longest)
@@ -69,7 +69,8 @@ class ChoiceForm(Form):
             columns["target"] = rows[LABEL][:]
         return Dataset.from_dict(columns)
 
-    def _context(self, row: Mapping[str, Any]) -> str:
+    def context_of(self, row: Mapping[str, Any]) -> str:
+        """Return the context of a row, with the words that connect it to a choice."""
         if self.connect is None:
             return row[self.context]
         words = self.connectives.get(str(row[self.connect]), "")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, GenerationMixin
 
 
+CUE = "\nAnswer:"  # of a causal model, behind a source that does not ask for an answer itself
 SHORTEST = 4  # tokens of a source that must fit next to a target: the least task.max_length
 
 
@@ -61,6 +62,7 @@ class TextForm(Form):
     max_length: int  # tokens of the source, special ones included
     max_target_length: int  # tokens of the target, its end included
     generation: Generation = field(default_factory=Generation)
+    cue: str = ""  # ends the source of a causal model
 
     head: ClassVar[str] = "text"
     outputs: ClassVar[None] = None
@@ -73,10 +75,13 @@ class TextForm(Form):
             AdaptError: the model has no room for source and target, or no token for the end.
         """
         room = self._room(reader)
+        source = self.source
+        if reader.causal and self.cue:
+            source = Template(source.text + self.cue, source.where)
 
         def examples(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
             plain = plain_text(reader.tokenizer)
-            made = fitted(self.source, batch, room, partial(self._read, reader), plain)
+            made = fitted(source, batch, room, partial(self._read, reader), plain)
             found: dict[str, list] = {
                 "input_ids": [ids for ids, _ in made],
                 "cut": [lost for _, lost in made],
