@@ -27,6 +27,7 @@ from samples import (
     pairs,
     passages,
     sentiment,
+    tables,
 )
 from samples.grammar import Splits
 
@@ -48,6 +49,7 @@ TASKS: dict[str, Callable[[random.Random], Splits]] = {
     "squad": facts.squad,
     "xsum": passages.xsum,
     "ud_ewt": passages.ud_ewt,
+    "e2e": tables.e2e,
     "alpaca": answers.alpaca,
     "hh_rlhf_helpful": answers.hh_rlhf_helpful,
 }
