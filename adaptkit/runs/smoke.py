@@ -1,12 +1,14 @@
 """`adaptkit smoke`: everything there is, a few updates each, with no network.
 
 Every method and every regularizer on every bundled model, and every task that has a bundled sample:
-trained, scored, saved, reloaded and verified. What is new in `conf/` appears by itself.
+trained, scored, saved, reloaded and verified; some tasks in other forms as well. What is new in
+`conf/` appears by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import tempfile
 import time
@@ -29,6 +31,7 @@ SHORT = (
     "data.source=sample", "data.train_rows=64", "data.eval_rows=16", "trainer.max_steps=4",
     "trainer.batch_size=8", "trainer.log_every=1", "trainer.device=cpu",
 )  # fmt: skip
+FORMS = {"sst2": ("cloze", "text"), "stsb": ("text",), "copa": ("text",), "squad": ("text",)}
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ class Result:
 def pairs() -> list[tuple[str, str, list[str]]]:
     """Return (row, column, overrides) of everything to be tried, read off the configuration."""
     minis = [name for name in options("model") if name.startswith("mini-")]
-    tried = [("method", name, [f"method={name}"]) for name in options("method")]
+    untrained = {"hard_prompt": ["trainer.max_steps=0"]}
+    tried = [
+        ("method", name, [f"method={name}", *untrained.get(name, [])]) for name in options("method")
+    ]
     tried += [
         ("regularizer", name, ["method=full", f"regularizer=[{name}]"])
         for name in options("regularizer")
@@ -56,10 +62,15 @@ def pairs() -> list[tuple[str, str, list[str]]]:
         for mini in minis
     ]
     tasks = [name for name in options("task") if name in bundled.sampled_tasks()]
+    posed = [(f"task={name}", [f"task={name}"]) for name in tasks if name != "sst2"]
+    posed += [
+        (f"task={name} task.form={form}", [f"task={name}", f"task.form={form}"])
+        for name, forms in FORMS.items()
+        for form in forms
+    ]
     return methods + [
-        (f"task={name}", mini, ["method=lora", f"task={name}", f"model={mini}"])
-        for name in tasks
-        if name != "sst2"
+        (row, mini, ["method=lora", *overrides, f"model={mini}"])
+        for row, overrides in posed
         for mini in minis
     ]
 
@@ -88,7 +99,7 @@ def smoke(only: list[str], directory: Path | None, tell: Callable[[Result], None
     results = []
     with no_network(), place(directory) as root:
         for row, column, overrides in wanted:
-            results.append(one(row, column, overrides, root / column / row.replace("=", "-")))
+            results.append(one(row, column, overrides, root / column / re.sub(r"\W+", "-", row)))
             tell(results[-1])
     return results
 
@@ -102,7 +113,7 @@ def one(row: str, column: str, overrides: list[str], directory: Path) -> Result:
 
     stage = "settings"
     try:
-        pair = settings(compose([*overrides, *SHORT, f"output_dir={directory}"]))
+        pair = settings(compose([*SHORT, *overrides, f"output_dir={directory}"]))
         bound = pair.bind(pair.task.load(pair.data, pair.seed).task)
         stage = "plan"
         plan(bound, precision.resolve("fp32", precision.device_of("cpu")), memory=False)
