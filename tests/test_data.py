@@ -352,3 +352,14 @@ def test_every_sample(task):
     assert "uses the bundled SAMPLE" in answer.err and found["source"]["kind"] == "sample"
     assert all(split["tokens"]["longest"] > 3 for split in found["splits"].values())
     assert not {"overlap", "rejected", "duplicates"} & {one["name"] for one in found["findings"]}
+
+
+def test_label_words_that_split() -> None:
+    words = ["task.form=cloze", "task.pieces=parallel",
+             "task.words={negative: awfulness, positive: good}"]  # fmt: skip
+    answer = call("data", "task=sst2", "data.source=sample", "model=mini-bert", *words, "--json")
+    found = [f for f in json.loads(answer.out)["findings"] if f["name"] == "label_word_splits"]
+    assert len(found) == 1 and found[0]["count"] == 1
+    assert "'awfulness' (awful ##ness)" in found[0]["text"] and "good" not in found[0]["text"]
+    plain = call("data", "task=sst2", "data.source=sample", "model=mini-bert", "--json")
+    assert not [f for f in json.loads(plain.out)["findings"] if f["name"] == "label_word_splits"]

@@ -12,6 +12,8 @@ from typing import Any
 
 from adaptkit.reports.data.split import Split
 from adaptkit.runs.lengths import MANY
+from adaptkit.tasks.forms.cloze import ClozeForm
+from adaptkit.tasks.forms.verbalizer import pieces_of
 from adaptkit.tasks.task import Reader, Task
 
 SHOWN = 5  # ids of rows in a finding
@@ -168,6 +170,28 @@ def answers(seen: Seen) -> Iterator[Finding]:
         yield from of_rows("long_question", split, split.crowded, text, advice)
 
 
+def split_words(seen: Seen) -> Iterator[Finding]:
+    """Find label words that are several tokens, or none, to this model."""
+    form = seen.task.posed if seen.task.bound else None
+    if not isinstance(form, ClozeForm):
+        return
+    tokenizer, told = seen.reader.tokenizer, set[str]()
+    for wording in form.wordings:
+        found = pieces_of(tokenizer, wording.words, wording.pattern.left)
+        several = [
+            f"{word!r} ({' '.join(tokenizer.convert_ids_to_tokens(ids))})"
+            for words, lists in zip(wording.words, found, strict=True)
+            for word, ids in zip(words, lists, strict=True)
+            if len(ids) != 1 and word not in told
+        ]
+        told |= {word for words in wording.words for word in words}
+        if several:
+            style = wording.style or wording.pattern.text
+            text = f"Label words of the template {style!r} are not one token: {', '.join(several)}."
+            advice = "Choose others in task.words, or set task.pieces."
+            yield Finding("label_word_splits", "words", len(several), (), text, advice)
+
+
 CHECKS: tuple[Callable[[Seen], Iterator[Finding]], ...] = (
     no_training_rows,
     rejected,
@@ -180,4 +204,5 @@ CHECKS: tuple[Callable[[Seen], Iterator[Finding]], ...] = (
     outliers,
     truncated,
     answers,
+    split_words,
 )
