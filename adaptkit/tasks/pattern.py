@@ -104,7 +104,8 @@ class Pattern:
 
     def _joined(self, parts: Sequence[tuple[str, str]]) -> Template:
         text = "".join(_escaped(f) + (f"{{{n}}}" if n else "") for f, n in parts)
-        return Template(_escaped(self.shown) + text, self.where)
+        where = "task.shots" if self.shown else self.where  # what is to blame if it is too long
+        return Template(_escaped(self.shown) + text, where)
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def wordings(
             raise invalid(where, entry, "must have a text, and may have words")
         pattern = Pattern(str(entry["text"]), texts, where)
         pattern.check(columns)
-        made.append(Wording(style, pattern, verbalizer(words or entry.get("words") or {}, classes)))
+        own = words or (entry.get("words") if classes else None) or {}  # a number is written
+        made.append(Wording(style, pattern, verbalizer(own, classes)))
     return tuple(made)
 
 

@@ -38,6 +38,9 @@ class Regress(Worded):
         if self.shots:
             raise invalid("task.shots", self.shots, "shows rows of each class; numbers have none",
                           "Use 0")  # fmt: skip
+        if self.form == "text" and self.words:
+            raise invalid("task.words", dict(self.words), "are for task.form=cloze; in "
+                          "task.form=text the number itself is written")  # fmt: skip
 
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from adaptkit.errors import AdaptError, ConfigError, at_least
-from adaptkit.tasks.pattern import Pattern, Wording, wordings
+from adaptkit.tasks.pattern import FIRST, SLOT, Pattern, Wording, wordings
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL
 from adaptkit.tasks.template import Template, columns_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 CUE = "\nAnswer:"  # ends the source of a causal model
+T5 = "t5"  # the style that is T5's format, where that differs
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Worded(TableTask):
     # one column, or [first,second] for a pair; each may be a template with {column}
     text: tuple[str, ...] = ()
     form: Literal["head", "cloze", "text"] = "head"  # how the task is put to the model
-    # one of `templates`, or a text with {label}; empty: the first that fits
+    # one of `templates`, a text with {label} or a file; empty: the first that fits, for text T5's
     template: str = ""
     templates: dict[str, Any] = field(default_factory=dict)  # style -> {text, words}
     # class -> its word, or several; empty: those of the template, else the names of the classes
@@ -91,21 +92,31 @@ class Worded(TableTask):
                 f"task.template: must be set, because the task {self.name} brings none. For "
                 "example task.template='{first} It was {label}.'"
             )
-        if not self.demonstrations:
+        if not self.shots and not self.demonstrations:
             return found
-        return tuple(replace(one, pattern=self._shown(one.pattern)) for one in found)
+        # The examples are filled in before a model is known: one wording that suits them all.
+        ends = [one for one in found if one.pattern.at_end] or [*found]
+        one = ends[0] if ends[0].style else ends[-1]
+        return (replace(one, pattern=self._shown(one.pattern)),)
 
     def _plain(self) -> tuple[Wording, ...]:
-        """Return T5's format: the task's name, then `name: text` in the order of the names."""
-        parts = sorted(f"{_name_of(text, i)}: {{{key}}}"
-                       for i, (text, key) in enumerate(zip(self.text, ("first", "second"),
-                                                           strict=False)))  # fmt: skip
-        text = f"{self.name} {' '.join(parts)}"
-        styles = {"": {"text": f"{text} {{label}}"}, "causal": {"text": f"{text}{CUE} {{label}}"}}
-        return tuple(
-            replace(wordings({}, entry["text"], self.words, self.worded, self.text)[0], style="")
-            for entry in styles.values()
-        )
+        """Return T5's format: the style t5, or the task's name and `name: text` by the names.
+
+        The words are the names of the classes as they are: not_entailment.
+        """
+        words = self.words or {name: name for name in self.worded}
+        rest = (words, self.worded, self.text)
+        if T5 in self.templates:
+            text = wordings(self.templates, T5, *rest)[0].pattern.text
+            text = text.removesuffix(f"{{{SLOT}}}").rstrip()
+        else:
+            parts = sorted(
+                f"{_name_of(text, i)}: {{{key}}}"
+                for i, (text, key) in enumerate(zip(self.text, FIRST, strict=False))
+            )
+            text = f"{self.name} {' '.join(parts)}"
+        every = [f"{text}{cue} {{{SLOT}}}" for cue in ("", CUE)]
+        return tuple(wordings({}, one, *rest)[0] for one in every)
 
     def _shown(self, pattern: Pattern) -> Pattern:
         return replace(pattern, shown="".join(f"{text}\n\n" for text in self.demonstrations))
@@ -132,7 +143,7 @@ class Worded(TableTask):
                 )
             picked += [(number, name) for number in generator.sample(by_class[name], self.shots)]
         generator.shuffle(picked)
-        wording = self.wordings()[-1]
+        (wording,) = self.wordings()
         word = dict(zip(self.worded, (words[0] for words in wording.words), strict=True))
         return tuple(wording.pattern.filled(rows[number], word[name]) for number, name in picked)
 
