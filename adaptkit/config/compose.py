@@ -13,6 +13,7 @@ from typing import Any
 
 from adaptkit.config.groups import CONF
 from adaptkit.config.guard import guarded_composition, leaves
+from adaptkit.config.names import TEMPLATE_FILES
 from adaptkit.config.overrides import register_resolvers, translate_hydra_errors
 from adaptkit.config.reasons import of_interpolation, of_yaml
 from adaptkit.config.words import readable
@@ -67,7 +68,7 @@ def with_absolute_paths(plain: dict[str, Any]) -> dict[str, Any]:
         if node and isinstance(value, str) and value.strip():
             path = os.path.expanduser(value)
             node[key] = os.path.abspath(path) if os.path.exists(path) else value
-    return without_idle_root(plain)
+    return with_template(without_idle_root(plain))
 
 
 def without_idle_root(plain: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +83,37 @@ def without_idle_root(plain: dict[str, Any]) -> dict[str, Any]:
         if ours and data.get("source") != "hub" and isinstance(own, str) and os.path.isabs(own):
             data["root"] = None if os.path.exists(own) else data["root"]
     return plain
+
+
+def with_template(plain: dict[str, Any]) -> dict[str, Any]:
+    """Put the text and the words of a file that task.template names in its place.
+
+    Words of the task itself have priority.
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else.
+    """
+    task = plain.get("task")
+    value = task.get("template") if isinstance(task, dict) else None
+    if not isinstance(task, dict) or not isinstance(value, str):
+        return plain
+    if "{" in value or not value.endswith(TEMPLATE_FILES):
+        return plain
+    where, file = f"task.template={value}", Path(value).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"{where}: there is no such file.")
+    found = load_plain(file)
+    if more := [key for key in found if key not in ("text", "words")]:
+        raise ConfigError(f"{where}: has the key {more[0]!r}; it may have text and words.")
+    text, words = found.get("text"), found.get("words") or {}
+    if not isinstance(text, str) or "{" not in text:
+        raise ConfigError(
+            f"{where}: must have a text with {{label}}, as text: '{{first}} {{label}}'"
+        )
+    if not isinstance(words, dict):
+        raise ConfigError(f"{where}: words={words!r} must be a mapping, as {{CLASS: WORD}}.")
+    ours = {"template": text.strip("\n"), "words": task.get("words") or words}
+    return {**plain, "task": {**task, **ours}}
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:

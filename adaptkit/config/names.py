@@ -28,6 +28,7 @@ UNNAMED = (
 )
 
 PATHS = ("model.path", "task.path")
+TEMPLATE_FILES = (".yaml", ".yml")  # endings of a value of task.template that is a file
 
 
 def variant(overrides: list[str], root: str | None = None) -> str:
@@ -60,6 +61,8 @@ def canonical(override: str) -> tuple[str, str]:
     # os.path answers for every text; Path raises for one that is too long to be a name.
     if key in PATHS and isinstance(value, str) and os.path.exists(os.path.expanduser(value)):
         value = placed(Path(value))
+    elif key == "task.template" and isinstance(value, str) and value.endswith(TEMPLATE_FILES):
+        value = with_content(Path(value).expanduser())
     return ("~" if parsed.is_delete() else "") + key, spelled(value)
 
 
@@ -67,6 +70,13 @@ def placed(path: Path) -> str:
     """Return the name of a file or folder, and a hash of the place where it lies."""
     whole = os.path.abspath(path.expanduser())
     return f"{Path(whole).name}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
+
+
+def with_content(file: Path) -> str:
+    """Return the name of a file and a hash of what is in it, if it is there."""
+    if not file.is_file():
+        return str(file)
+    return f"{file.stem}-{hashlib.sha256(file.read_bytes()).hexdigest()[:6]}"
 
 
 def spelled(value: Any) -> str:

@@ -14,6 +14,7 @@ from adaptkit.config.suggest import hub_ids
 from adaptkit.errors import ConfigError, alike
 
 SPECIAL = ("'", '"', "[", "{")  # a value that begins so has a form, which may be wrong
+PROMPT = "{label}"  # in a text that begins with a brace, and is no mapping: task.template
 SEVERAL = ("regularizer", "tracker", "experiment")  # groups of which several choices fit together
 EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null", "suite": "null"}
 NONE = tuple(f"{group}=null" for group, empty in EMPTY.items() if empty == "null")
@@ -51,7 +52,8 @@ def as_text(word: str) -> str:
     """Quote the value of KEY=VALUE if Hydra could not read it otherwise."""
     key, has_value, value = word.partition("=")
     named = re.fullmatch(r"\+{0,2}[\w./@-]+", key)
-    if not (named and has_value) or value.startswith(SPECIAL) or "," in value or parses(word):
+    special = value.startswith(SPECIAL) and PROMPT not in value
+    if not (named and has_value) or special or "," in value or parses(word):
         return word
     quoted = f"{key}={in_quotes(value)}"
     return quoted if parses(quoted) else word
@@ -60,7 +62,8 @@ def as_text(word: str) -> str:
 def as_mapping_entry(word: str) -> str:
     """Let KEY={NAME:VALUE} add entries, as +KEY.NAME=VALUE does."""
     key, _, value = word.partition("=")
-    return f"++{word}" if re.fullmatch(r"\w+(\.\w+)+", key) and value.startswith("{") else word
+    entry = re.fullmatch(r"\w+(\.\w+)+", key) and value.startswith("{") and parses(word)
+    return f"++{word}" if entry else word
 
 
 def in_quotes(value: str) -> str:
