@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptkit.cli.parser import command
+from adaptkit.cli.prompting import EXAMPLE, show_example
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
 from adaptkit.config.suite import apart
@@ -20,14 +21,17 @@ if TYPE_CHECKING:
 
 
 def plan_(arguments: list[str]) -> int:
-    """`adaptkit plan OVERRIDES [--names] [--json]`."""
+    """`adaptkit plan OVERRIDES [--names] [--json] [--show-example]`."""
     parser = command("plan", "What a run would cost: no weights, no network.")
     parser.add_argument(
         "overrides", nargs="*", default=[], help="as for adaptkit train: method=lora ..."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--names", action="store_true", help="list what trains, with shapes")
+    parser.add_argument(EXAMPLE, action="store_true", help="print the first training row instead")
     args = parser.parse_intermixed_args(arguments)
+    if args.show_example:
+        return show_example(args.overrides)
     run = settings(compose(args.overrides))
     with console.working():
         from adaptkit.runs.plan import plan

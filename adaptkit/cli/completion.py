@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from adaptkit.cli.listing import KINDS, PLAIN
+from adaptkit.cli.listing import KINDS, PLAIN, TEMPLATES
+from adaptkit.cli.prompting import templated
 from adaptkit.config.describe import options_in
 from adaptkit.config.groups import GROUPS, options
 from adaptkit.config.overrides import composed, known_keys
@@ -47,8 +48,8 @@ UNINSTALL = {
 }
 FLAGS = {  # of every command; train's are Hydra's
     "train": ("--help", "--multirun", "--cfg", "--resolve", "--package", "--info", "--config-dir",
-              "--hydra-help", "--version"),
-    "plan": ("--help", "--json", "--names"),
+              "--hydra-help", "--version", "--show-example"),
+    "plan": ("--help", "--json", "--names", "--show-example"),
     "data": ("--help", "--json", "--html", "--strict"),
     "eval": ("--help", "--json", "--output"),
     "predict": ("--help", "--input", "--split", "--output", "--format", "--batch-size", "--device",
@@ -75,7 +76,7 @@ RUN_FIRST = (
     "import",
 )  # commands whose first word is a folder
 OVERRIDDEN = ("train", "plan", "data", "eval", "predict", "import")  # commands that take overrides
-FILES = ("task.path", "model.path", "data.root", "output_dir")
+FILES = ("task.path", "task.template", "model.path", "data.root", "output_dir")
 COMMA = re.compile(r"(.*[=,\[])?([^,\[]*)$")
 
 
@@ -150,7 +151,9 @@ def answers(before: list[str], word: str, commands: tuple[str, ...]) -> list[str
 def of_list(plain: list[str]) -> list[str]:
     """Return what may follow in `adaptkit list KIND NAME`."""
     if not plain:
-        return [*KINDS, *PLAIN]
+        return [*KINDS, *PLAIN, TEMPLATES]
+    if plain[0].removesuffix("s") == TEMPLATES.removesuffix("s"):
+        return templated() if len(plain) == 1 else []
     group = plain[0].removesuffix("s")
     return options(group) if len(plain) == 1 and group in GROUPS else []
 
@@ -161,7 +164,10 @@ def overrides(chosen: list[str], word: str) -> list[str]:
     name = key.lstrip("+~")
     if is_set:
         if name in FILES:
-            return [f"{key}={path}" for path in paths(value, folders=name != "task.path")]
+            found = paths(value, folders=name not in FILES[:2])
+            if name == "task.template":
+                found += composed(chosen)["task"].get("templates", {})
+            return [f"{key}={one}" for one in found]
         start = COMMA.match(word)
         return [f"{start[1]}{v}" for v in values(name, chosen)] if start else []
     sign, level = key[: len(key) - len(name)], name.count(".")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from adaptkit.cli.parser import command
+from adaptkit.cli.prompting import list_templates
 from adaptkit.config.compose import load_raw
 from adaptkit.config.describe import REGISTRIES, Option, options_in, options_of
 from adaptkit.config.groups import CONF, GROUPS, options
@@ -16,6 +17,7 @@ from adaptkit.config.suggest import of_choice
 from adaptkit.errors import unknown
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "suites", "experiments")
+TEMPLATES = "templates"  # of a task: they are no group of options
 PLAIN = ("trainer", "data")  # groups of options with nothing to choose by name
 HELP = """adaptkit train: adapt a pretrained model to a task, score it, save the trained tensors.
 
@@ -30,6 +32,7 @@ adaptkit train -m method=lora,bitfit task=sst2,mrpc 'seed=range(0,3)'
 
 The options are those of {choices}; give others to see theirs.
 adaptkit list method lora explains one choice. --cfg job shows the composed configuration.
+--show-example prints the first training row as the model reads it, and ends.
 -m sweeps over comma-separated values. --hydra-help lists all flags.
 Tab completion: eval "$(adaptkit -sc install=bash)"
 """
@@ -38,13 +41,18 @@ Tab completion: eval "$(adaptkit -sc install=bash)"
 def list_(arguments: list[str]) -> int:
     """`adaptkit list [KIND [NAME]] [--json]`."""
     parser = command("list", "The choices, and the meaning of their options.")
-    parser.add_argument("kind", nargs="?", help=" | ".join((*KINDS, *PLAIN)))
-    parser.add_argument("name", nargs="?", help="one of its names: explain its options")
+    parser.add_argument("kind", nargs="?", help=" | ".join((*KINDS, *PLAIN, TEMPLATES)))
+    parser.add_argument(
+        "name", nargs="?", help="one of its names: explain its options; of templates: a task"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(arguments)
-    kind = f"{args.kind}s" if args.kind and f"{args.kind}s" in KINDS else args.kind
-    if kind and kind not in (*KINDS, *PLAIN):
-        raise unknown("list", kind, (*KINDS, *PLAIN))
+    several = (*KINDS, TEMPLATES)
+    kind = f"{args.kind}s" if args.kind and f"{args.kind}s" in several else args.kind
+    if kind and kind not in (*KINDS, *PLAIN, TEMPLATES):
+        raise unknown("list", kind, (*KINDS, *PLAIN, TEMPLATES))
+    if kind == TEMPLATES:
+        return list_templates(args.name, args.json)
     if kind in PLAIN or args.name:
         return explain(kind, args.name, args.json)
     listing = {each: described(each) for each in ([kind] if kind else KINDS)}
@@ -96,7 +104,8 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{shown(one)}" for key, one in value.items()) + "}"
+        inside = ("..." if isinstance(one, dict) else shown(one) for one in value.values())
+        return "{" + ",".join(f"{key}:{one}" for key, one in zip(value, inside, strict=True)) + "}"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return str(value)

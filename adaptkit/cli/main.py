@@ -14,7 +14,7 @@ COMMANDS = {
     "export": "write a finished run as a PEFT adapter or a plain Hugging Face model",
     "import": "make a run of a PEFT adapter and score it",
     "smoke": "try everything on the bundled models and samples, with no network",
-    "list": "methods, models, tasks, regularizers, optimizers, suites, experiments",
+    "list": "methods, models, tasks, regularizers, optimizers, suites, experiments, templates",
 }
 USAGE = """adaptkit: adapt a pretrained language model to a task with any published method
 
@@ -31,7 +31,8 @@ Tab completion: eval "$(adaptkit -sc install=bash)"
 TAKE_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
               "--config-dir", "-cd")  # fmt: skip
 FLAGS = (*TAKE_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r",
-         "--multirun", "-m", "--shell-completion", "-sc", "--info", "-i")  # fmt: skip
+         "--multirun", "-m", "--shell-completion", "-sc", "--info", "-i",
+         "--show-example")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,6 +61,10 @@ def dispatch(arguments: list[str]) -> int:
         from adaptkit.train import main as train
 
         check_flags(rest)
+        if "--show-example" in rest:
+            from adaptkit.cli.prompting import show_example
+
+            return show_example([word for word in in_order(rest) if word != "--show-example"])
         if {"--help", "-h"} & set(rest):
             from adaptkit.cli.listing import help_of_train
 
