@@ -34,13 +34,13 @@ class Regress(Worded):
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, ("correlations",))
         above("task.step", self.step, 0)
+        if self.form == "text" and self.words:
+            raise invalid("task.words", dict(self.words), "are for task.form=cloze; in "
+                          "task.form=text the number itself is written")  # fmt: skip
         super().__post_init__()
         if self.shots:
             raise invalid("task.shots", self.shots, "shows rows of each class; numbers have none",
                           "Use 0")  # fmt: skip
-        if self.form == "text" and self.words:
-            raise invalid("task.words", dict(self.words), "are for task.form=cloze; in "
-                          "task.form=text the number itself is written")  # fmt: skip
 
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""
