@@ -95,7 +95,10 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_documented_commands_compose(page, command):
+def test_documented_commands_compose(page, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (template,) = blocks("docs/guide.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(template, encoding="utf-8")
     words = [word for word in shlex.split(command)[2:] if not word.startswith("-")]
     single = [re.sub(r"^([\w.]+)=(?![\[{])([^,()]+),.*", r"\1=\2", word) for word in words]
     fixed = [word for word in single if "range(" not in word and word.upper() != word]

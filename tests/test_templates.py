@@ -17,7 +17,10 @@ from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.models import loading
 from adaptkit.models.model import Model
+from adaptkit.runs.delta import load_run
 from adaptkit.runs.directory import relevant
+from adaptkit.runs.evaluate import as_recorded, changed
+from adaptkit.runs.mapped import in_classes_of
 from adaptkit.tasks.forms.verbalizer import pieces_of
 from adaptkit.tasks.pattern import wordings
 from adaptkit.tasks.regress import Regress
@@ -316,3 +319,34 @@ def test_a_template_as_it_is_typed() -> None:
     assert "task.template={first}, {label} {second}: cannot be read." in answer.err
     assert "quotes inside those of the shell: \"KEY='some, (text)'\"" in answer.err
     assert "++" not in answer.err
+
+
+def test_another_task_is_asked_as_the_run_was(tmp_path: Path) -> None:
+    """Form and style carry over to a task of other rows, and to one with fewer classes."""
+    data, run = pairs(tmp_path / "d"), tmp_path / "run"
+    for task in ("snli", "hans"):
+        rows = [{"premise": f"p {i}", "hypothesis": "h", "label": i % 2, "heuristic": "x"}
+                for i in range(6)]  # fmt: skip
+        write(data / task / "validation.jsonl", rows)
+    words = ["task=mnli", f"data.root={data}", "method=hard_prompt", "model=mini-bert"]
+    style = "task.template=question"
+    assert call("train", *words, style, f"output_dir={run}").status == 0
+    for task in ("snli", "hans"):
+        answer = call("eval", run, f"task={task}", f"data.root={data}", "--output", tmp_path / task)
+        assert answer.status == 0, answer.err
+    saved = as_recorded(load_run(run))
+    hans = changed(saved, ["task=hans", f"data.root={data}"]).task
+    assert (hans.form, hans.template) == ("cloze", "question")
+    own = saved.settings.task
+    assert in_classes_of(own, hans).wordings() == own.wordings()
+    typed = changed(saved, ["task=snli", "task.form=head", "task.template=''"]).task
+    assert (typed.form, typed.template) == ("head", "")
+
+
+def test_examples_keep_their_wording(tmp_path: Path) -> None:
+    data, run = data_root(tmp_path / "d"), tmp_path / "run"
+    words = ["task=sst2", f"data.root={data}", "method=hard_prompt", "task.shots=1"]
+    assert call("train", *words, f"output_dir={run}").status == 0
+    answer = call("eval", run, "task.template=question")
+    assert answer.status == 2
+    assert "task.template: cannot change here, because the run shows examples" in answer.err

@@ -26,6 +26,10 @@ from adaptkit.tasks.task import Splits, Task
 from adaptkit.training.batching import Feed
 from adaptkit.training.scorer import Prepared, Scored
 
+# Of a task: how it is put to a model in words.
+WORDING = ("form", "template", "words", "aggregate", "pieces", "calibration", "decode", "normalise",
+           "shots", "demonstrations")  # fmt: skip
+
 
 def score(run: Settings, prepared: Prepared, splits: Splits) -> dict[str, Scored]:
     """Score every validation split."""
@@ -203,6 +207,7 @@ def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
             node[inner[-1]] = value
     if "task.path" in touched and "data.root" not in touched:
         plain["data"]["root"] = None
+    keep_wording(saved.settings.plain["task"], plain["task"], touched)
     before, now = saved.settings.plain["task"], plain["task"]
     if now["name"] == before["name"] == stem(str(before["path"])):  # a file's name, not a set's
         now["name"] = stem(str(now["path"]))
@@ -211,6 +216,21 @@ def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
         names = {"task.validation": "validation", "task.also": {}}
         plain["task"] |= {k[5:]: v for k, v in names.items() if k not in touched}
     return replace(settings(with_absolute_paths(plain)), output_dir=saved.directory)
+
+
+def keep_wording(before: dict[str, Any], now: dict[str, Any], typed: Sequence[str]) -> None:
+    """Let another task be put to the model as the run's was, apart from what is typed.
+
+    Raises:
+        AdaptError: the run shows examples, and another wording than theirs is typed.
+    """
+    keys = {key.split(".")[1] for key in typed if key.startswith("task.")}
+    if before.get("demonstrations") and (changed := keys & {"form", "template", "words", "shots"}):
+        raise AdaptError(
+            f"task.{min(changed)}: cannot change here, because the run shows examples in its own "
+            "wording. Train another run."
+        )
+    now |= {key: before[key] for key in WORDING if key in before and key in now.keys() - keys}
 
 
 def as_recorded(saved: SavedRun) -> SavedRun:

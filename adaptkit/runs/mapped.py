@@ -46,9 +46,12 @@ def mapping(own: Task, other: Task) -> dict[str, str]:
 
 def in_classes_of(own: Task, other: Task) -> Task:
     """Return the other task in the classes of this one, unweighted, as a run on it is asked."""
-    if isinstance(other, Classify):
-        return replace(other, labels=own.classes, class_weights=None)
-    return other
+    if not isinstance(own, Classify) or not isinstance(other, Classify):
+        return other
+    words = own.words  # for its classes, as those in its templates
+    return replace(
+        other, labels=own.classes, class_weights=None, templates=own.templates, words=words
+    )
 
 
 def score_mapped(scorer: Scorer, feed: Feed, rows: Dataset, names: Mapping[str, str]) -> Scored:
