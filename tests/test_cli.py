@@ -264,6 +264,8 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("adaptkit eval nowhere", [], ["output_dir="]),
         ("adaptkit list me", ["methods"], ["method", "method="]),
         ("adaptkit list methods lo", ["lora"], []),
+        ("adaptkit list templates im", ["imdb"], []),
+        ("adaptkit train task=sst2 task.template=q", ["task.template=question"], []),
         ("adaptkit smoke lo", ["lora"], []),
         ("adaptkit train --mul", ["--multirun"], []),
         ("adaptkit trian ", [], ["method="]),
