@@ -298,7 +298,8 @@ _TABLE: dict[str, _Family] = {
         _END_BOTH, pair="$A $B", config=_ENCODER,
     ),
     "t5": _Family(
-        "T5ForConditionalGeneration", "words", ("<pad>", "</s>", "<unk>"),
+        "T5ForConditionalGeneration", "words",
+        ("<pad>", "</s>", "<unk>", "<extra_id_0>", "<extra_id_1>"),
         {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"},
         {"pad": "<pad>", "eos": "</s>", "decoder_start": "<pad>"},
         single="$A </s>", pair="$A </s> $B </s>", tokenizer=_LIMIT, config=_T5,

@@ -182,7 +182,7 @@ def test_a_prompt_takes_no_room_of_the_decoder(checkpoints):
 def test_a_template_that_is_too_long(checkpoints):
     task = replace(TASK, source="film " * 80 + "{text}", max_length=20)
     _, made = prepared(checkpoints["t5"], task)
-    with pytest.raises(AdaptError, match=r"task\.source: the template alone is longer"):
+    with pytest.raises(AdaptError, match=r"task\.source: the template leaves no room"):
         examples_of(made, task)
 
 

@@ -69,14 +69,15 @@ class Pattern:
             if name not in columns:
                 raise unknown(f"{self.where}: {{...}}", name, [*columns, *FIRST[: len(self.texts)]])
 
-    def template(self, slot: str) -> Template:
-        """Return the pattern with `slot` in the place of the answer."""
-        return self._joined([(f + slot, "") if n == SLOT else (f, n) for f, n in self.parts])
+    def template(self, slot: str, tight: bool = False) -> Template:
+        """Return the pattern with `slot` in the place of the answer; `tight`: no blank before."""
+        parts = [(f.rstrip(" ") if tight and n == SLOT else f, n) for f, n in self.parts]
+        return self._joined([(f + slot, "") if n == SLOT else (f, n) for f, n in parts])
 
     def before(self) -> Template:
         """Return what stands before the slot, without the blanks at its end."""
         kept = list(self.parts[: self._slot])
-        fixed = self.parts[self._slot][0].rstrip()
+        fixed = self.parts[self._slot][0].rstrip(" ")
         if not fixed and not kept:
             raise invalid(self.where, self.text, "has nothing before {label}")
         return self._joined([*kept, (fixed, "")])
@@ -117,6 +118,23 @@ class Wording:
     words: Words
 
 
+def behind(found: Sequence[Wording], causal: bool) -> Wording:
+    """Return the wording for an answer that is written behind a text: the slot ends it.
+
+    Of wordings without a style the last is that for causal models.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    fit = [one for one in found if one.pattern.at_end]
+    if not fit:
+        raise invalid(
+            "task.template", found[0].pattern.text, "has words behind {label}, and an answer that "
+            "is written comes last", "Put {label} at the end",
+        )  # fmt: skip
+    return fit[-1] if causal and not fit[0].style else fit[0]
+
+
 def wordings(
     templates: Mapping[str, Any],
     chosen: str,
@@ -127,7 +145,8 @@ def wordings(
     """Return the wordings that may serve, the preferred one first.
 
     `templates`: style -> {text, words} of the task; `chosen`: a style, a text, or empty for all;
-    `words`: class -> word or words, instead of those that the templates bring.
+    `words`: class -> word or words, instead of those that the templates bring. No `classes`: no
+    words, but an answer that is written.
 
     Raises:
         ConfigError: a template, style or word is wrong; the message names it.
@@ -147,8 +166,8 @@ def wordings(
             raise invalid(where, entry, "must have a text, and may have words")
         pattern = Pattern(str(entry["text"]), texts, where)
         pattern.check(columns)
-        own = words or (entry.get("words") if classes else None) or {}  # a number is written
-        made.append(Wording(style, pattern, verbalizer(own, classes)))
+        named = words or entry.get("words") or {}
+        made.append(Wording(style, pattern, verbalizer(named, classes) if classes else ()))
     return tuple(made)
 
 

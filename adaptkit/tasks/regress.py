@@ -7,7 +7,7 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.errors import AdaptError, above, invalid, one_of
 from adaptkit.tasks.forms.cloze import ClozeForm
@@ -19,6 +19,7 @@ from adaptkit.tasks.worded import Worded
 if TYPE_CHECKING:
     from datasets import Dataset
 
+UNPARSED = -1.0  # what a text counts as that is not a number: T5's rule
 PLAIN = r"\s*[-+.0-9eE]+\s*"  # the signs of a number in a text
 
 
@@ -30,6 +31,7 @@ class Regress(Worded):
     step: float = 0.2  # text: numbers are rounded to its multiples
 
     answer = "a number"
+    reads: ClassVar[dict[str, tuple[str, ...]]] = {**Worded.reads, "text": ("template",)}
 
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, ("correlations",))
@@ -88,11 +90,15 @@ class Regress(Worded):
         return numbers
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
-        """Return the correlations of numbers."""
+        """Return the correlations of numbers, and the share `unparsed` of texts that are none."""
         from adaptkit.metrics.glue import Glue
 
         glue = Glue(config_name=self.metric, keep_in_memory=True)
-        return glue.compute(predictions=list(answers), references=rows[LABEL][:])
+        numbers = [UNPARSED if answer is None else answer for answer in answers]
+        found = glue.compute(predictions=numbers, references=rows[LABEL][:])
+        if self.form != "text":
+            return found
+        return {**found, "unparsed": sum(one is None for one in answers) / len(answers)}
 
     def trivial_answers(self, splits: Splits, rows: Dataset) -> tuple[str, list[list[Answer]]]:
         """Return the mean of the training rows, whose correlation with anything is undefined."""

@@ -77,12 +77,17 @@ class Template:
         sizes = {name: len(row[name]) for name in self.columns}
         longest = max(sizes, key=sizes.__getitem__)
         if not sizes[longest]:
-            raise AdaptError(
-                f"{self.where}: the template alone is longer than the model reads. Shorten it, or "
-                "raise task.max_length."
-            )
+            raise no_room(self.where)
         cut = max(1, math.floor(share * sum(sizes.values())))
         return {**row, longest: row[longest][: max(0, sizes[longest] - cut)]}
+
+
+def no_room(where: str) -> AdaptError:
+    """Return what a template says that leaves no room for a text."""
+    return AdaptError(
+        f"{where}: the template leaves no room for a text in what the model reads. Shorten it, or "
+        "raise task.max_length."
+    )
 
 
 def columns_of(texts: Sequence[str], where: str) -> tuple[str, ...]:

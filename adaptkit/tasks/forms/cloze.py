@@ -24,7 +24,7 @@ after another, `confident` the likeliest first; training always reads them at on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
@@ -137,14 +137,17 @@ class ClozeForm(Form):
         """Return the columns of texts with `count` masks in the slot."""
         pattern, slot = self.wording(reader).pattern, self.slot(reader)
         tokenizer, end = reader.tokenizer, reader.tokenizer.eos_token_id
-        template = pattern.template(slot * count) if slot else pattern.before()
+        plain = plain_text(tokenizer, always=True)
+        pattern = replace(pattern, shown=plain(pattern.shown))
+        tight = _has_own_blank(tokenizer, slot)
+        template = pattern.template(slot * count, tight) if slot else pattern.before()
         room = reader.length(self.max_length)
 
         def read(texts: Iterable[str]) -> list[list[int]]:
             made = tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
-            return [ids[:-1] if reader.causal and ids[-1:] == [end] else ids for ids in made]
+            bare = [ids[:-1] if reader.causal and ids[-1:] == [end] else ids for ids in made]
+            return [ids or [end] for ids in bare]  # some give an empty text no token at all
 
-        plain = plain_text(tokenizer, always=True)
         try:
             made = fitted(template, batch, room, read, plain)
         except AdaptError as error:
@@ -155,6 +158,9 @@ class ClozeForm(Form):
                 "task.shots, or raise task.max_length."
             ) from error
         mark: Any = tokenizer.convert_tokens_to_ids(slot) if slot else None
+        if slot and made[0][0].count(mark) != count:  # those of texts are broken up
+            raise invalid(pattern.where, pattern.text, f"must not hold {slot} itself", "Write "
+                          "{label} in the place of the answer")  # fmt: skip
         slots = [ids.index(mark) if slot else len(ids) - 1 for ids, _ in made]
         return {
             "input_ids": [ids for ids, _ in made],
@@ -258,3 +264,9 @@ class ClozeForm(Form):
             {"answer": name, "probabilities": dict(zip(self.classes, shares, strict=True))}
             for name, shares in predicted
         ]
+
+
+def _has_own_blank(tokenizer: Any, slot: str) -> bool:
+    """Tell whether a blank before the slot is a token, where a word would take it in itself."""
+    with_blank, without = (tokenizer.tokenize(f"x{blank}{slot}") for blank in (" ", ""))
+    return len(with_blank) > len(without)

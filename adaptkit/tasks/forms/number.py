@@ -1,7 +1,7 @@
 """Numbers as texts: "3.8" is learnt as a target, and read from the text that is generated.
 
     target     y to the nearest multiple of a step, of two equally near ones the even one (T5: 0.2)
-    answer     the text as a number; -1 if it is not one
+    answer     the text as a number; none if it is not one, which is scored as -1
 
 Source: Raffel et al. 2020 (arXiv:1910.10683), whose task mixture writes STS-B in this way.
 """
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.forms.text import Generation, TextForm, losses_of
-from adaptkit.tasks.pattern import Wording
+from adaptkit.tasks.pattern import Wording, behind
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ROOM = 16  # tokens of a number, its end included
-UNPARSED = -1.0
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class NumberForm(Form):
 
     def inner(self, reader: Reader) -> TextForm:
         """Return the form of source and target."""
-        wording = self.wordings[-1 if reader.causal and not self.wordings[0].style else 0]
-        source = wording.pattern.before()
+        source = behind(self.wordings, reader.causal).pattern.before()
         return TextForm(source, self.max_length, ROOM, Generation(max_new_tokens=ROOM))
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
@@ -65,7 +64,7 @@ class NumberForm(Form):
         return [(read(text), text) for text in texts]
 
     def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
-        """Return the numbers."""
+        """Return the numbers; None for a text that is none."""
         return [number for number, _ in predicted]
 
     def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
@@ -75,16 +74,15 @@ class NumberForm(Form):
 
 def written(number: float, step: float) -> str:
     """Return a number as a text, rounded to a multiple of `step`, half to even."""
-    places = max(0, -int(Decimal(str(step)).as_tuple().exponent))
-    return f"{round(number / step) * step:.{places}f}"
+    unit = Decimal(str(step))
+    times = (Decimal(str(number)) / unit).to_integral_value(ROUND_HALF_EVEN)
+    return f"{times * unit + 0:f}"  # + 0: no -0.0
 
 
-def read(text: str) -> float:
-    """Return the number that a text is, or -1."""
-    from math import isfinite
-
+def read(text: str) -> float | None:
+    """Return the number that a text is, or None."""
     try:
         number = float(text)
     except ValueError:
-        return UNPARSED
-    return number if isfinite(number) else UNPARSED
+        return None
+    return number if isfinite(number) else None

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
-from adaptkit.errors import invalid
 from adaptkit.tasks.forms.text import Generation, TextForm, losses_of
-from adaptkit.tasks.pattern import Wording
+from adaptkit.tasks.forms.verbalizer import check_pieces
+from adaptkit.tasks.pattern import Wording, behind
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 
 if TYPE_CHECKING:
@@ -50,17 +50,21 @@ class OptionsForm(Form):
         Raises:
             AdaptError: there is none.
         """
-        fit = [one for one in self.wordings if one.pattern.at_end]
-        if not fit:
-            raise invalid(
-                "task.template", self.wordings[0].pattern.text, "has words behind {label}, and an "
-                "answer that is written comes last", "Put {label} at the end",
-            )  # fmt: skip
-        return fit[-1] if reader.causal and not fit[0].style else fit[0]
+        return behind(self.wordings, reader.causal)
 
     def texts(self, reader: Reader) -> tuple[str, ...]:
-        """Return the text of every class: the first of its words."""
-        return tuple(words[0] for words in self.wording(reader).words)
+        """Return the text of every class: the first of its words, as the tokenizer writes it.
+
+        Raises:
+            AdaptError: it does not know one, or writes two alike.
+        """
+        words = tuple(every[0] for every in self.wording(reader).words)
+        free = TextForm(self.wording(reader).pattern.before(), self.max_length, ROOM)
+        pieces = [ids[:-1] for ids in free.targets(words, reader)]
+        check_pieces(
+            reader.tokenizer, tuple((word,) for word in words), [[ids] for ids in pieces], None
+        )
+        return tuple(str(reader.tokenizer.decode(ids)).strip() for ids in pieces)
 
     def inner(self, reader: Reader) -> TextForm:
         """Return the form of source and target; targets have room for the longest option."""

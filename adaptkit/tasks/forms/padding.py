@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.template import Template, written
+from adaptkit.tasks.template import Template, no_room, written
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -121,6 +121,9 @@ def fitted(
 
     The longest column loses its end, the words of the template never. `plain` breaks up special
     tokens in the columns' texts, `read` turns filled templates into tokens.
+
+    Raises:
+        AdaptError: nothing would be left of a row's texts.
     """
     names = template.columns
     columns = [[plain(written(value)) for value in batch[name]] for name in names]
@@ -131,6 +134,8 @@ def fitted(
         while len(ids) > room:
             row = template.shortened(row, 1 - room / len(ids))
             (ids,) = read([template.filled(row)])
+            if not any(row.values()):
+                raise no_room(template.where)
         made.append((ids, len(whole) - len(ids)))
     return made
 
@@ -145,8 +150,12 @@ def plain_text(tokenizer: PreTrainedTokenizerBase, always: bool = False) -> Call
     if not always and type(getattr(backend, "model", None)).__name__ != "Unigram":
         return lambda text: text
 
+    # T5's <extra_id_0> may be among the added ones only.
+    added = [one.content for one in tokenizer.added_tokens_decoder.values() if one.special]
+    special = dict.fromkeys([*tokenizer.all_special_tokens, *added])
+
     def broken_up(text: str) -> str:
-        for token in tokenizer.all_special_tokens:
+        for token in special:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 

@@ -26,8 +26,8 @@ NONE = -1  # pads pieces
 
 def pieces_of(tokenizer: Any, words: Words, left: str) -> list[list[list[int]]]:
     """Return the token ids of each word of each class, as they follow `left` in a text."""
-    blank = " " if left[-1:].isspace() else ""
-    stem = (left.rstrip()[-1:] or "x") if left else ""
+    blank = " " if left.endswith(" ") else ""
+    stem = (left.rstrip(" ")[-1:] or "x") if left else ""
     base = _ids(tokenizer, stem) if stem else []
     made: list[list[list[int]]] = []
     for every in words:
