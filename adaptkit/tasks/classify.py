@@ -29,6 +29,7 @@ from adaptkit.tasks.weights import (
     BALANCED,
     Weights,
     balanced,
+    check_unweighted,
     check_weights,
     in_order,
     no_training_rows,
@@ -78,6 +79,8 @@ class Classify(Worded):
             raise AdaptError(f"task.labels={list(self.labels)}: name two classes or more.")
         within("task.label_smoothing", self.label_smoothing, 0, 1)
         check_weights(self.class_weights, self.classes)
+        if self.form == "text":
+            check_unweighted(self.class_weights, self.label_smoothing)
         if self.metric == "multirc" and not self.group:
             raise invalid("task.group", [], "must say which rows belong to one question, because "
                           "of task.metric=multirc")  # fmt: skip
@@ -230,10 +233,7 @@ class Classify(Worded):
         return list(labels)
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
-        """Return the task's metrics of the classes' names; None is a wrong answer.
-
-        `unparsed` is the share of generated texts that are none of the classes.
-        """
+        """Return the task's metrics; None is a wrong answer. `unparsed`: their share, if generated."""
         found = self._score(answers, rows)
         if self.form != "text" or self.decode != "generate":
             return found

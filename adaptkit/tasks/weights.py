@@ -38,6 +38,18 @@ def check_weights(weights: Weights, classes: Sequence[str]) -> None:
                 raise unknown("task.class_weights", name, classes)
 
 
+def check_unweighted(weights: Weights, smoothing: float) -> None:
+    """Reject what the loss of texts does not read.
+
+    Raises:
+        ConfigError: there are weights, or smoothing.
+    """
+    for name, value in (("class_weights", weights), ("label_smoothing", smoothing)):
+        if value:
+            raise invalid(f"task.{name}", value, "is not read with task.form=text",
+                          "Set task.form=head or task.form=cloze")  # fmt: skip
+
+
 def in_order(weights: Weights, classes: Sequence[str]) -> tuple[float, ...]:
     """Return one weight per class; none if all are 1, or not known yet."""
     if isinstance(weights, Mapping):

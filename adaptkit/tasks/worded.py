@@ -14,9 +14,9 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from adaptkit.errors import AdaptError, ConfigError, at_least
+from adaptkit.errors import AdaptError, ConfigError, at_least, invalid
 from adaptkit.tasks.pattern import FIRST, SLOT, Pattern, Wording, wordings
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL
@@ -25,6 +25,9 @@ from adaptkit.tasks.template import Template, columns_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# Not every form reads them; what they are if they are not typed.
+OPTIONS = {"template": "", "words": {}, "shots": 0, "aggregate": "mean", "pieces": "one",
+           "calibration": "none", "decode": "rank", "normalise": "sum"}  # fmt: skip
 CUE = "\nAnswer:"  # ends the source of a causal model
 T5 = "t5"  # the style that is T5's format, where that differs
 
@@ -32,6 +35,12 @@ T5 = "t5"  # the style that is T5's format, where that differs
 @dataclass(frozen=True)
 class Worded(TableTask):
     """One text or a pair, whose answer may be a word."""
+
+    reads: ClassVar[dict[str, tuple[str, ...]]] = {  # form -> its options
+        "head": (),
+        "cloze": ("template", "words", "shots", "aggregate", "pieces", "calibration"),
+        "text": ("template", "words", "shots", "decode", "normalise"),
+    }
 
     # one column, or [first,second] for a pair; each may be a template with {column}
     text: tuple[str, ...] = ()
@@ -51,21 +60,26 @@ class Worded(TableTask):
     # text, rank: what the likelihood of an option is divided by
     normalise: Literal["sum", "tokens", "characters"] = "sum"
     shots: int = 0  # rows of each class shown in front of every text, with their answers
-    demonstrations: tuple[str, ...] = ()  # these rows, filled in; chosen by `shots`
+    demonstrations: tuple[dict[str, Any], ...] = ()  # these rows; chosen by `shots`
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_texts(self.text)
         at_least("task.shots", self.shots, 0)
-        if self.form == "head":
-            for name in ("template", "words", "shots"):
-                if getattr(self, name):
-                    raise ConfigError(
-                        f"task.{name}={getattr(self, name)}: a head reads no words. Set "
-                        "task.form=cloze or task.form=text."
-                    )
-        elif self.bound:
+        for name, default in OPTIONS.items():
+            if name not in self.reads[self.form] and getattr(self, name) != default:
+                raise self._unread(name)
+        if self.decode == "generate" and self.normalise != "sum":
+            raise invalid("task.normalise", self.normalise, "is not read with task.decode=generate",
+                          "Leave it out")  # fmt: skip
+        if self.form != "head" and self.bound:
             self.wordings()
+
+    def _unread(self, name: str) -> ConfigError:
+        others = [f"task.form={form}" for form, read in self.reads.items() if name in read]
+        way = f"Set {' or '.join(others)}" if others else "Leave it out"
+        rule = f"is not read with task.form={self.form}"
+        return invalid(f"task.{name}", getattr(self, name), rule, way)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -92,12 +106,9 @@ class Worded(TableTask):
                 f"task.template: must be set, because the task {self.name} brings none. For "
                 "example task.template='{first} It was {label}.'"
             )
-        if not self.shots and not self.demonstrations:
+        if not self.demonstrations:
             return found
-        # The examples are filled in before a model is known: one wording that suits them all.
-        ends = [one for one in found if one.pattern.at_end] or [*found]
-        one = ends[0] if ends[0].style else ends[-1]
-        return (replace(one, pattern=self._shown(one.pattern)),)
+        return tuple(replace(one, pattern=self._shown(one)) for one in found)
 
     def _plain(self) -> tuple[Wording, ...]:
         """Return T5's format: the style t5, or the task's name and `name: text` by the names.
@@ -118,11 +129,13 @@ class Worded(TableTask):
         every = [f"{text}{cue} {{{SLOT}}}" for cue in ("", CUE)]
         return tuple(wordings({}, one, *rest)[0] for one in every)
 
-    def _shown(self, pattern: Pattern) -> Pattern:
-        return replace(pattern, shown="".join(f"{text}\n\n" for text in self.demonstrations))
+    def _shown(self, wording: Wording) -> Pattern:
+        word = {n: words[0] for n, words in zip(self.worded, wording.words, strict=True)}
+        texts = (wording.pattern.filled(row, word[row[LABEL]]) for row in self.demonstrations)
+        return replace(wording.pattern, shown="".join(f"{text}\n\n" for text in texts))
 
-    def chosen_shots(self, rows: Dataset | None, seed: int) -> tuple[str, ...]:
-        """Return `shots` rows of each class, filled in, in a seeded order.
+    def chosen_shots(self, rows: Dataset | None, seed: int) -> tuple[dict[str, Any], ...]:
+        """Return `shots` rows of each class, in a seeded order.
 
         Raises:
             AdaptError: a class has too few training rows.
@@ -141,11 +154,10 @@ class Worded(TableTask):
                     f"task.shots={self.shots}: the class {name!r} has {len(by_class[name])} "
                     "training rows. Lower it."
                 )
-            picked += [(number, name) for number in generator.sample(by_class[name], self.shots)]
+            picked += generator.sample(by_class[name], self.shots)
         generator.shuffle(picked)
-        (wording,) = self.wordings()
-        word = dict(zip(self.worded, (words[0] for words in wording.words), strict=True))
-        return tuple(wording.pattern.filled(rows[number], word[name]) for number, name in picked)
+        names = (*self.columns, LABEL)
+        return tuple({name: rows[number][name] for name in names} for number in picked)
 
 
 def _name_of(text: str, number: int) -> str:
