@@ -26,6 +26,7 @@ from adaptkit.regularizers import REGULARIZERS
 from adaptkit.tasks import TASKS
 from adaptkit.tasks.source import Data
 from adaptkit.tasks.task import Task
+from adaptkit.tasks.worded import Worded
 from adaptkit.training.settings import Recipe, Tracker, TrainerSettings
 
 KEYS = ("model", "method", "task", "optimizer", "trainer", "tracker", "data", "seed", "output_dir")
@@ -123,11 +124,13 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         suite.of(parts["task"].name)  # before training: are there sets for it?
     seed = coerce(plain["seed"], int, "seed")
     within("seed", seed, 0, 2**32)
+    trainer = build(TrainerSettings, plain["trainer"], "trainer")
+    check_calibration(parts["task"], trainer)
     return Settings(
         model=model,
         method_name=plain["method"]["name"],
         regularizers=regularizers,
-        trainer=build(TrainerSettings, plain["trainer"], "trainer"),
+        trainer=trainer,
         tracker=build(Tracker, plain["tracker"], "tracker"),
         data=build(Data, plain["data"], "data"),
         seed=seed,
@@ -136,6 +139,18 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         suite=suite,
         **parts,
     )
+
+
+def check_calibration(task: Task, trainer: TrainerSettings) -> None:
+    """Reject a calibration of what is trained: training has moved the decision already.
+
+    Raises:
+        ConfigError: there are updates.
+    """
+    untrained = trainer.max_steps == 0 or (trainer.max_steps is None and trainer.epochs == 0)
+    if isinstance(task, Worded) and task.calibration != "none" and not untrained:
+        raise invalid("task.calibration", task.calibration, "belongs to a model that is not "
+                      "trained", "Set trainer.max_steps=0")  # fmt: skip
 
 
 PATHS = (("data", "root"), ("task", "path"), ("model", "path"), ("model", "from_run"),

@@ -46,7 +46,16 @@ class Submission:
         return "SuperGLUE" if self.files[0].endswith(".jsonl") else "GLUE"
 
     def word(self, answer: Answer) -> Any:
-        """Return an answer as the server reads it; numbers are limited to 0 to 5, as in STS-B."""
+        """Return an answer as the server reads it; numbers are limited to 0 to 5, as in STS-B.
+
+        Raises:
+            AdaptError: there is none: a text was generated that is not an answer.
+        """
+        if answer is None:
+            raise AdaptError(
+                "--format=glue: a text was generated that is not an answer to the task, and the "
+                "server wants one for every row. Classes can be ranked instead: task.decode=rank."
+            )
         if isinstance(answer, float):
             return f"{min(max(answer, 0.0), 5.0):.4f}"
         return self.words[answer] if self.words else answer
