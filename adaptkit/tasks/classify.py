@@ -233,7 +233,7 @@ class Classify(Worded):
         return list(labels)
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
-        """Return the task's metrics; None is a wrong answer. `unparsed`: their share, if generated."""
+        """Return the task's metrics; None is a wrong answer, and `unparsed` the share of them."""
         found = self._score(answers, rows)
         if self.form != "text" or self.decode != "generate":
             return found
