@@ -64,7 +64,8 @@ class OptionsForm(Form):
         check_pieces(
             reader.tokenizer, tuple((word,) for word in words), [[ids] for ids in pieces], None
         )
-        return tuple(str(reader.tokenizer.decode(ids)).strip() for ids in pieces)
+        read = reader.tokenizer.batch_decode(pieces, skip_special_tokens=True)
+        return tuple(text.strip() for text in read)
 
     def inner(self, reader: Reader) -> TextForm:
         """Return the form of source and target; targets have room for the longest option."""
