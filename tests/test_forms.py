@@ -31,7 +31,6 @@ from adaptkit.runs.run import Interface, run
 from adaptkit.runs.verify import verify
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
-from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.gap import Gap
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.seq2seq import Seq2Seq
@@ -105,14 +104,29 @@ KINDS = {
         {"text": TEXTS, "label": [OTHERS[i % 5] for i in range(len(TEXTS))]},
     ),
 }  # fmt: skip
+WORDED = {  # the same rows in words
+    "cloze": ("classify", {"form": "cloze", "template": "{first} It was {label}.",
+                           "words": {"bad": "terrible", "good": ["great", "fine"]}}),
+    "cloze_number": ("regress", {"form": "cloze", "template": "{first} It was {label}.",
+                                 "words": {"0": "terrible", "5": "great"}}),
+    "text": ("classify", {"form": "text"}),
+    "text_generated": ("classify", {"form": "text", "decode": "generate"}),
+    "text_number": ("regress", {"form": "text"}),
+}  # fmt: skip
+for name, (plain, options) in WORDED.items():
+    KINDS[name] = Kind(replace(KINDS[plain].task, **options), KINDS[plain].columns)
+WRITTEN = ("seq2seq", "text", "text_generated", "text_number")
 GENERATING = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gpt_neox",
               "modernbert-decoder", "gemma3_text", "t5", "bart")  # fmt: skip
 LACKING = {("tag", "opt"), ("tag", "bart"), ("span", "eurobert")}  # no such class in transformers
 LACKING |= {(kind, f) for kind in ("tag", "span") for f in ("modernbert-decoder", "gemma3_text")}
-LACKING |= {("seq2seq", family) for family in FAMILIES if family not in GENERATING}
+LACKING |= {(kind, family) for kind in WRITTEN for family in FAMILIES if family not in GENERATING}
+LACKING |= {(kind, f) for kind in ("cloze", "cloze_number") for f in ("xlnet", "electra")}
 SLOW = pytest.mark.slow
 QUICKLY = {  # the rest is slow
-    "classify": FAMILIES, "span": ("bert", "xlnet", "gpt2", "t5"), "seq2seq": ("gpt2", "t5")
+    "classify": FAMILIES, "span": ("bert", "xlnet", "gpt2", "t5"), "seq2seq": ("gpt2", "t5"),
+    "cloze": ("bert", "roberta", "deberta-v2", "gpt2", "t5", "bart"), "cloze_number": ("bert",),
+    "text": ("gpt2", "t5"), "text_generated": ("t5",), "text_number": ("gpt2",),
 }  # fmt: skip
 USUAL = [family for family in FAMILIES if family not in RARE]
 PAIRS = [
@@ -195,7 +209,7 @@ def test_answers_depend_on_nothing_but_the_row(kind, family, prepared):
                              if isinstance(answer, float) else answer)  # fmt: skip
     assert json.loads(json.dumps(scored.answers)) == scored.answers
     # Classes may come out alike for nine rows, numbers, tags and choices hardly.
-    few = isinstance(made.form, HeadForm) and made.form.classes
+    few = isinstance(run_settings.task, Classify) or kind == "text_number"
     assert few or len({json.dumps(answer) for answer in scored.answers}) > 1
 
 
@@ -350,6 +364,10 @@ OPTIONS = {
     "seq2seq": ["task=seq2seq", "task.source='repeat: {text}'", "task.label=label",
                 "task.max_length=64", "task.max_target_length=8"],
 }  # fmt: skip
+for name, (plain, options) in WORDED.items():
+    words = [f"+task.words.{key}={value}" for key, value in options.get("words", {}).items()]
+    rest = [f"task.{key}='{value}'" for key, value in options.items() if key != "words"]
+    OPTIONS[name] = [*OPTIONS[plain], *rest, *words]
 QUICK = ["trainer.device=cpu", "trainer.precision=fp32", "trainer.epochs=2", "trainer.keep=last",
          "optimizer=sgd", "optimizer.lr=0.01", "method=full"]  # fmt: skip
 
@@ -391,7 +409,7 @@ def quiet(quiet_bert: Path, checkpoints: Any, tmp_path_factory: Any) -> Callable
     folder = tmp_path_factory.mktemp("quiet") / "gpt2"
     still = {"n_layer": 1, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     gpt2 = shallow(checkpoints["gpt2"], folder, **still)
-    return lambda kind: gpt2 if kind == "seq2seq" else quiet_bert
+    return lambda kind: gpt2 if kind in WRITTEN else quiet_bert
 
 
 WEIGHTED = ("task.class_weights=[1,5]", "task.label_smoothing=0.1")
@@ -480,7 +498,9 @@ def test_a_pretrained_head_that_the_checkpoint_lacks_is_not_drawn(checkpoints, t
         loading.load_model(model, config, "mlm")
 
 
-@pytest.mark.parametrize(("kind", "family"), sorted(LACKING))
+@pytest.mark.parametrize(
+    ("kind", "family"), sorted(pair for pair in LACKING if pair[0] not in WORDED)
+)  # of words: test_cloze.py, test_options.py
 def test_a_head_that_the_family_lacks_is_rejected(kind, family, checkpoints):
     wanted = {"seq2seq": "cannot generate texts", "tag": "have no token classifier",
               "span": "have no span classifier"}  # fmt: skip
@@ -500,10 +520,16 @@ def test_pooling_under_single_tokens_is_rejected(checkpoints):
 
 
 SENSELESS = {("seq2seq", "probe"), ("seq2seq", "ensemble"), ("span", "ensemble")}
+SENSELESS |= {(kind, method) for kind in WORDED for method in ("probe", "ensemble")}
+RUNS = [
+    pytest.param(kind, method, marks=[SLOW] * (kind in WORDED and (kind, method) not in (
+        ("cloze", "prompt"), ("text", "prefix"), ("cloze_number", "ensemble"))))
+    for method in ("lora", "probe", "prompt", "prefix", "bitfit", "ensemble")
+    for kind in KINDS
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ["lora", "probe", "prompt", "prefix", "bitfit", "ensemble"])
+@pytest.mark.parametrize(("kind", "method"), RUNS)
 def test_a_run_of_every_kind_is_whole(kind, method, quiet, tmp_path):
     several = ["method=prompt", "method.prompts=3", "method.length=4", "trainer.batch_size=4"]
     options = several if method == "ensemble" else [f"method={method}"]
