@@ -1,4 +1,4 @@
-"""Every method on spans and on generated texts: trained, saved, reloaded, or rejected in words."""
+"""Every method on spans, texts and words: trained, saved, reloaded, or rejected in words."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ SMALL = {
             "{name: parallel_adapter, size: 8}]"],
     "vera": ["method.rank=8"],
 }  # fmt: skip
-FAMILIES = {"span": ("bert", "gpt2", "t5", "bart"), "seq2seq": ("bert", "gpt2", "t5", "bart")}
+FAMILIES = {"span": ("bert", "gpt2", "t5", "bart"), "seq2seq": ("bert", "gpt2", "t5", "bart"),
+            "cloze": ("bert", "gpt2", "t5"), "text": ("gpt2", "t5", "bart")}  # fmt: skip
 NO_TEXTS = "BERT models cannot generate texts, which this task needs. Choose a causal model"
 REJECTED = {  # what makes no sense, and the sentence that says so
     **{("seq2seq", method, "bert"): NO_TEXTS for method in METHODS},
-    **{("seq2seq", "probe", f): "method=probe: replaces a classifier by a linear map, and this "
-       "task has a " for f in ("gpt2", "t5", "bart")},
+    **{(kind, "probe", f): "method=probe: replaces a classifier by a linear map, and this "
+       "task has a " for kind in ("seq2seq", "cloze", "text") for f in FAMILIES[kind]
+       if (kind, f) != ("seq2seq", "bert")},
     **{("span", "hard_prompt", family): "method=hard_prompt: trains nothing, and this task has "
        for family in FAMILIES["span"]},
     **{(kind, method, "t5"): "T5 models have no bias"
@@ -32,7 +34,9 @@ REJECTED = {  # what makes no sense, and the sentence that says so
 }  # fmt: skip
 FEW = {"span": {"bert": ("prefix", "probe", "ptuning_v2", "adalora"), "t5": ("prompt",)},
        "seq2seq": {"gpt2": ("lora", "prompt", "probe"), "t5": ("prefix", "bitfit"),
-                   "bart": ("mam",), "bert": ("lora",)}}  # fmt: skip
+                   "bart": ("mam",), "bert": ("lora",)},
+       "cloze": {"bert": ("ptuning", "bitfit"), "t5": ("lora",), "gpt2": ("prefix",)},
+       "text": {"gpt2": ("ptuning",), "t5": ("prompt",)}}  # fmt: skip
 
 
 def table() -> list[tuple[str, str, str] | Any]:
@@ -56,11 +60,15 @@ def data(tmp_path_factory: Any) -> dict[str, list[str]]:
         "span": [{"question": "what was great ?", "context": f"{text} {i}", "answers": "the music"}
                  for i in range(4)],
         "seq2seq": [{"text": f"{text} {i}", "target": "good film"} for i in range(4)],
+        "words": [{"text": f"{text} {i}", "label": "bad" if i % 2 else "good"} for i in range(4)],
     }  # fmt: skip
     for kind, lines in rows.items():
         for split in ("train", "validation"):
             write(root / kind / f"{split}.jsonl", lines)
+    words = ["task=classify", f"task.path={root / 'words'}", "task.text=text", "task.max_length=40"]
     return {
+        "cloze": [*words, "task.form=cloze", "task.template='{first} It was {label}.'"],
+        "text": [*words, "task.form=text"],
         "span": ["task=span", f"task.path={root / 'span'}", "task.max_length=24", "task.stride=4"],
         "seq2seq": ["task=seq2seq", f"task.path={root / 'seq2seq'}", "task.source=text",
                     "task.max_length=40", "task.max_target_length=4"],
