@@ -80,3 +80,17 @@ def test_a_sweep_over_draws_says_mean_and_deviation(checkpoints, tmp_path: Path)
     mean = sum(scores) / 3
     spread = (sum((s - mean) ** 2 for s in scores) / 2) ** 0.5
     assert f"accuracy {mean:.4f} (standard deviation {spread:.4f}, 3 runs)" in answer.out
+
+
+def test_a_row_that_is_shown_is_not_trained_on(tmp_path: Path) -> None:
+    rows = [{"text": f"film {i}", "label": ("no", "yes")[i % 2]} for i in range(12)]
+    for split in ("train", "validation"):
+        write(tmp_path / f"{split}.jsonl", rows)
+    task = replace(
+        TASK, path=str(tmp_path), form="cloze", template="{text} It was {label}.", shots=2
+    )
+    found = task.load(Data(), seed=0)
+    shown = {row["text"] for row in found.task.demonstrations}
+    assert len(shown) == 4 and len(found.train) == 8 and not shown & set(found.train["text"])
+    every = task.load(Data(per_class=2), seed=0)
+    assert len(every.train) == 4 and "all training rows are shown" in every.notes[-1]

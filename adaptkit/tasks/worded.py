@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adaptkit.errors import AdaptError, ConfigError, at_least, invalid
 from adaptkit.tasks.pattern import FIRST, SLOT, Pattern, Wording, wordings
+from adaptkit.tasks.source import Data
 from adaptkit.tasks.table import TableTask
-from adaptkit.tasks.task import LABEL
+from adaptkit.tasks.task import LABEL, Splits
 from adaptkit.tasks.template import Template, columns_of
 
 if TYPE_CHECKING:
@@ -133,6 +134,21 @@ class Worded(TableTask):
         word = {n: words[0] for n, words in zip(self.worded, wording.words, strict=True)}
         texts = (wording.pattern.filled(row, word[row[LABEL]]) for row in self.demonstrations)
         return replace(wording.pattern, shown="".join(f"{text}\n\n" for text in texts))
+
+    def load(self, data: Data, seed: int, train: bool = True, every_row: bool = False) -> Splits:
+        """Read the splits; a row that is shown with its answer is not trained on."""
+        splits = super().load(data, seed, train, every_row)
+        shown = getattr(splits.task, "demonstrations", ())
+        if splits.train is None or not shown:
+            return splits
+        kept = [
+            number for number, row in enumerate(splits.train)
+            if {name: row[name] for name in (*self.columns, LABEL)} not in shown
+        ]  # fmt: skip
+        if kept:
+            return replace(splits, train=splits.train.select(kept))
+        note = "all training rows are shown with their answers, so training on them would teach "
+        return replace(splits, notes=(*splits.notes, f"{note}to copy"))
 
     def chosen_shots(self, rows: Dataset | None, seed: int) -> tuple[dict[str, Any], ...]:
         """Return `shots` rows of each class, in a seeded order.
