@@ -68,8 +68,10 @@ def column_of(record: Record) -> str:
     return record.get("column", record.get("metric", "score"))
 
 
-def seeds_of(record: Record) -> tuple[int, ...]:
-    return tuple(record.get("seeds", [record.get("seed", 0)]))
+def seeds_of(record: Record) -> tuple[tuple[int, int], ...]:
+    """Return the repetitions that a record holds: its seeds, each with its few-shot draw."""
+    fold = record.get("settings", {}).get("data.fold", 0)
+    return tuple((seed, fold) for seed in record.get("seeds", [record.get("seed", 0)]))
 
 
 def strings(value: Any) -> Iterable[str]:

@@ -69,6 +69,15 @@ def test_seeds_are_averaged_and_listed(copy: Path, tmp_path: Path) -> None:
     assert line(page, "| `lora`") == f"| `lora` | 2e-3 | 0.760 (0.750, 0.760, 0.770) | {costs} |"
 
 
+def test_draws_of_a_few_shot_run_are_repetitions_too(copy: Path, tmp_path: Path) -> None:
+    settings = RESULT["settings"]
+    runs = [run_dir(tmp_path / f"{k}", settings={**settings, "data.fold": k}, score=0.5 + k / 10)
+            for k in range(3)]  # fmt: skip
+    assert write_results("--root", copy, "--add", "minis", *runs).returncode == 0
+    page = (copy / "docs" / "results.md").read_text().partition("## minis")[2]
+    assert " 0.600 (0.500, 0.600, 0.700) |" in line(page, "| `lora`")
+
+
 def test_a_measured_record_replaces_the_transcribed_one(copy: Path, tmp_path: Path) -> None:
     run = run_dir(tmp_path / "run", score=0.9)
     options = ["--column", "accuracy, mean", "--row", "lora"]
