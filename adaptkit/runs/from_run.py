@@ -27,6 +27,7 @@ from adaptkit.adaptation import Adaptation
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.models.anatomy import base_prefix
+from adaptkit.models.heads import HEADS
 from adaptkit.runs.delta import SavedRun, load_run
 from adaptkit.runs.record import log
 from adaptkit.training.scorer import Prepared
@@ -163,11 +164,12 @@ def resume_delta(run: Settings, adaptation: Adaptation) -> None:
 def copy_body(source: nn.Module, target: nn.Module) -> None:
     """Copy the body of a merged model into that of a fresh one, in fp32, by name."""
     target.float()
-    theirs, start = dict(source.named_parameters()), base_prefix(source)
+    theirs, start, own = dict(source.named_parameters()), base_prefix(source), base_prefix(target)
     for name, parameter in target.named_parameters():
-        inner = name.removeprefix(base_prefix(target))
-        if inner != name and f"{start}{inner}" in theirs:  # one of them may have no pooler
-            parameter.copy_(theirs[f"{start}{inner}"])
+        other = f"{start}{name.removeprefix(own)}"
+        # T5 that generates has no prefix. One of them may have no pooler.
+        if name.startswith(own) and other in theirs:
+            parameter.copy_(theirs[other])
 
 
 @torch.no_grad()
@@ -181,7 +183,7 @@ def copy_head(run: Settings, saved: SavedRun, source: nn.Module, target: nn.Modu
     if {n: p.shape for n, p in mine.items()} != {n: p.shape for n, p in given.items()}:
         return False
     last = [n for n, module in target.named_modules() if isinstance(module, nn.Linear)][-1]
-    order = [theirs.classes.index(name) for name in own.classes]
+    order = [theirs.classes.index(name) for name in own.classes] if HEADS[run.head].new else []
     for name, parameter in mine.items():
         tensor = given[name]
         parameter.copy_(tensor[order] if order and name.startswith(f"{last}.") else tensor)
