@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,11 +20,13 @@ from families import FAMILIES, RARE, SENTENCES, tiny_tokenizer
 from test_forms import base_settings
 from torch import nn
 
+import adaptkit
 from adaptkit.adaptation import Batch
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError
 from adaptkit.models.model import Model
+from adaptkit.runs.delta import load_run
 from adaptkit.runs.prepare import feed_of, prepare, scorer_of
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.forms.cloze import ClozeForm
@@ -567,3 +571,60 @@ def test_a_prompt_with_shots_is_a_run(data, checkpoints, tmp_path):
     written = [row["prediction"] for row in read(run / "predictions.jsonl")]
     assert [row["prediction"] for row in read(out)] == written
     assert call("eval", run).status == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [("bert", "cloze"), ("t5", "text"),
+     *(pytest.param(family, form, marks=SLOW)
+       for form, families in (("cloze", ("gpt2", "llama", "t5", "bart")), ("text", ("gpt2", "bart")))
+       for family in families)],
+)  # fmt: skip
+def test_a_tuned_run_goes_on_everywhere(family, form, data, checkpoints, tmp_path, monkeypatch):
+    """From Python, as a stream, as a parent, as a PEFT adapter and as a plain model."""
+    plain, run = ["trainer.precision=fp32", "trainer.device=cpu"], tmp_path / "run"
+    what = overrides(data) if form == "cloze" else [*overrides(data)[:3], "task.form=text"]
+    base = tiny(checkpoints[family], "trainer.max_steps=2", "optimizer.lr=0.02", "method=lora")
+    done = call("train", *what, *base, f"output_dir={run}")
+    assert done.status == 0, done.err
+    written = [row["prediction"] for row in read(run / "predictions.jsonl")]
+    scores = json.loads((run / "result.json").read_text())["scores"]
+    texts = [row["text"] for row in read(data / "validation.jsonl")]
+    predictor = adaptkit.load(run)
+    assert [predictor.predict([{"text": text}])[0] for text in texts] == written
+    shares = [one["probabilities"] for one in predictor.predict([{"text": t} for t in texts],
+                                                                details=True)]  # fmt: skip
+
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    streamed = call("predict", run, "--input", "-", "--output", tmp_path / "streamed.jsonl")
+    assert streamed.status == 0, streamed.err
+    assert [row["prediction"] for row in read(tmp_path / "streamed.jsonl")] == written
+
+    child = tmp_path / "child"
+    done = call("train", *what, *tiny(checkpoints[family]), "method=hard_prompt",
+                f"model.from_run={run}", f"output_dir={child}")  # fmt: skip
+    assert done.status == 0, done.err
+    assert json.loads((child / "result.json").read_text())["scores"] == pytest.approx(scores, 1e-4)
+
+    peft, back = tmp_path / "peft", tmp_path / "back"
+    assert call("export", run, "--format", "peft", "--out", peft).status == 0
+    done = call("import", peft, *what, "model=auto", f"model.path={checkpoints[family]}", *plain,
+                "--out", back)  # fmt: skip
+    assert done.status == 0, done.err
+    assert json.loads((back / "result.json").read_text())["scores"] == pytest.approx(scores, 1e-4)
+
+    merged = tmp_path / "merged"
+    assert call("export", run, "--format", "merged", "--out", merged).status == 0
+    task = load_run(run).settings.task
+    for one, share in zip(detailed(merged, task, texts), shares, strict=True):
+        assert one["probabilities"] == pytest.approx(share, abs=1e-4)
+
+
+def test_all_training_rows_of_one_class(checkpoints, tmp_path):
+    """There is nothing to tell apart, as in any form; a validation split may be so."""
+    for split, label in (("train", "neg"), ("validation", "neg")):
+        write(tmp_path / f"{split}.jsonl", [{"text": text, "label": label} for text in TEXTS])
+    words = [*overrides(tmp_path), "task.labels=[neg,pos]", *tiny(checkpoints["bert"])]
+    done = call("train", *words, "method=lora", f"output_dir={tmp_path / 'run'}")
+    assert done.status == 2 and "there is nothing to tell apart" in done.err

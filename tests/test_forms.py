@@ -415,8 +415,14 @@ def quiet(quiet_bert: Path, checkpoints: Any, tmp_path_factory: Any) -> Callable
 WEIGHTED = ("task.class_weights=[1,5]", "task.label_smoothing=0.1")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "weighted"])
-@pytest.mark.parametrize(("size", "steps"), [(4, 2), (2, 4)])
+CUT = [
+    pytest.param(kind, size, steps, marks=[SLOW] * (kind in WORDED and (kind, size) != ("text", 2)))
+    for kind in [*KINDS, "weighted"]
+    for size, steps in ((4, 2), (2, 4))
+]
+
+
+@pytest.mark.parametrize(("kind", "size", "steps"), CUT)
 def test_accumulation_equals_one_big_batch(kind, size, steps, quiet, tmp_path):
     """13 rows in updates of 8: the second of an epoch has 5, cut into 4 + 1 or 2 + 2 + 1."""
     kind, more = ("classify", WEIGHTED) if kind == "weighted" else (kind, ())

@@ -81,6 +81,7 @@ def carry_out(processes: int, script: Path, overrides: list[str], **variables: s
     [
         pytest.param("classify", {"LATE": "1"}, id="classify"),
         pytest.param("tag", {"LATE": "0"}, id="tag", marks=pytest.mark.reliability),
+        pytest.param("cloze", {}, id="cloze", marks=pytest.mark.reliability),
         pytest.param(
             "classify", {"TWO_PASSES": "1"}, id="two passes", marks=pytest.mark.reliability
         ),
