@@ -13,8 +13,8 @@ import torch
 import transformers
 from commandline import call, read, tiny, write
 from datasets import Dataset
-from families import RARE, SENTENCES
-from test_cloze import made, rows_of
+from families import SENTENCES
+from test_cloze import made, rows_of, some
 from test_forms import GENERATING
 
 from adaptkit.errors import AdaptError
@@ -28,8 +28,6 @@ TEXTS = [text for text in SENTENCES if len(text) < 90][:4]
 LABELS = ("bad", "not good", "excellent")
 TASK = Classify("t", text=("text",), labels=LABELS, form="text", max_length=48)
 RATING = Regress("t", text=("text",), form="text", max_length=48)
-SLOW = pytest.mark.slow
-FORMS = [pytest.param(f, marks=[SLOW] * (f in RARE)) for f in GENERATING]
 
 
 def found(checkpoint: Any, task: Any, texts: list[str], details: bool = True) -> list[Any]:
@@ -143,7 +141,7 @@ def likelihood(family: str, folder: Any, source: str, word: str) -> tuple[float,
     return sum(float(logs[i, token]) for i, token in enumerate(target)), len(target)
 
 
-@pytest.mark.parametrize("family", FORMS)
+@pytest.mark.parametrize("family", some(GENERATING))
 @torch.no_grad()
 def test_ranked_scores_and_losses_equal_those_by_hand(family, checkpoints):
     cue = "" if family in ("t5", "bart") else "\nAnswer:"
