@@ -18,6 +18,7 @@ from test_cloze import made, rows_of, some
 from test_forms import GENERATING
 
 from adaptkit.errors import AdaptError
+from adaptkit.runs.predicting.submission import SUBMISSIONS
 from adaptkit.runs.prepare import feed_of, scorer_of
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.forms import number, options
@@ -251,6 +252,12 @@ def test_a_template_with_words_serves_numbers_as_well():
     templates = {"a": {"text": "{first} Stars: {label}", "words": {"0": "no", "5": "yes"}}}
     task = replace(RATING, templates=templates, template="a")
     assert task.wordings()[0].pattern.before().filled({"text": "good"}) == "good Stars:"
+
+
+def test_a_text_that_is_no_answer_is_not_handed_in():
+    for name in ("sst2", "stsb"):
+        with pytest.raises(AdaptError, match=r"not an answer to the task.*task\.decode=rank"):
+            SUBMISSIONS[name].word(None)
 
 
 # ---- bad input ----
