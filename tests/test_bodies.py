@@ -99,7 +99,7 @@ def test_a_plan_counts_what_is_loaded(family, head, checkpoints):
     try:
         real = load(checkpoints[family], head, ("a", "b") if HEADS[head].classes else ())
     except AdaptError as refusal:  # transformers' LLaMA for spans has a body of another name
-        assert head == "span"
+        assert head == "span" or family == "electra"  # a discriminator has no masked-word head
         with pytest.raises(AdaptError, match=re.escape(str(refusal))):
             planned(checkpoints[family], head)
         return

@@ -41,6 +41,8 @@ class Given:
     source: str = "auto"
     train_rows: int | None = None
     eval_rows: int | None = None
+    per_class: int | None = None
+    fold: int = 0
 
 
 def write(file: Path, rows: list[dict[str, Any]], features: Any = None) -> Path:

@@ -160,12 +160,6 @@ def load_model(
     """
     loaded, lacking = read_weights(model, config, head)
     begins = "new" if head_names(loaded) & lacking else "kept"
-    if begins == "new" and not HEADS[head].new:
-        raise AdaptError(
-            f"model.path={model.path}: the checkpoint has no {HEADS[head].words} (it lacks "
-            f"{min(head_names(loaded) & lacking)}), and a new one would know no words. Use "
-            "task.form=head, or another model."
-        )
     if HEADS[head].new and HEADS[head].classes:
         order = outputs_by_name(config.id2label, labels)
         outputs = _output_map(loaded)

@@ -30,7 +30,7 @@ def read_weights(
     """Return the task's model, and the names of what its files lack.
 
     Raises:
-        AdaptError: a tensor of the body is missing or does not fit.
+        AdaptError: a tensor of the body, or of a pretrained head, is missing or does not fit.
     """
     reading = partial(
         read, getattr(transformers, HEADS[head].auto), model, config=config, dtype="auto",
@@ -53,6 +53,12 @@ def read_weights(
         )
     lacking = {*info["missing_keys"], *mismatched}
     _check_whole(model, loaded, lacking)
+    if not HEADS[head].new and (absent := head_names(loaded) & lacking):
+        raise AdaptError(
+            f"model.path={model.path}: the checkpoint has no {HEADS[head].words} (it lacks "
+            f"{min(absent)}), and a new one would know no words. Use task.form=head, or another "
+            "model."
+        )
     _check_described(model, loaded, info["unexpected_keys"])
     return loaded, lacking
 

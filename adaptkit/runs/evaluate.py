@@ -230,7 +230,8 @@ def keep_wording(before: dict[str, Any], now: dict[str, Any], typed: Sequence[st
             f"task.{min(changed)}: cannot change here, because the run shows examples in its own "
             "wording. Train another run."
         )
-    now |= {key: before[key] for key in WORDING if key in before and key in now.keys() - keys}
+    if now["kind"] == before["kind"]:  # words are a column in tagging
+        now |= {key: before[key] for key in WORDING if key in before and key in now.keys() - keys}
 
 
 def as_recorded(saved: SavedRun) -> SavedRun:

@@ -36,9 +36,6 @@ class Regress(Worded):
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, ("correlations",))
         above("task.step", self.step, 0)
-        if self.form == "text" and self.words:
-            raise invalid("task.words", dict(self.words), "are for task.form=cloze; in "
-                          "task.form=text the number itself is written")  # fmt: skip
         super().__post_init__()
         if self.shots:
             raise invalid("task.shots", self.shots, "shows rows of each class; numbers have none",
