@@ -594,7 +594,7 @@ def test_a_prompt_with_shots_is_a_run(data, checkpoints, tmp_path):
 
 @pytest.mark.parametrize(
     ("family", "form"),
-    [("bert", "cloze"), ("t5", "text"),
+    [("bert", "cloze"), pytest.param("t5", "text", marks=SLOW),
      *(pytest.param(family, form, marks=SLOW)
        for form, families in (("cloze", ("gpt2", "llama", "t5", "bart")), ("text", ("bart",)))
        for family in families)],

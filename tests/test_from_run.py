@@ -119,6 +119,7 @@ def test_the_head_goes_by_names(place: Path, parents: dict[str, Path], tmp_path:
     )
 
 
+@pytest.mark.slow
 def test_a_chain_of_three(place: Path, parents: dict[str, Path], tmp_path: Path) -> None:
     first = parents["lora"]
     second = train(place, tmp_path / "second", f"model.from_run={first}", "method=ia3")

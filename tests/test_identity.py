@@ -91,6 +91,7 @@ def test_real_data_after_the_sample(place, checkpoints, monkeypatch):
     assert sources == ["sample", "local", "local"]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_data_folders(place, checkpoints):
     for name in ("one", "two"):
         data_root(place / name)

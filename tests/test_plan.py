@@ -257,6 +257,7 @@ def test_every_model_of_conf_can_be_planned(name: str) -> None:
 # ---- memory ----
 
 
+@pytest.mark.slow
 def test_memory_of_what_learns() -> None:
     full, lora = (
         planned("model=bert-base", f"method={method}", memory=True) for method in ("full", "lora")

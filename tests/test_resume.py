@@ -387,6 +387,7 @@ def test_resume_never_starts_anew(bench, tmp_path, monkeypatch):
     assert outcome(tmp_path / "run") == expected
 
 
+@pytest.mark.reliability
 def test_sigkill(bench, tmp_path):
     """The command itself, killed by the system while it trains."""
 

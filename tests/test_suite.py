@@ -66,6 +66,7 @@ def test_the_answer_is_mapped_after_the_argmax():
     }
 
 
+@pytest.mark.slow
 def test_every_bundled_set_can_be_asked():
     """The same kind of task, and classes that are the run's or mapped onto the set's."""
     suite = suite_in(compose(["suite=ood"]))
@@ -323,6 +324,7 @@ def test_a_file_without_the_column_of_the_cells(run, tmp_path):
     assert call("eval", run, "task=hans", f"data.root={tmp_path}", "task.by=[]").status == 0
 
 
+@pytest.mark.slow
 def test_options_hold_for_every_set(run, tmp_path):
     answer = call(
         "eval", run, "suite=ood", "data.eval_rows=12", "--json", "--output", tmp_path / "o"
@@ -359,6 +361,7 @@ def test_no_set_at_all(run, root, tmp_path):
     assert "in domain" in answer.out and "not evaluated: snli" in answer.out
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_the_suite(words, run):
     """The run is done before: only the sets are scored, once, and the record holds them."""
     before = (run / "delta.safetensors").read_bytes()
@@ -376,6 +379,7 @@ def test_training_goes_on_with_the_suite(words, run):
     assert call(*words).status == 0  # the suite is no part of what the run is
 
 
+@pytest.mark.slow
 def test_an_interrupted_suite_goes_on(words, run, monkeypatch):
     """The run is done by then: nothing starts again."""
     from adaptkit.runs import suite

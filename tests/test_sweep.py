@@ -36,6 +36,7 @@ def stored(place: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.slow
 def test_jobs_are_counted_and_the_table_is_stored(place: Path, checkpoints) -> None:
     """Three of five jobs differ: a word repeated, and one list spelt in two ways."""
     roles = "method.roles=query,[query],value,query"
@@ -66,6 +67,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 @pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.reliability
 def test_interrupted_sweep_shows_its_table(place: Path, checkpoints) -> None:
     """Ctrl-C reaches parent and child, as from a terminal: no traceback, the table, status 130."""
     script = place.parent / "sweep.py"
