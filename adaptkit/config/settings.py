@@ -19,6 +19,7 @@ from adaptkit.config.suggest import of_key
 from adaptkit.config.suite import Suite, suite_in
 from adaptkit.errors import ConfigError, folder_name, invalid, within
 from adaptkit.methods import METHODS
+from adaptkit.methods.hard_prompt import HardPrompt
 from adaptkit.models.checkpoint import head_of
 from adaptkit.models.model import Model
 from adaptkit.optimizers import OPTIMIZERS, OptimizerSettings
@@ -125,7 +126,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     seed = coerce(plain["seed"], int, "seed")
     within("seed", seed, 0, 2**32)
     trainer = build(TrainerSettings, plain["trainer"], "trainer")
-    check_calibration(parts["task"], trainer)
+    check_untrained(parts["task"], parts["method"], trainer)
     return Settings(
         model=model,
         method_name=plain["method"]["name"],
@@ -141,13 +142,18 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     )
 
 
-def check_calibration(task: Task, trainer: TrainerSettings) -> None:
-    """Reject a calibration of what is trained: training has moved the decision already.
+def check_untrained(task: Task, method: Method, trainer: TrainerSettings) -> None:
+    """Reject updates where there must be none: of hard prompts, and under a calibration.
+
+    Training has moved the decision that a calibration would move.
 
     Raises:
         ConfigError: there are updates.
     """
     untrained = trainer.max_steps == 0 or (trainer.max_steps is None and trainer.epochs == 0)
+    if isinstance(method, HardPrompt) and not untrained:
+        raise invalid("trainer.max_steps", trainer.max_steps, "method=hard_prompt trains nothing",
+                      "Leave it out")  # fmt: skip
     if isinstance(task, Worded) and task.calibration != "none" and not untrained:
         raise invalid("task.calibration", task.calibration, "belongs to a model that is not "
                       "trained", "Set trainer.max_steps=0")  # fmt: skip

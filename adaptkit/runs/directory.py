@@ -34,7 +34,8 @@ IRRELEVANT = (
     "tracker.tensorboard", "tracker.wandb", "tracker.mlflow",
 )  # fmt: skip
 # As typed; read off the data in config.yaml.
-FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": ("balanced",)}
+FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": ("balanced",),
+                             "task.demonstrations": ([],)}  # fmt: skip
 
 
 def write_config(run: Settings) -> None:

@@ -35,6 +35,9 @@ class Choice(TableTask):
 
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, ("accuracy",))
+        if self.form == "head" and self.normalise != "sum":
+            raise invalid("task.normalise", self.normalise, "is not read with task.form=head",
+                          "Set task.form=text")  # fmt: skip
         super().__post_init__()
         if not self.choices:
             raise invalid("task.choices", [], "must name columns, or one column of lists")

@@ -177,7 +177,7 @@ def verbalizer(words: Mapping[Any, Any], classes: Sequence[str]) -> Words:
     Raises:
         ConfigError: a class has none, or a word stands for two classes.
     """
-    by_name = {str(name): value for name, value in words.items()}
+    by_name = {_class(name, classes): value for name, value in words.items()}
     if not by_name:
         by_name = {name: name.replace("_", " ") for name in classes}
     for name in by_name:
@@ -186,10 +186,10 @@ def verbalizer(words: Mapping[Any, Any], classes: Sequence[str]) -> Words:
     made = []
     for name in classes:
         value = by_name.get(name)
-        every = [value] if isinstance(value, str | int | float | bool) else value
-        if not every:
+        every = value if isinstance(value, list | tuple) else [value]
+        if not every or value is None:
             raise ConfigError(f"task.words: has no word for the class {name!r}. Add one.")
-        made.append(tuple(_word(name, one) for one in every))
+        made.append(tuple(dict.fromkeys(_word(name, one) for one in every)))
     seen: dict[str, str] = {}
     for name, every in zip(classes, made, strict=True):
         for word in every:
@@ -199,6 +199,14 @@ def verbalizer(words: Mapping[Any, Any], classes: Sequence[str]) -> Words:
                     "needs words of its own."
                 )
     return tuple(made)
+
+
+def _class(name: Any, classes: Sequence[str]) -> str:
+    """Return the class that a key means: YAML reads yes, no, true and false as truth values."""
+    if not isinstance(name, bool):
+        return str(name)
+    known = ("true", "yes") if name else ("false", "no")
+    return next((c for c in classes if c.casefold() in known), str(name))
 
 
 def _word(name: str, value: Any) -> str:

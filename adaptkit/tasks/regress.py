@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 UNPARSED = -1.0  # what a text counts as that is not a number: T5's rule
+STEP = 0.2  # of the numbers that T5 writes
 PLAIN = r"\s*[-+.0-9eE]+\s*"  # the signs of a number in a text
 
 
@@ -28,7 +29,7 @@ class Regress(Worded):
     """One number per row."""
 
     metric: str = "correlations"  # Pearson and Spearman correlation
-    step: float = 0.2  # text: numbers are rounded to its multiples
+    step: float = STEP  # text: numbers are rounded to its multiples
 
     answer = "a number"
     reads: ClassVar[dict[str, tuple[str, ...]]] = {**Worded.reads, "text": ("template",)}
@@ -37,6 +38,9 @@ class Regress(Worded):
         one_of("task.metric", self.metric, ("correlations",))
         above("task.step", self.step, 0)
         super().__post_init__()
+        if self.form != "text" and self.step != STEP:
+            raise invalid("task.step", self.step, f"is not read with task.form={self.form}",
+                          "Set task.form=text")  # fmt: skip
         if self.shots:
             raise invalid("task.shots", self.shots, "shows rows of each class; numbers have none",
                           "Use 0")  # fmt: skip

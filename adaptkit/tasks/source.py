@@ -55,6 +55,9 @@ class Data:
             if getattr(self, name) is not None:
                 at_least(f"data.{name}", getattr(self, name), 1)
         within("data.fold", self.fold, 0, len(FOLDS))
+        if self.fold and self.per_class is None:
+            raise invalid("data.fold", self.fold, "chooses a few-shot draw",
+                          "Set data.per_class as well")  # fmt: skip
         if self.per_class is not None and self.train_rows is not None:
             raise invalid("data.per_class", self.per_class, "says how many rows are trained on",
                           "Leave out data.train_rows")  # fmt: skip

@@ -7,7 +7,7 @@ texts, which are looked for in the row's text. A row without any has no answer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from adaptkit.errors import AdaptError, at_least, invalid, one_of, unknown, within
@@ -29,6 +29,10 @@ METRICS = {
         "best_f1", "best_f1_threshold", "best_exact_match", "best_exact_match_threshold",
     ),
 }  # fmt: skip
+READ = {  # options that one form alone reads
+    "head": ("stride", "windows", "max_answer_length", "n_best", "null_threshold"),
+    "text": ("template", "max_target_length"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class Span(TableTask):
             at_least(f"task.{name}", getattr(self, name), low)
         within("task.null_threshold", self.null_threshold, -1000, 1000)
         at_least("task.max_target_length", self.max_target_length, 2)
+        for name in READ["text" if self.form == "head" else "head"]:
+            default = next(field.default for field in fields(self) if field.name == name)
+            if (value := getattr(self, name)) != default:
+                rule = f"is not read with task.form={self.form}"
+                raise invalid(f"task.{name}", value, rule, f"Leave it at {default!r}")
         if self.template:
             for name in Template(self.template, "task.template").columns:
                 if name not in self.columns:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -50,7 +50,7 @@ class Worded(TableTask):
     template: str = ""
     templates: dict[str, Any] = field(default_factory=dict)  # style -> {text, words}
     # class -> its word, or several; empty: those of the template, else the names of the classes
-    words: dict[str, Any] = field(default_factory=dict)
+    words: dict[Any, Any] = field(default_factory=dict)
     # cloze: how several words of a class count
     aggregate: Literal["mean", "sum", "mean_probability", "max"] = "mean"
     # cloze: how words of several tokens are read
@@ -107,6 +107,10 @@ class Worded(TableTask):
                 f"task.template: must be set, because the task {self.name} brings none. For "
                 "example task.template='{first} It was {label}.'"
             )
+        for one in found if self.form == "text" else ():
+            if several := next((words for words in one.words if len(words) > 1), None):
+                raise invalid("task.words", list(several), "a class is one text with "
+                              "task.form=text", "Name one word")  # fmt: skip
         if not self.demonstrations:
             return found
         return tuple(replace(one, pattern=self._shown(one)) for one in found)
@@ -132,8 +136,21 @@ class Worded(TableTask):
 
     def _shown(self, wording: Wording) -> Pattern:
         word = {n: words[0] for n, words in zip(self.worded, wording.words, strict=True)}
-        texts = (wording.pattern.filled(row, word[row[LABEL]]) for row in self.demonstrations)
+        rows = map(self._own, self.demonstrations)
+        texts = (wording.pattern.filled(row, word[row[LABEL]]) for row in rows)
         return replace(wording.pattern, shown="".join(f"{text}\n\n" for text in texts))
+
+    def _own(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a shown row under the names of this task's columns: it may be of another one."""
+        texts = [value for name, value in row.items() if name != LABEL]
+        if row.keys() >= set(self.columns):
+            return row
+        if len(texts) != len(self.columns):
+            raise AdaptError(
+                f"task {self.name}: reads {len(self.columns)} columns ({', '.join(self.columns)}), "
+                f"and the rows that are shown have {len(texts)} texts. Choose another task."
+            )
+        return {**dict(zip(self.columns, texts, strict=True)), LABEL: row[LABEL]}
 
     def load(self, data: Data, seed: int, train: bool = True, every_row: bool = False) -> Splits:
         """Read the splits; a row that is shown with its answer is not trained on."""

@@ -17,6 +17,7 @@ from adaptkit.errors import MachineError
 from adaptkit.storage.files import write_text
 from adaptkit.terminal.console import decimal, error, harmless, say
 
+REPEATED = ("seed", "data.fold", "task.demonstrations")  # what repetitions may differ in
 COLUMNS = ("run", "status", "task", "model", "method", "seed", "data", "metric", "score",
            "baseline", "ood_score", "ood_drop", "seconds", "error")  # fmt: skip
 
@@ -115,7 +116,7 @@ def repeats(records: Sequence[Any]) -> list[str]:
     """Say the mean and the standard deviation of runs that differ in seed or draw alone."""
     alike: dict[str, list[Any]] = {}
     for record in records:
-        settings = {k: v for k, v in record.settings.items() if k not in ("seed", "data.fold")}
+        settings = {k: v for k, v in record.settings.items() if k not in REPEATED}
         alike.setdefault(json.dumps(settings, sort_keys=True, default=str), []).append(record)
     lines = []
     for group in alike.values():
