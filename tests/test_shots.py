@@ -31,6 +31,18 @@ def test_a_run_with_shots_is_repeated_and_scored_elsewhere(tmp_path: Path) -> No
     assert other.status == 0, other.err  # whose column is `text`, not `sentence`
 
 
+def test_a_hard_prompt_is_a_plain_model_and_a_start(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*SHOWN[:-1], "model=mini-bert", f"output_dir={run}"]
+    assert call("train", *words).status == 0
+    made = call("export", run, "--format", "merged", "--out", tmp_path / "plain")
+    assert made.status == 0, made.err
+    more = call("train", *SHOWN[:4], "model=mini-bert", "method=lora", "task.form=cloze",
+                "trainer.max_steps=1", f"model.from_run={run}",
+                f"output_dir={tmp_path / 'on'}")  # fmt: skip
+    assert more.status == 0, more.err
+
+
 def test_rows_of_another_task_stand_in_its_columns() -> None:
     pair = Classify("p", text=("premise", "claim"), labels=("no", "yes"), form="cloze",
                     template="{first} ? {label} {second}")  # fmt: skip

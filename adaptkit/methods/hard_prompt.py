@@ -6,9 +6,9 @@ their answers in front of the text are in-context learning (Brown et al. 2020, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from adaptkit.adaptation import Adaptation, Context
+from adaptkit.adaptation import Adaptation, Context, no_op
 from adaptkit.errors import ConfigError
 from adaptkit.models.heads import HEADS
 
@@ -28,4 +28,4 @@ class HardPrompt:
                 "method=hard_prompt: trains nothing, and this task has a new head. Set "
                 "task.form=cloze or task.form=text."
             )
-        return start.only(lambda name: False)
+        return replace(start.only(lambda name: False), merge=no_op)
