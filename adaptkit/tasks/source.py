@@ -95,12 +95,18 @@ def find(spec: DatasetSpec) -> DataSource:
     Raises:
         AdaptError: the source asked for does not have the task.
     """
-    if spec.source == "sample":
-        return _sample(spec)
     own = Path(spec.path).expanduser() if spec.path else None
     root = Path(spec.root).expanduser() if spec.root else None
     default = os.environ.get("ADAPTKIT_DATA")
     typed = root and not (default and root.absolute() == Path(default).expanduser().absolute())
+    if spec.source in ("sample", "hub") and typed:
+        raise invalid("data.root", spec.root, f"is not read with data.source={spec.source}",
+                      "Leave one out")  # fmt: skip
+    if spec.source == "sample":
+        if own and own.exists():
+            raise invalid("task.path", spec.path, "is not read with data.source=sample",
+                          "Leave one out")  # fmt: skip
+        return _sample(spec)
     if own and own.exists() and spec.source != "hub":
         if typed:
             raise AdaptError(
