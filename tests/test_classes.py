@@ -25,9 +25,9 @@ from adaptkit.metrics.classes import Classes, report
 from adaptkit.metrics.super_glue import SuperGlue, parts, ratio
 from adaptkit.runs.predicting.predictor import load
 from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.data import Data
 from adaptkit.tasks.gap import commonest
 from adaptkit.tasks.regress import Regress
-from adaptkit.tasks.source import Data
 from adaptkit.tasks.task import Reader, Splits
 from adaptkit.tasks.template import Template
 

@@ -13,9 +13,9 @@ from datasets import Dataset
 
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.data import FOLDS, Data
 from adaptkit.tasks.few import digests, training_rows
 from adaptkit.tasks.regress import Regress
-from adaptkit.tasks.source import FOLDS, Data
 
 TASK = Classify("mine", text=("text",), labels=("no", "yes"))
 ROWS = Dataset.from_dict({

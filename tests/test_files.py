@@ -18,8 +18,8 @@ from adaptkit.config.compose import compose
 from adaptkit.errors import AdaptError
 from adaptkit.storage import hub
 from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.data import Data
 from adaptkit.tasks.files import EXTENSIONS, read_file
-from adaptkit.tasks.source import Data
 from adaptkit.tasks.task import row_name
 
 TEXTS = ["a, b", 'say "no"', " blanks ", "l1\nl2", "tab\there", "naïve – 日本 🙂", "", "null", "NA"]

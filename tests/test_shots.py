@@ -13,9 +13,9 @@ from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.data import Data
 from adaptkit.tasks.pattern import verbalizer
 from adaptkit.tasks.regress import Regress
-from adaptkit.tasks.source import Data
 from adaptkit.tasks.span import Span
 
 SHOWN = ["task=sst2", "data.source=sample", "data.train_rows=16", "data.eval_rows=8",
@@ -93,3 +93,16 @@ def test_truth_values_of_yaml_are_names_of_classes(names: tuple[str, str]) -> No
     words = ["task=boolq", "task.form=cloze", "task.words={True: sure, False: never}"]
     typed = settings(compose(words))
     assert typed.task.wordings()[0].words == (("never",), ("sure",))
+
+
+def test_typed_rows_are_never_swallowed_by_the_sample(tmp_path: Path) -> None:
+    """Other rows than the sample's were typed: they are scored, or the two are rejected."""
+    run, rows = tmp_path / "run", [{"sentence": "a", "label": "negative"}] * 3
+    write(tmp_path / "own.jsonl", rows)
+    write(tmp_path / "root" / "sst2" / "validation.jsonl", rows)
+    assert call("train", *SHOWN[:-1], "model=mini-bert", f"output_dir={run}").status == 0
+    for typed in (f"task.path={tmp_path / 'own.jsonl'}", f"data.root={tmp_path / 'root'}"):
+        made = call("eval", run, typed, "task.id=null")
+        assert made.status == 0 and "3 rows" in made.out and "SAMPLE" not in made.out, made.err
+        both = call("train", *SHOWN, typed, f"output_dir={tmp_path / 'x'}")
+        assert both.status == 2 and "is not read with data.source=sample" in both.err

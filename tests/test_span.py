@@ -26,8 +26,8 @@ from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.metrics.squad import Squad, best_of, exact, f1, normalised
 from adaptkit.models import loading
 from adaptkit.models.model import Model
+from adaptkit.tasks.data import Data
 from adaptkit.tasks.forms.span import SpanForm
-from adaptkit.tasks.source import Data
 from adaptkit.tasks.span import Span, place_of, right_answers
 from adaptkit.tasks.task import Reader
 

@@ -26,7 +26,7 @@ from adaptkit.models.model import Model
 from adaptkit.optimizers import OPTIMIZERS
 from adaptkit.regularizers import REGULARIZERS
 from adaptkit.tasks import TASKS
-from adaptkit.tasks.source import Data
+from adaptkit.tasks.data import Data
 from adaptkit.training.settings import Tracker, TrainerSettings
 
 REGISTRIES = {"method": METHODS, "optimizer": OPTIMIZERS, "regularizer": REGULARIZERS}

@@ -25,7 +25,7 @@ from adaptkit.models.model import Model
 from adaptkit.optimizers import OPTIMIZERS, OptimizerSettings
 from adaptkit.regularizers import REGULARIZERS
 from adaptkit.tasks import TASKS
-from adaptkit.tasks.source import Data
+from adaptkit.tasks.data import Data
 from adaptkit.tasks.task import Task
 from adaptkit.tasks.worded import Worded
 from adaptkit.training.settings import Recipe, Tracker, TrainerSettings

@@ -15,7 +15,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError, invalid
-from adaptkit.tasks.source import FOLDS, Data
+from adaptkit.tasks.data import FOLDS, Data
 from adaptkit.tasks.task import ID, LABEL
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError
 from adaptkit.tasks import grouping
+from adaptkit.tasks.data import Data
 from adaptkit.tasks.few import training_rows
 from adaptkit.tasks.notes import notes_on
-from adaptkit.tasks.source import Data, DataSource, empty_texts, held_out
+from adaptkit.tasks.source import DataSource, empty_texts, held_out
 from adaptkit.tasks.task import LABEL, Splits
 
 if TYPE_CHECKING:

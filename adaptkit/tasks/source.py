@@ -18,9 +18,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from adaptkit.errors import AdaptError, MachineError, at_least, first_line, invalid, within
+from adaptkit.errors import AdaptError, MachineError, first_line, invalid
 from adaptkit.storage import bundled
 from adaptkit.tasks import conll
 from adaptkit.tasks.files import ENDINGS, EXTENSIONS, Table, kind_of, read_file
@@ -30,37 +30,6 @@ if TYPE_CHECKING:
 
 OTHERS = (".txt", ".xlsx", ".xls", ".zip", ".xml", ".arrow")  # files too, which cannot be read
 HELD_OUT = 0.1  # share of a single file that becomes the validation split
-
-
-FOLDS = (13, 21, 42, 87, 100)  # seeds of the few-shot draws
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where rows come from and how many are used."""
-
-    root: str | None = None  # folder with <task>/<split>.parquet, .csv, ...
-    # auto: local folder, then hub, then sample
-    source: Literal["auto", "hub", "local", "sample"] = "auto"
-    train_rows: int | None = None  # seeded subset with the classes' proportions; null: all
-    eval_rows: int | None = None  # the same of each scored split
-    per_class: int | None = None  # few-shot: training rows of each class, of a fixed draw
-    fold: int = 0  # which of the five draws
-
-    def __post_init__(self) -> None:
-        if self.root is not None and not self.root.strip():
-            raise invalid("data.root", "''", "must name a folder",
-                          "An unset shell variable gives an empty text")  # fmt: skip
-        for name in ("train_rows", "eval_rows", "per_class"):
-            if getattr(self, name) is not None:
-                at_least(f"data.{name}", getattr(self, name), 1)
-        within("data.fold", self.fold, 0, len(FOLDS))
-        if self.fold and self.per_class is None:
-            raise invalid("data.fold", self.fold, "chooses a few-shot draw",
-                          "Set data.per_class as well")  # fmt: skip
-        if self.per_class is not None and self.train_rows is not None:
-            raise invalid("data.per_class", self.per_class, "says how many rows are trained on",
-                          "Leave out data.train_rows")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,13 +68,11 @@ def find(spec: DatasetSpec) -> DataSource:
     root = Path(spec.root).expanduser() if spec.root else None
     default = os.environ.get("ADAPTKIT_DATA")
     typed = root and not (default and root.absolute() == Path(default).expanduser().absolute())
-    if spec.source in ("sample", "hub") and typed:
-        raise invalid("data.root", spec.root, f"is not read with data.source={spec.source}",
-                      "Leave one out")  # fmt: skip
     if spec.source == "sample":
-        if own and own.exists():
-            raise invalid("task.path", spec.path, "is not read with data.source=sample",
-                          "Leave one out")  # fmt: skip
+        for option, value, idle in (("data.root", spec.root, typed),
+                                    ("task.path", spec.path, own and own.exists())):  # fmt: skip
+            if idle:
+                raise invalid(option, value, "is not read with data.source=sample", "Leave one out")
         return _sample(spec)
     if own and own.exists() and spec.source != "hub":
         if typed:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from adaptkit.errors import AdaptError, at_least, invalid, one_of, unknown, within
+from adaptkit.tasks.data import Data
 from adaptkit.tasks.forms.span import SpanForm
 from adaptkit.tasks.forms.text import CUE, Generation, TextForm
-from adaptkit.tasks.source import Data
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Form, Splits, row_name
 from adaptkit.tasks.template import Template

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
 from adaptkit.tasks import grouping, one_file, source, trivial
+from adaptkit.tasks.data import Data
 from adaptkit.tasks.few import training_rows
 from adaptkit.tasks.ids import chosen, with_ids
 from adaptkit.tasks.labels import check_stored
@@ -72,13 +73,13 @@ class TableTask(ABC):
         """Name of the validation split that decides."""
         return self.validation
 
-    def spec(self, data: source.Data) -> source.DatasetSpec:
+    def spec(self, data: Data) -> source.DatasetSpec:
         """Return the data set that this task reads."""
         return source.DatasetSpec(
             self.name, self.path, self.subset, self.revision, data.root, data.source
         )
 
-    def origin(self, data: source.Data) -> source.DataSource:
+    def origin(self, data: Data) -> source.DataSource:
         """Return where the rows will come from."""
         origin = source.find(self.spec(data))
         if origin.kind == "hub":
@@ -92,7 +93,7 @@ class TableTask(ABC):
         return {"": self.validation, **self.also}
 
     def read(
-        self, data: source.Data, split: str, origin: source.DataSource, columns: Sequence[str]
+        self, data: Data, split: str, origin: source.DataSource, columns: Sequence[str]
     ) -> Dataset:
         """Return the raw rows of one split, with the column `id`, and `columns` known to be there.
 
@@ -248,9 +249,7 @@ class TableTask(ABC):
         """Return what belongs together and is never parted, one value per row; None: nothing."""
         return None
 
-    def load(
-        self, data: source.Data, seed: int, train: bool = True, every_row: bool = False
-    ) -> Splits:
+    def load(self, data: Data, seed: int, train: bool = True, every_row: bool = False) -> Splits:
         """Read, check and sample the splits.
 
         `every_row`: if all rows are in one file, score them all, and hold none out.

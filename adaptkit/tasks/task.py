@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adaptkit.adaptation import Batch
-from adaptkit.tasks.source import Data, DataSource
+from adaptkit.tasks.data import Data
+from adaptkit.tasks.source import DataSource
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from adaptkit.errors import AdaptError, ConfigError, at_least, invalid
+from adaptkit.tasks.data import Data
+from adaptkit.tasks.forms.text import CUE
 from adaptkit.tasks.pattern import FIRST, SLOT, Pattern, Wording, wordings
-from adaptkit.tasks.source import Data
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Splits
 from adaptkit.tasks.template import Template, columns_of
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 # Not every form reads them; what they are if they are not typed.
 OPTIONS = {"template": "", "words": {}, "shots": 0, "aggregate": "mean", "pieces": "one",
            "calibration": "none", "decode": "rank", "normalise": "sum"}  # fmt: skip
-CUE = "\nAnswer:"  # ends the source of a causal model
 T5 = "t5"  # the style that is T5's format, where that differs
 
 

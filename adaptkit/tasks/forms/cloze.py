@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError, invalid
 from adaptkit.tasks.forms.filling import STEPWISE, stepwise
+from adaptkit.tasks.forms.head import with_shares
 from adaptkit.tasks.forms.padding import encoded, fitted, padded, padded_inputs, plain_text
 from adaptkit.tasks.forms.verbalizer import (
     check_pieces,
@@ -260,10 +261,7 @@ class ClozeForm(Form):
         """Return the answers with the probabilities of the classes; a number has none."""
         if not self.classes:
             return super().detailed(predicted, rows)
-        return [
-            {"answer": name, "probabilities": dict(zip(self.classes, shares, strict=True))}
-            for name, shares in predicted
-        ]
+        return with_shares(predicted, self.classes)
 
 
 def _has_own_blank(tokenizer: Any, slot: str) -> bool:

@@ -99,7 +99,12 @@ class HeadForm(Form):
         """Return the answers with the probabilities of the classes; a number has none."""
         if not self.classes:
             return super().detailed(predicted, rows)
-        return [
-            {"answer": name, "probabilities": dict(zip(self.classes, shares, strict=True))}
-            for name, shares in predicted
-        ]
+        return with_shares(predicted, self.classes)
+
+
+def with_shares(predicted: Sequence[Answer], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return pairs of a class and the probabilities [C] of all as objects."""
+    return [
+        {"answer": name, "probabilities": dict(zip(classes, shares, strict=True))}
+        for name, shares in predicted
+    ]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
+from adaptkit.tasks.forms.head import with_shares
 from adaptkit.tasks.forms.text import Generation, TextForm, losses_of
 from adaptkit.tasks.forms.verbalizer import check_pieces
 from adaptkit.tasks.pattern import Wording, behind
@@ -110,10 +111,7 @@ class OptionsForm(Form):
         """Return the answers with the shares of the options, or the text that was generated."""
         if self.decode == "generate":
             return [{"answer": name, "text": text} for name, text in predicted]
-        return [
-            {"answer": name, "probabilities": dict(zip(self.classes, shares, strict=True))}
-            for name, shares in predicted
-        ]
+        return with_shares(predicted, self.classes)
 
 
 def ranked(
