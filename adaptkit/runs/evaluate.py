@@ -207,7 +207,8 @@ def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
             node[inner[-1]] = value
     if {"task.path", "data.root"} & {*touched} and "data.source" not in touched:
         plain["data"]["source"] = "auto"  # other rows are typed: not those of a run on the sample
-    if "task.path" in touched and "data.root" not in touched:
+    sample = "data.source" in touched and plain["data"]["source"] == "sample"
+    if ("task.path" in touched or sample) and "data.root" not in touched:
         plain["data"]["root"] = None
     keep_wording(saved.settings.plain["task"], plain["task"], touched)
     before, now = saved.settings.plain["task"], plain["task"]
