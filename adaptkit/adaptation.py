@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from adaptkit.tasks.task import Form
 
-Stage = Literal["train", "restore", "plan"]
+Stage = Literal["train", "restore", "plan"]  # plan: shapes without values
 
 
 class Batch(NamedTuple):
@@ -259,12 +259,12 @@ class Context:
     tokenizer: PreTrainedTokenizerBase | None  # None in a plan
     generator: torch.Generator  # the only source of randomness in `adapt`
     total_updates: int
-    # restore: saved tensors follow; build the structure as `finish` leaves it, skip work that
-    # depends on data. plan: shapes without values.
+    # restore: saved tensors follow; build what `finish` leaves, skip what depends on data
     stage: Stage = "train"
     labels: tuple[str, ...] = ()  # the classes' names; none for a number or a text
     head: str = "sequence"  # key of models.heads.HEADS
     pooling: str | None = None  # how the head sums up the tokens; None: it reads one of them
+    prompted: int = 0  # places that the text itself has for the vectors of a prompt
     # Training batches in a seeded order, encoded when asked for, and the task's mean loss on one.
     batches: Callable[[], Iterator[Batch]] = _no_data
     loss: Callable[[nn.Module, Batch], Tensor] = _no_data

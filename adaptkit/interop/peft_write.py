@@ -181,6 +181,8 @@ def write_prompt(model: nn.Module, task_type: str) -> PeftForm | None:
     prompt = dict(model.named_children()).get("prompt")
     if not isinstance(prompt, Prompt):
         return None
+    if prompt.inside:
+        raise AdaptError("PEFT puts a prompt before the text, this one stands inside a template.")
     if prompt.skip:
         raise AdaptError(
             f"PEFT puts a prompt before the first token of a {family(model).name} model, adaptkit "

@@ -75,7 +75,7 @@ class Ensemble:
         self.head, self.outputs = inner.head, inner.outputs
         self.sequences = inner.sequences * prompts
         self.one_to_one, self.generates = inner.one_to_one, inner.generates
-        self.squared = inner.squared
+        self.squared, self.prompted = inner.squared, inner.prompted
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
         """Encode as the inner form does."""

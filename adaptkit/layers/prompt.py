@@ -32,6 +32,9 @@ class Prompt(nn.Module):
     `vectors` [N, P, d] train, or an `encoder` computes them from its own parameters until `freeze`
     keeps its last output. `anchors` are ids of real words between the first and second half of the
     vectors. A batch of N B rows holds every example N times in a row, once per prompt.
+
+    `inside`: the text has places for the vectors: in `input_ids`, -1 is that of the first vector,
+    -2 that of the second. Nothing gets longer then.
     """
 
     anchors: Tensor | None
@@ -42,8 +45,10 @@ class Prompt(nn.Module):
         vectors: Tensor | None = None,
         encoder: PromptEncoder | None = None,
         anchors: Tensor | None = None,
+        inside: bool = False,
     ) -> None:
         super().__init__()
+        self.inside = inside
         self.vectors = None if vectors is None else nn.Parameter(vectors)
         self.encoder = encoder
         self.register_buffer("anchors", anchors, persistent=False)
@@ -68,6 +73,9 @@ class Prompt(nn.Module):
 
     def attach(self, body: nn.Module, decoder: nn.Module | None, skip: int) -> None:
         """Put the prompt in at every call of `body`, behind `skip` tokens of the text."""
+        if self.inside:
+            body.register_forward_pre_hook(self._in_places, with_kwargs=True)
+            return
         self.skip = skip
         body.register_forward_pre_hook(self._before, with_kwargs=True)
         if decoder is None:
@@ -103,6 +111,18 @@ class Prompt(nn.Module):
                 inputs["token_type_ids"] = splice(types, types.new_zeros(prompt.shape[:2]), start)
             inputs["input_ids"] = None
             inputs["inputs_embeds"] = splice(embeds, prompt.to(embeds.dtype), start)
+        return (), inputs
+
+    def _in_places(
+        self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]]:
+        inputs = named(body, args, kwargs)
+        ids = inputs["input_ids"]
+        embeds = words_of(body)(ids.clamp(min=0))
+        (vectors,) = self.current()
+        placed = vectors[(-1 - ids).clamp(min=0)].to(embeds.dtype)
+        inputs["inputs_embeds"] = torch.where((ids < 0)[..., None], placed, embeds)
+        inputs["input_ids"] = None
         return (), inputs
 
     def filled(self, words: nn.Module, embeds: Tensor) -> Tensor:
@@ -142,7 +162,7 @@ class Prompt(nn.Module):
         return output
 
     def current_length(self) -> int:
-        """Return the number of tokens by which a text grows."""
+        """Return the number of tokens by which a text grows, if the prompt is not inside it."""
         length = self.current().shape[1] if self.encoder is None else self.encoder.length
         return length + (0 if self.anchors is None else len(self.anchors))
 

@@ -16,7 +16,8 @@ encoder is prompted. `init`:
 answered once per prompt in one forward pass, the loss is the mean, and the prediction a majority
 vote. The scores of the mean logits and of a single prompt (their mean) are recorded next to it.
 
-The paper reads a T5's answer as text; here a head is trained with the prompt.
+The paper reads a T5's answer as text: task.form=text; with task.form=head a head is trained with
+the prompt. In the form cloze a template can say where the vectors go, as in P-tuning.
 
 Count: N P d; 76,800 for T5-base with 100 vectors.
 """
@@ -27,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import AdaptError, at_least, invalid
+from adaptkit.errors import AdaptError, ConfigError, at_least, invalid
 from adaptkit.models.anatomy import decoder, family, reader
 from adaptkit.models.body import config_of, device_of, generates, words_of
 
@@ -65,12 +66,15 @@ class PromptTuning:
         from adaptkit.layers.ensemble import Ensemble, install
         from adaptkit.layers.prompt import Prompt
 
-        check_room(start, self.length, "method.length")
+        check_places(context, self.length)
+        if not context.prompted:
+            check_room(start, self.length, "method.length")
         if self.prompts > 1 and generates(start.model):
             raise invalid("method.prompts", self.prompts, "votes on classes, not on words", "Use 1")
         device = device_of(start.model)
         vectors = torch.stack([self._start(start.model, context) for _ in range(self.prompts)])
-        prompted = attach(start, Prompt(vectors.to(device)), self.length)
+        prompt = Prompt(vectors.to(device), inside=context.prompted > 0)
+        prompted = attach(start, prompt, self.length)
         if self.prompts > 1:
             install(start.model, self.prompts)
         chosen = prompted.only(lambda name: name.startswith("prompt."))
@@ -112,6 +116,32 @@ class PromptTuning:
             )  # fmt: skip
         order = torch.randperm(len(ids), generator=context.generator)[:count]
         return [ids[i] for i in order.tolist()]
+
+
+def check_places(context: Context, length: int) -> None:
+    """Check that the places that a template has for a prompt are as many as its vectors.
+
+    Raises:
+        AdaptError: they are not.
+    """
+    if context.prompted and context.prompted != length:
+        raise invalid(
+            "method.length", length, f"the template has places for {context.prompted} vectors",
+            f"Set method.length={context.prompted}, or change {{prompt:N}}",
+        )  # fmt: skip
+
+
+def check_filled(model: nn.Module, context: Context) -> None:
+    """Check that the places that a template has for a prompt are filled.
+
+    Raises:
+        ConfigError: the adapted model has no prompt.
+    """
+    if context.prompted and "prompt" not in dict(model.named_children()):
+        raise ConfigError(
+            "task.template: has places for a prompt, {prompt:N}, and the method trains none. Leave "
+            "them out, or use method=ptuning or method=prompt."
+        )
 
 
 def check_room(start: Adaptation, length: int, field: str) -> None:
@@ -156,6 +186,8 @@ def embed(words: nn.Embedding, ids: list[int]) -> Tensor:
 def attach(start: Adaptation, prompt: Prompt, extra: int) -> Adaptation:
     """Register the prompt in the task's model, put it into the body, and count its positions.
 
+    `extra`: its positions, of which the text has some already if it is put inside.
+
     Raises:
         AdaptError: the model has a prompt already.
     """
@@ -164,4 +196,6 @@ def attach(start: Adaptation, prompt: Prompt, extra: int) -> Adaptation:
         raise AdaptError("the model has a prompt already: use one method with prompts in a chain.")
     model.add_module("prompt", prompt)
     prompt.attach(reader(model), decoder(model), skip=int(family(model).cls == "first"))
+    if prompt.inside:
+        return start
     return replace(start, extra_tokens=start.extra_tokens + extra)

@@ -7,8 +7,13 @@ at the end P is kept and the encoder dropped. `anchors` are real words in the mi
 whose embeddings come from the body. For SuperGLUE the paper trains the body as well, at a tenth of
 the prompt's rate: `tune_body`.
 
-The paper guesses a word at [MASK]; here a head is trained with the prompt. All of the prompt stands
-before the text (behind [CLS]).
+The paper guesses a word at [MASK] of a template with the vectors among its words:
+
+    task.form=cloze method.length=6
+    task.template='{first} {prompt:3} Question: {second}? {prompt:3} Answer: {label}.'
+
+The words of the template are the anchors then, and h_1 to h_3 stand at the first place. In another
+form, or without places in the template, all of the prompt stands before the text (behind [CLS]).
 
 Count: P d + (12 d^2 + 16 d) + (2 d^2 + 2 d) for vectors, LSTM and MLP; 8,278,272 for BERT-base
 with 9 vectors. Of these P d are stored, 6,912.
@@ -20,8 +25,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import at_least
-from adaptkit.methods.prompt import attach, check_room, tokens
+from adaptkit.errors import at_least, invalid
+from adaptkit.methods.prompt import attach, check_places, check_room, tokens
 from adaptkit.models.anatomy import base_prefix, reader
 from adaptkit.models.body import words_of
 
@@ -53,8 +58,14 @@ class PTuning:
         words = words_of(reader(start.model)).weight
         device, width = words.device, words.shape[1]
         ids = self._anchors(context)
-        check_room(start, self.length + len(ids), "method.length (with anchors)")
-        prompt = Prompt(anchors=torch.tensor(ids, device=device) if ids else None)
+        check_places(context, self.length)
+        if not context.prompted:
+            check_room(start, self.length + len(ids), "method.length (with anchors)")
+        elif ids:
+            raise invalid("method.anchors", self.anchors, "the template has places for the prompt",
+                          "Write the words into the template")  # fmt: skip
+        anchors = torch.tensor(ids, device=device) if ids else None
+        prompt = Prompt(anchors=anchors, inside=context.prompted > 0)
         if context.stage == "restore":
             prompt.keep(torch.zeros(1, self.length, width, device=device))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.config.settings import Settings
@@ -49,7 +50,18 @@ def _inputs(ids: list[Any], reader: Reader) -> dict[str, str]:
 
 
 def _decoded(ids: list[int], reader: Reader) -> str:
-    return str(reader.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    """Return a text; the place of a prompt's k-th vector is [Pk]."""
+
+    def text(part: list[int]) -> str:
+        return str(reader.tokenizer.decode(part, clean_up_tokenization_spaces=False))
+
+    if min(ids, default=0) >= 0:
+        return text(ids)
+    runs = groupby(ids, lambda number: number < 0)
+    return " ".join(
+        "".join(f"[P{-number}]" for number in part) if placed else text([*part]).strip(" ")
+        for placed, part in runs
+    )  # fmt: skip
 
 
 def _words(form: Form, reader: Reader) -> dict[str, str]:

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 
 from adaptkit.adaptation import Adaptation, Context, Params, apply, count
 from adaptkit.config.settings import Settings
+from adaptkit.methods.prompt import check_filled
 from adaptkit.models.anatomy import ROLES, family, family_of, roles_of, width
 from adaptkit.models.body import base_of
 from adaptkit.models.empty import empty_model, gaps
@@ -104,8 +105,10 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
             labels=run.task.classes,
             head=run.head,
             pooling=run.model.pooling,
+            prompted=form.prompted,
         )
         adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
+        check_filled(adaptation.model, context)
         counts = count(adaptation)
         trains = by_role(adaptation, roles)
         shapes = {name: list(tensor.shape) for name, tensor in adaptation.trainable.items()}

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, set_seed
 from adaptkit.adaptation import Adaptation, Batch, Context, Stage, apply
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
+from adaptkit.methods.prompt import check_filled
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
 from adaptkit.runs.delta import SavedRun, check_body, load_run
@@ -97,11 +98,13 @@ def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = N
         labels=run.task.classes,
         head=run.head,
         pooling=run.model.pooling,
+        prompted=form.prompted,
         loss=partial(mean_loss, form),
         load_run=load_run,
         **looks_at_data,
     )
     adaptation = apply(Adaptation.of(base.model, base.new), run.methods, context)
+    check_filled(adaptation.model, context)
     precision.cast(adaptation, number_format)
     if stage == "train":
         resume_delta(run, adaptation)

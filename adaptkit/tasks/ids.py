@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import to_json
 from adaptkit.tasks import source
-from adaptkit.tasks.task import ID, NUMBERED, SHOWN
+from adaptkit.tasks.task import ID, SHOWN
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+NUMBERED = "Rows without ids of their own."  # what a table's description then says
 
 
 def with_ids(rows: Dataset, column: str | None, where: str) -> Dataset:
@@ -71,3 +74,12 @@ def chosen(rows: Dataset, values: Mapping[str, str], where: str) -> Dataset:
             )
         rows = rows.select(kept)
     return rows
+
+
+def row_name(rows: Dataset, index: int) -> str:
+    """Return how a message names a row: by its own id, or by its number in the file, from 1."""
+    if ID not in rows.column_names:
+        return f"row {index + 1}"
+    name = rows[ID][index]
+    numbered = rows.info.description == NUMBERED
+    return f"row {int(name) + 1}" if numbered else f"the row with id {name!r}"

@@ -4,11 +4,13 @@
     verbalizer  negative -> terrible, positive -> great
 
 `{first}` and `{second}` are the task's own texts (task.text), whatever their columns are called, so
-that data sets of one kind can share their patterns. Nothing in a pattern is evaluated.
+that data sets of one kind can share their patterns. `{prompt:3}` are three places for the vectors
+of a trained prompt. Nothing in a pattern is evaluated.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +21,8 @@ from adaptkit.tasks.template import Template, columns_of, written
 
 SLOT = "label"
 FIRST = ("first", "second")  # names of the task's own texts
+PLACE = "\0"  # in a fixed text: where a vector of a prompt goes
+PLACES = re.compile(r"(?<!\{)\{prompt(?::(\d+))?\}")
 Words = tuple[tuple[str, ...], ...]  # of each class, in the order of the classes
 
 
@@ -36,9 +40,12 @@ class Pattern:
         """Pairs of a fixed text and the column or slot behind it, as Template has them.
 
         Raises:
-            ConfigError: the slot is not there once, or {second} is named and there is none.
+            ConfigError: the slot is not there once, {second} is named and there is none, or a place
+                for a prompt does not say how many vectors it has.
         """
-        found = Template(self.text, self.where).parts
+        if PLACE in self.text:
+            raise invalid(self.where, self.text, "holds a character that no text has")
+        found = Template(PLACES.sub(self._places, self.text), self.where).parts
         names = [name for _, name in found]
         if names.count(SLOT) != 1:
             raise invalid(self.where, self.text, "must hold {label} once, the place of the answer")
@@ -55,6 +62,23 @@ class Pattern:
             inner = Template(self.texts[number], "task.text").parts
             made += [(fixed + inner[0][0], inner[0][1]), *inner[1:]]
         return tuple(made)
+
+    def _places(self, hole: re.Match[str]) -> str:
+        count = int(hole[1] or 0)
+        if not count:
+            raise invalid(self.where, self.text, "must say how many vectors a prompt has there",
+                          "Write {prompt:3} for three")  # fmt: skip
+        return PLACE * count
+
+    @property
+    def prompted(self) -> int:
+        """Number of places for the vectors of a prompt."""
+        return sum(fixed.count(PLACE) for fixed, _ in self.parts)
+
+    @property
+    def prompted_before(self) -> int:
+        """Number of those in front of the slot."""
+        return sum(fixed.count(PLACE) for fixed, _ in self.parts[: self._slot + 1])
 
     def check(self, columns: Sequence[str]) -> None:
         """Check the pattern against the columns that the task reads.
@@ -86,18 +110,20 @@ class Pattern:
     def at_end(self) -> bool:
         """True if nothing but punctuation follows the slot, so that a decoder can fill it."""
         rest = self.parts[self._slot + 1 :]
-        return not any(name or any(c.isalnum() for c in fixed) for fixed, name in rest)
+        return not any(name or any(c.isalnum() or c == PLACE for c in f) for f, name in rest)
 
     @property
     def left(self) -> str:
         """What stands right before the slot and is fixed: tells how a word is joined to it."""
         fixed = self.parts[self._slot][0]
+        if fixed.rstrip(" ").endswith(PLACE):  # a word of its own follows
+            return "x "
         return fixed or ("x" if self._slot else "")
 
     def filled(self, row: Mapping[str, Any], word: str) -> str:
         """Return a row's text with `word` in the slot, examples in front of it left out."""
         values = {SLOT: word, "": "", **{n: written(v) for n, v in row.items() if n != SLOT}}
-        return "".join(fixed + values[name] for fixed, name in self.parts)
+        return "".join(fixed.replace(PLACE, "") + values[name] for fixed, name in self.parts)
 
     @property
     def _slot(self) -> int:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Answer = Any  # plain JSON
 SHOWN = 8  # classes in a line
 SKEWED = 10  # times as many rows as another class: worth a word
-NUMBERED = "Rows without ids of their own."  # what a table's description then says
 ID, LABEL = "id", "label"  # columns that every task's rows have; a row to predict has no label
 
 
@@ -100,15 +99,6 @@ class Splits:
         return digest.hexdigest()
 
 
-def row_name(rows: Dataset, index: int) -> str:
-    """Return how a message names a row: by its own id, or by its number in the file, from 1."""
-    if ID not in rows.column_names:
-        return f"row {index + 1}"
-    name = rows[ID][index]
-    numbered = rows.info.description == NUMBERED
-    return f"row {int(name) + 1}" if numbered else f"the row with id {name!r}"
-
-
 class Form(Protocol):
     """How a task is put to a model. The defaults suit a form with one example per row."""
 
@@ -131,6 +121,11 @@ class Form(Protocol):
     def generates(self) -> bool:
         """True if an answer takes many calls of the model, and not only the outputs of one."""
         return False
+
+    @property
+    def prompted(self) -> int:
+        """Number of places in the text itself for the vectors of a prompt."""
+        return 0
 
     @property
     def votes(self) -> bool:

@@ -111,6 +111,9 @@ class Worded(TableTask):
             if several := next((words for words in one.words if len(words) > 1), None):
                 raise invalid("task.words", list(several), "a class is one text with "
                               "task.form=text", "Name one word")  # fmt: skip
+            if one.pattern.prompted:
+                raise invalid("task.template", one.pattern.text, "has places for a prompt, which "
+                              "task.form=cloze alone has", "Leave {prompt:N} out")  # fmt: skip
         if not self.demonstrations:
             return found
         return tuple(replace(one, pattern=self._shown(one)) for one in found)

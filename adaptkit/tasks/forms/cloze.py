@@ -17,21 +17,24 @@ Calibration (only without training) subtracts the log of what the model says wit
 divided by the mean p of "N/A", "" and "[MASK]" (contextual: Zhao et al. 2021, arXiv:2102.09690), or
 by the p of the pattern alone (pmi: Holtzman et al. 2021, arXiv:2104.08315).
 
+A pattern may have places for the vectors of a prompt (Liu et al. 2021, arXiv:2103.10385), `slots`.
+
 Words of several pieces get as many masks: `parallel` reads all at once, `left_to_right` fills one
 after another, `confident` the likeliest first; training always reads them at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
-from adaptkit.errors import AdaptError, invalid
+from adaptkit.errors import AdaptError, ConfigError, invalid
 from adaptkit.tasks.forms.filling import STEPWISE, stepwise
 from adaptkit.tasks.forms.head import with_shares
-from adaptkit.tasks.forms.padding import encoded, fitted, padded, padded_inputs, plain_text
+from adaptkit.tasks.forms.padding import encoded, padded, padded_inputs
+from adaptkit.tasks.forms.slots import tokens_of
 from adaptkit.tasks.forms.verbalizer import (
     check_pieces,
     class_scores,
@@ -69,6 +72,19 @@ class ClozeForm(Form):
 
     head: ClassVar[str] = "words"
     outputs: ClassVar[None] = None
+
+    @property
+    def prompted(self) -> int:
+        """Number of places that the pattern has for the vectors of a prompt.
+
+        Raises:
+            ConfigError: patterns differ in it, so that it depends on the model.
+        """
+        counts = {one.pattern.prompted for one in self.wordings}
+        if len(counts) > 1:
+            raise ConfigError("task.template: the styles have different places for a prompt. "
+                              "Choose one style.")  # fmt: skip
+        return counts.pop()
 
     def wording(self, reader: Reader) -> Wording:
         """Return the pattern and words for a model: a decoder needs the slot at the end.
@@ -136,39 +152,10 @@ class ClozeForm(Form):
 
     def _read(self, batch: Mapping[str, list], reader: Reader, count: int) -> dict[str, list]:
         """Return the columns of texts with `count` masks in the slot."""
-        pattern, slot = self.wording(reader).pattern, self.slot(reader)
-        tokenizer, end = reader.tokenizer, reader.tokenizer.eos_token_id
-        plain = plain_text(tokenizer, always=True)
-        pattern = replace(pattern, shown=plain(pattern.shown))
-        tight = _has_own_blank(tokenizer, slot)
-        template = pattern.template(slot * count, tight) if slot else pattern.before()
         room = reader.length(self.max_length)
-
-        def read(texts: Iterable[str]) -> list[list[int]]:
-            made = tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
-            bare = [ids[:-1] if reader.causal and ids[-1:] == [end] else ids for ids in made]
-            return [ids or [end] for ids in bare]  # some give an empty text no token at all
-
-        try:
-            made = fitted(template, batch, room, read, plain)
-        except AdaptError as error:
-            if not pattern.shown:
-                raise
-            raise AdaptError(
-                f"task.shots: the examples leave no room for a text in {room} tokens. Lower "
-                "task.shots, or raise task.max_length."
-            ) from error
-        mark: Any = tokenizer.convert_tokens_to_ids(slot) if slot else None
-        if slot and made[0][0].count(mark) != count:  # those of texts are broken up
-            raise invalid(pattern.where, pattern.text, f"must not hold {slot} itself", "Write "
-                          "{label} in the place of the answer")  # fmt: skip
-        slots = [ids.index(mark) if slot else len(ids) - 1 for ids, _ in made]
-        return {
-            "input_ids": [ids for ids, _ in made],
-            "slot": slots,
-            "cut": [lost for _, lost in made],
-            "length": [len(ids) for ids, _ in made],
-        }
+        return tokens_of(
+            self.wording(reader).pattern, batch, reader, self.slot(reader), count, room
+        )
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Return inputs [B + F, T], F texts without content, slots [B + F, K] and targets [B]."""
@@ -182,8 +169,8 @@ class ClozeForm(Form):
         if reader.decoder_start is not None:
             start = [reader.decoder_start]
             ahead = [
-                start + (one["input_ids"][: one["slot"]] if reader.tokenizer.mask_token
-                         else [one["input_ids"][one["slot"]]])
+                start + ([t for t in one["input_ids"][: one["slot"]] if t >= 0]
+                         if reader.tokenizer.mask_token else [one["input_ids"][one["slot"]]])
                 for one in every
             ]  # fmt: skip
             inputs["decoder_input_ids"] = padded(ahead, reader.tokenizer.pad_token_id)
@@ -262,9 +249,3 @@ class ClozeForm(Form):
         if not self.classes:
             return super().detailed(predicted, rows)
         return with_shares(predicted, self.classes)
-
-
-def _has_own_blank(tokenizer: Any, slot: str) -> bool:
-    """Tell whether a blank before the slot is a token, where a word would take it in itself."""
-    with_blank, without = (tokenizer.tokenize(f"x{blank}{slot}") for blank in (" ", ""))
-    return len(with_blank) > len(without)
