@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from commandline import call, data_root, tiny, write
+from datasets import Dataset
 
 from adaptkit.config.compose import compose, compose_job, load_plain
 from adaptkit.config.groups import CONF, options
@@ -21,9 +22,12 @@ from adaptkit.runs.delta import load_run
 from adaptkit.runs.directory import relevant
 from adaptkit.runs.evaluate import as_recorded, changed
 from adaptkit.runs.mapped import in_classes_of
+from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.forms.verbalizer import pieces_of
+from adaptkit.tasks.gap import Gap
 from adaptkit.tasks.pattern import wordings
 from adaptkit.tasks.regress import Regress
+from adaptkit.tasks.template import Template
 from adaptkit.tasks.worded import T5
 
 STYLES = ("cloze", "question", "descriptive")
@@ -126,6 +130,45 @@ def test_text_without_a_template_is_t5s(name: str) -> None:
     assert two_stacks.pattern.before().filled(row) == source
     assert causal.pattern.before().filled(row) == f"{source}\nAnswer:"
     assert [list(every) for every in two_stacks.words] == [[word] for word in words.split()]
+
+
+ASKED = {  # the same of kinds whose answers are the row's own: source, answers
+    "copa": (
+        {"premise": A, "choice1": "it rained", "choice2": "it snowed", "question": "cause"},
+        f"copa choice1: it rained choice2: it snowed premise: {A} question: cause",
+        ["choice1", "choice2"],
+    ),
+    "record": (
+        {"query": "@placeholder won", "entities": ["Ann", "Bo", "Ann"],
+         "passage": 'Ann met Bo.\n@highlight\nBo lost\n@highlight\nAnn "left"\n@highlight\nEnd'},
+        "record query: @placeholder won entities: Ann, Bo passage: "
+        'Ann met Bo. Bo lost. Ann "left" End',
+        ["Ann", "Bo"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_choices_and_entities_are_listed_as_in_t5(name: str) -> None:
+    row, source, answers = ASKED[name]
+    listed = ["task.listed=true"] * (name == "copa")
+    asked = settings(compose([f"task={name}", "task.form=text", *listed])).task.posed.asked
+    assert Template(asked.source, "task.text").filled(asked.texts(row)) == source
+    assert asked.options(row) == answers
+
+
+def test_choices_of_one_column_are_numbered() -> None:
+    asked = Choice("swag", text="ctx", choices=("endings",), form="text", listed=True).posed.asked
+    row = {"ctx": "He ran.", "endings": ["away", "home", "up"]}
+    source = Template(asked.source, "task.text").filled(asked.texts(row))
+    assert source == "swag ctx: He ran. choice1: away choice2: home choice3: up"
+    assert asked.options(row) == ["choice1", "choice2", "choice3"]
+
+
+def test_of_several_right_entities_the_first_candidate_is_learnt() -> None:
+    form = Gap("record", text="passage", candidates="entities", form="text").posed
+    rows = Dataset.from_list([{**ASKED["record"][0], "label": ["Cy", "Bo", "Ann"]}])
+    assert form.targets(rows, None) == ["Bo"]
 
 
 def test_a_number_is_written_in_any_style() -> None:

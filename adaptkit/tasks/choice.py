@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from adaptkit.errors import AdaptError, invalid, one_of
-from adaptkit.tasks.forms.alternatives import AlternativesForm
+from adaptkit.tasks.forms.alternatives import AlternativesForm, Continued, Listed
 from adaptkit.tasks.forms.choice import ChoiceForm, alternatives_of
 from adaptkit.tasks.labels import whole
 from adaptkit.tasks.table import TableTask
@@ -30,6 +30,7 @@ class Choice(TableTask):
     form: Literal["head", "text"] = "head"  # text: the likeliest choice is the answer
     # text: what the likelihood of a choice is divided by
     normalise: Literal["sum", "tokens", "characters"] = "sum"
+    listed: bool = False  # text: all choices stand in the text, and an answer is one's name (T5)
 
     answer = "one of several choices"
 
@@ -37,6 +38,9 @@ class Choice(TableTask):
         one_of("task.metric", self.metric, ("accuracy",))
         if self.form == "head" and self.normalise != "sum":
             raise invalid("task.normalise", self.normalise, "is not read with task.form=head",
+                          "Set task.form=text")  # fmt: skip
+        if self.form == "head" and self.listed:
+            raise invalid("task.listed", True, "is not read with task.form=head",
                           "Set task.form=text")  # fmt: skip
         super().__post_init__()
         if not self.choices:
@@ -60,7 +64,10 @@ class Choice(TableTask):
         choice = ChoiceForm(
             self.text, self.choices, self.max_length, self.connect, self.connectives
         )
-        return choice if self.form == "head" else AlternativesForm(choice, self.normalise)
+        if self.form == "head":
+            return choice
+        asked = Listed(self.name, choice) if self.listed else Continued(choice)
+        return AlternativesForm(asked, self.max_length, self.normalise)
 
     def check(self, rows: Dataset, split: str) -> None:
         """Check the texts, that there are two choices or more, and the connecting words.

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from adaptkit.errors import AdaptError, invalid, one_of
+from adaptkit.tasks.forms.alternatives import AlternativesForm, Entities
 from adaptkit.tasks.forms.gap import GapForm, distinct
 from adaptkit.tasks.table import TableTask
-from adaptkit.tasks.task import LABEL, Answer, Splits
+from adaptkit.tasks.task import LABEL, Answer, Form, Splits
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,12 +30,18 @@ class Gap(TableTask):
     candidates: str = "candidates"  # column of lists of texts
     label: str = "answers"  # column of the right candidates: a text or a list
     metric: str = "record"  # F1 of words and exact match, as in SQuAD
+    form: Literal["head", "text"] = "head"  # text: the likeliest candidate is the answer
+    # text: what the likelihood of a candidate is divided by
+    normalise: Literal["sum", "tokens", "characters"] = "sum"
     max_length: int = 384  # tokens of context and text, special ones included
 
     answer = "one of the candidates"
 
     def __post_init__(self) -> None:
         one_of("task.metric", self.metric, ("record",))
+        if self.form == "head" and self.normalise != "sum":
+            raise invalid("task.normalise", self.normalise, "is not read with task.form=head",
+                          "Set task.form=text")  # fmt: skip
         super().__post_init__()
         if not self.gap:
             raise invalid("task.gap", self.gap, "must say what stands in the place of the gap")
@@ -49,9 +56,13 @@ class Gap(TableTask):
         return (self.text, self.query, self.candidates)
 
     @property
-    def posed(self) -> GapForm:
-        """A classifier with one output per candidate's sequence."""
-        return GapForm(self.text, self.query, self.gap, self.candidates, self.max_length)
+    def posed(self) -> Form:
+        """A classifier with one output per candidate's sequence, or the candidates' likelihoods."""
+        gap = GapForm(self.text, self.query, self.gap, self.candidates, self.max_length)
+        if self.form == "head":
+            return gap
+        asked = Entities(self.name, gap)
+        return AlternativesForm(asked, self.max_length, self.normalise, by_name=True)
 
     def check(self, rows: Dataset, split: str) -> None:
         """Check the texts, that there is a gap, and that there are two candidates or more.

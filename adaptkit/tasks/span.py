@@ -75,7 +75,7 @@ class Span(TableTask):
             for name in Template(self.template, "task.template").columns:
                 if name not in self.columns:
                     raise unknown("task.template: {...}", name, self.columns)
-        if self.stride >= self.max_length:
+        if self.form == "head" and self.stride >= self.max_length:
             raise invalid("task.stride", self.stride, f"must be below task.max_length="
                           f"{self.max_length}: it is the overlap of windows")  # fmt: skip
 

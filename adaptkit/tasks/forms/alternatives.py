@@ -1,89 +1,209 @@
 """Alternatives as texts: the right one is learnt as a target, and the likeliest one is the answer.
 
-    source    "The ground was wet because"      targets   "it had rained.", "it was late."
-    answer    argmax over the alternatives of log p(alternative | source), see `options`
+    continued   source  "The ground was wet because"      targets  "it had rained.", "it was late."
+    listed      source  "copa choice1: it had rained. choice2: it was late. premise: ..."
+                targets "choice1", "choice2"                                     (T5's COPA)
+    entities    source  "record query: ... entities: a, b passage: ..."
+                targets "a", "b"                                                 (T5's ReCoRD)
 
-The source is the context of the choice form, with its connecting words.
+    answer      argmax over the alternatives of log p(alternative | source), see `options`
+
+Source: Raffel et al. 2020 (arXiv:1910.10683) for what T5 reads. Of several right entities the first
+candidate is learnt, where T5 learns each.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.forms.choice import ChoiceForm, alternatives_of
+from adaptkit.tasks.forms.gap import GapForm, distinct
 from adaptkit.tasks.forms.options import ROOM, ranked
-from adaptkit.tasks.forms.text import Generation, TextForm, losses_of
-from adaptkit.tasks.task import ID, LABEL, Answer, Form, Reader
+from adaptkit.tasks.forms.text import CUE, Generation, TextForm
+from adaptkit.tasks.forms.written import WrittenForm
+from adaptkit.tasks.task import ID, LABEL, Answer, Reader
 from adaptkit.tasks.template import Template
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor, nn
+    from torch import nn
 
-SOURCE, OPTIONS = "source", "options"
+OPTIONS = "options"
+
+
+class Asked(Protocol):
+    """What is read of a row, and what may be the answer."""
+
+    @property
+    def source(self) -> str:
+        """A template that names what `texts` returns."""
+        ...
+
+    @property
+    def cue(self) -> str:
+        """What ends the source of a causal model."""
+        ...
+
+    def texts(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Return the texts of a row."""
+        ...
+
+    def options(self, row: Mapping[str, Any]) -> list[str]:
+        """Return the alternatives of a row."""
+        ...
 
 
 @dataclass(frozen=True)
-class AlternativesForm(Form):
-    """A context in, the number of the likeliest of several texts out."""
+class Continued:
+    """A context with its connecting words; a choice is what follows."""
 
     choice: ChoiceForm
+    source: str = "{source}"
+    cue: str = ""
+
+    def texts(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Return the context."""
+        return {"source": self.choice.context_of(row)}
+
+    def options(self, row: Mapping[str, Any]) -> list[str]:
+        """Return the choices."""
+        return alternatives_of(row, self.choice.choices)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """All choices and the context in the order of their names; an answer is a choice's name."""
+
+    name: str  # of the task
+    choice: ChoiceForm
+    cue: str = CUE
+
+    @cached_property
+    def source(self) -> str:
+        """T5's format; choices of one column are called choice1, choice2, ..."""
+        one = self.choice
+        names = sorted([one.context, *one.choices, *([one.connect] if one.connect else [])])
+        single = one.choices[0] if len(one.choices) == 1 else None
+        parts = [f"{{{name}}}" if name == single else f"{name}: {{{name}}}" for name in names]
+        return " ".join([self.name, *parts])
+
+    def texts(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Return context, choices and the word that connects them."""
+        one = self.choice
+        found = {name: str(row[name]) for name in (one.context, one.connect) if name}
+        if len(one.choices) > 1:
+            return {**found, **{name: row[name] for name in one.choices}}
+        pairs = zip(self.options(row), alternatives_of(row, one.choices), strict=True)
+        return {**found, one.choices[0]: " ".join(f"{name}: {text}" for name, text in pairs)}
+
+    def options(self, row: Mapping[str, Any]) -> list[str]:
+        """Return the names of the choices."""
+        if len(self.choice.choices) > 1:
+            return list(self.choice.choices)
+        count = len(alternatives_of(row, self.choice.choices))
+        return [f"choice{k}" for k in range(1, count + 1)]
+
+
+@dataclass(frozen=True)
+class Entities:
+    """A text with a gap, candidates and a context; an answer is a candidate."""
+
+    name: str  # of the task
+    gap: GapForm
+    cue: str = CUE
+
+    @property
+    def source(self) -> str:
+        """T5's format."""
+        query, entities, passage = (f"{{{name}}}" for name in self.columns)
+        return f"{self.name} query: {query} entities: {entities} passage: {passage}"
+
+    @property
+    def columns(self) -> tuple[str, str, str]:
+        """The columns of query, candidates and context."""
+        return self.gap.query, self.gap.candidates, self.gap.context
+
+    def texts(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Return query, candidates and context."""
+        texts = (row[self.gap.query], ", ".join(self.options(row)), joined(row[self.gap.context]))
+        return dict(zip(self.columns, texts, strict=True))
+
+    def options(self, row: Mapping[str, Any]) -> list[str]:
+        """Return the candidates, each once."""
+        return distinct(row[self.gap.candidates])
+
+
+@dataclass(frozen=True)
+class AlternativesForm(WrittenForm):
+    """A row in, the likeliest of several texts out."""
+
+    asked: Asked
+    max_length: int  # tokens of the source, special ones included
     normalise: str = "sum"  # what the likelihood is divided by: sum | tokens | characters
+    by_name: bool = False  # answers and labels are the texts; else numbers, counted from 0
 
-    head: ClassVar[str] = "text"
-    outputs: ClassVar[None] = None
-    generates: ClassVar[bool] = True
+    def inner(self, reader: Reader, longest: int = ROOM) -> TextForm:
+        """Return the form of source and target, of `longest` tokens at most."""
+        source = Template(self.asked.source, "task.text")
+        generation = Generation(max_new_tokens=longest)
+        return TextForm(source, self.max_length, longest, generation, self.asked.cue)
 
-    def inner(self, options: Sequence[Sequence[str]], reader: Reader) -> TextForm:
-        """Return the form of source and target; targets have room for the longest alternative."""
-        source, length = Template(f"{{{SOURCE}}}", "task.text"), self.choice.max_length
-        texts = [text for every in options for text in every]
-        longest = max(map(len, TextForm(source, length, ROOM).targets(texts, reader)))
-        return TextForm(source, length, longest, Generation(max_new_tokens=longest))
+    def targets(self, rows: Dataset, reader: Reader) -> list[str]:
+        """Return the right alternatives; of several the first candidate."""
+        pairs = zip(rows[LABEL][:], map(self.asked.options, rows), strict=True)
+        if not self.by_name:
+            return [texts[number] for number, texts in pairs]
+        return [next((name for name in names if name in texts), names[0]) for names, texts in pairs]
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
         """Encode as the text form does; `options` are the alternatives of every row."""
         from datasets import Dataset
 
-        options = [alternatives_of(row, self.choice.choices) for row in rows]
-        columns: dict[str, list] = {SOURCE: [self.choice.context_of(row) for row in rows]}
+        options = [self.asked.options(row) for row in rows]
+        found = [self.asked.texts(row) for row in rows]
+        columns: dict[str, list] = {name: [one[name] for one in found] for name in found[0]}
         if ID in rows.column_names:
             columns[ID] = rows[ID][:]
         if LABEL in rows.column_names:
-            pairs = zip(options, rows[LABEL][:], strict=True)
-            columns[LABEL] = [texts[number] for texts, number in pairs]
-        found = self.inner(options, reader).encode(Dataset.from_dict(columns), reader)
-        return found.add_column(OPTIONS, options)
+            columns[LABEL] = self.targets(rows, reader)
+        every = list(dict.fromkeys(text for texts in options for text in texts))
+        longest = max(map(len, self.inner(reader).targets(every, reader)))
+        made = self.inner(reader, longest).encode(Dataset.from_dict(columns), reader)
+        return made.add_column(OPTIONS, options)
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Collate as the text form does, with the alternatives."""
+        batch = super().collate(examples, reader)
         options = [example[OPTIONS] for example in examples]
-        batch = self.inner(options, reader).collate(examples, reader)
         return batch._replace(targets={**batch.targets, OPTIONS: options})
 
-    def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the loss of the text form."""
-        return losses_of(outputs, batch).sum()
-
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
-        """Return pairs of the number of the likeliest alternative and the shares of all."""
+        """Return pairs: the likeliest alternative, the first of equal ones, and all shares."""
         options = batch.targets[OPTIONS]
-        inner = self.inner(options, reader)
-        scores = ranked(model, inner, batch, reader, options, self.normalise)
-        shares = scores.softmax(-1).tolist()
-        best = scores.argmax(-1).tolist()
-        return [
-            (number, line[: len(texts)])
-            for number, line, texts in zip(best, shares, options, strict=True)
-        ]
+        scores = ranked(model, self.inner(reader), batch, reader, options, self.normalise)
+        found: list[Answer] = []
+        lines = zip(scores.argmax(-1).tolist(), scores.softmax(-1).tolist(), options, strict=True)
+        for k, line, texts in lines:
+            shares = line[: len(texts)]
+            named = (texts[k], dict(zip(texts, shares, strict=True)))
+            found.append(named if self.by_name else (k, shares))
+        return found
 
     def answers(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[Answer]:
-        """Return the numbers of the alternatives."""
-        return self.choice.answers(predicted, rows)
+        """Return the numbers or names of the likeliest."""
+        return [answer for answer, _ in predicted]
 
     def detailed(self, predicted: Sequence[Answer], rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the numbers with the shares of all alternatives."""
-        return self.choice.detailed(predicted, rows)
+        """Return them with the shares of all alternatives."""
+        return [{"answer": answer, "probabilities": shares} for answer, shares in predicted]
+
+
+def joined(passage: str) -> str:
+    """Return a passage with ReCoRD's highlights joined to its text, as T5 reads them."""
+    sentence_ends = re.sub(r"([.?!\"'])\n@highlight\n", r"\1 ", passage)
+    return sentence_ends.replace("\n@highlight\n", ". ")

@@ -8,55 +8,41 @@ Source: Raffel et al. 2020 (arXiv:1910.10683), whose task mixture writes STS-B i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from adaptkit.adaptation import Batch
-from adaptkit.tasks.forms.text import Generation, TextForm, losses_of
+from adaptkit.tasks.forms.text import Generation, TextForm
+from adaptkit.tasks.forms.written import WrittenForm
 from adaptkit.tasks.pattern import Wording, behind
-from adaptkit.tasks.task import LABEL, Answer, Form, Reader
+from adaptkit.tasks.task import LABEL, Answer, Reader
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor, nn
+    from torch import nn
 
 ROOM = 16  # tokens of a number, its end included
 
 
 @dataclass(frozen=True)
-class NumberForm(Form):
+class NumberForm(WrittenForm):
     """A row in a pattern, a number written behind it."""
 
     wordings: tuple[Wording, ...]  # without a style: the one for two stacks, that for causal models
     max_length: int  # tokens of the source, special ones included
     step: float = 0.2
 
-    head: ClassVar[str] = "text"
-    outputs: ClassVar[None] = None
-    generates: ClassVar[bool] = True
-
     def inner(self, reader: Reader) -> TextForm:
         """Return the form of source and target."""
         source = behind(self.wordings, reader.causal).pattern.before()
         return TextForm(source, self.max_length, ROOM, Generation(max_new_tokens=ROOM))
 
-    def encode(self, rows: Dataset, reader: Reader) -> Dataset:
-        """Encode as the text form does; the targets are the numbers as texts."""
-        if LABEL in rows.column_names:
-            targets = [written(number, self.step) for number in rows[LABEL][:]]
-            rows = rows.remove_columns(LABEL).add_column(LABEL, targets)
-        return self.inner(reader).encode(rows, reader)
-
-    def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
-        """Collate as the text form does."""
-        return self.inner(reader).collate(examples, reader)
-
-    def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the loss of the text form."""
-        return losses_of(outputs, batch).sum()
+    def targets(self, rows: Dataset, reader: Reader) -> list[str]:
+        """Return the numbers as texts."""
+        return [written(number, self.step) for number in rows[LABEL][:]]
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return pairs of a number and the text that was read as it."""

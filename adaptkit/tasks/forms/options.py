@@ -13,16 +13,17 @@ options are the words of the classes, or the row's own alternatives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.forms.head import with_shares
 from adaptkit.tasks.forms.text import Generation, TextForm, losses_of
 from adaptkit.tasks.forms.verbalizer import check_pieces
+from adaptkit.tasks.forms.written import WrittenForm
 from adaptkit.tasks.pattern import Wording, behind
-from adaptkit.tasks.task import LABEL, Answer, Form, Reader
+from adaptkit.tasks.task import LABEL, Answer, Reader
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,7 +33,7 @@ ROOM = 512  # tokens of an option, its end included; more than any has
 
 
 @dataclass(frozen=True)
-class OptionsForm(Form):
+class OptionsForm(WrittenForm):
     """A row in a pattern, the word of a class as the text behind it."""
 
     wordings: tuple[Wording, ...]  # without a style: the one for two stacks, that for causal models
@@ -40,10 +41,6 @@ class OptionsForm(Form):
     max_length: int  # tokens of the source, special ones included
     decode: str = "rank"
     normalise: str = "sum"
-
-    head: ClassVar[str] = "text"
-    outputs: ClassVar[None] = None
-    generates: ClassVar[bool] = True
 
     def wording(self, reader: Reader) -> Wording:
         """Return the pattern and words for a model: the first with the slot at its end.
@@ -75,21 +72,10 @@ class OptionsForm(Form):
         longest = max(map(len, free.targets(self.texts(reader), reader)))
         return TextForm(source, self.max_length, longest, Generation(max_new_tokens=longest))
 
-    def encode(self, rows: Dataset, reader: Reader) -> Dataset:
-        """Encode as the text form does; the targets are the words of the classes."""
-        if LABEL in rows.column_names:
-            word = dict(zip(self.classes, self.texts(reader), strict=True))
-            targets = [word[name] for name in rows[LABEL][:]]
-            rows = rows.remove_columns(LABEL).add_column(LABEL, targets)
-        return self.inner(reader).encode(rows, reader)
-
-    def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
-        """Collate as the text form does."""
-        return self.inner(reader).collate(examples, reader)
-
-    def loss(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the loss of the text form."""
-        return losses_of(outputs, batch).sum()
+    def targets(self, rows: Dataset, reader: Reader) -> list[str]:
+        """Return the words of the classes."""
+        word = dict(zip(self.classes, self.texts(reader), strict=True))
+        return [word[name] for name in rows[LABEL][:]]
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return pairs: a class and the shares [C] of all; or a class, if any, and the text."""
