@@ -93,8 +93,9 @@ def explain(error: BaseException, overrides: list[str]) -> str:
             return f"+{key}: there is such an option already; write {key}=VALUE."
         return f"{key}: no such option or group; {of_key(key, known, overrides)}".rstrip()
     if "Cannot merge" in str(error.__cause__):
-        word = text.partition("Error merging override ")[2]
-        wanted = "a list: KEY=[A,B]" if "with ListConfig" in str(error.__cause__) else "a mapping"
+        word = text.partition("Error merging override ")[2].lstrip("+")
+        is_list = "object_type=list" in str(error.__cause__)
+        wanted = "a list: KEY=[A,B]" if is_list else "a mapping: KEY={NAME:VALUE}"
         return f"{word}: must be {wanted}."
     if isinstance(error, ValueError) and "--" in text:  # flags that exclude each other
         return text

@@ -127,6 +127,9 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     within("seed", seed, 0, 2**32)
     trainer = build(TrainerSettings, plain["trainer"], "trainer")
     check_untrained(parts["task"], parts["method"], trainer)
+    if regularizers and isinstance(parts["method"], HardPrompt):
+        raise invalid("regularizer", [*regularizers], "method=hard_prompt trains nothing",
+                      "Leave it out")  # fmt: skip
     return Settings(
         model=model,
         method_name=plain["method"]["name"],

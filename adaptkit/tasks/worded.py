@@ -179,7 +179,10 @@ class Worded(TableTask):
         if not self.shots or self.demonstrations:
             return self.demonstrations
         if rows is None:
-            raise AdaptError(f"task.shots={self.shots}: there are no training rows to show.")
+            raise AdaptError(
+                f"task.shots={self.shots}: there are no training rows to show: they are not read "
+                "when a run is evaluated. Train with task.shots."
+            )
         generator, by_class = random.Random(seed), defaultdict(list)
         for number, name in enumerate(rows[LABEL][:]):
             by_class[name].append(number)
