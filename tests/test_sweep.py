@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from commandline import call, data_root, tiny
@@ -148,3 +150,24 @@ def test_repeated_sweep_loads_no_torch(place: Path, checkpoints) -> None:
     again = process(sys.executable, "-c", WITHOUT_TORCH, *words, "-m", "seed=0,0")
     assert again.returncode == 0, again.stderr
     assert "done before" in again.stderr
+
+
+def outcome_of(seed: int, score: float, drop: float | None, sets: tuple[str, ...] = ("a",)) -> Any:
+    macro = {} if drop is None else {"drop": drop, "score": score - drop, "sets": list(sets)}
+    return SimpleNamespace(
+        settings={"seed": seed, "method.name": "lora"}, score=score, task="t", model="m",
+        method="lora", variant="v", metric="accuracy", ood={"macro": macro},
+    )  # fmt: skip
+
+
+def test_repeated_runs_have_a_mean_drop_with_an_interval_over_the_seeds() -> None:
+    """Drops .1, .2, .3: deviation .1, t(.975, 2) = 4.302653, half width .248414."""
+    runs = [outcome_of(seed, 0.8, drop) for seed, drop in enumerate((0.1, 0.2, 0.3))]
+    (line,) = sweep.repeats(runs)
+    assert line.endswith(
+        "accuracy 0.8000 (standard deviation 0.0000, 3 runs); out of domain 0.6000, drop +0.2000 "
+        "(95 % over the runs: -0.0484 to +0.4484)"
+    )
+    for other in (outcome_of(3, 0.8, None), outcome_of(3, 0.8, 0.2, ("a", "b"))):
+        (line,) = sweep.repeats([*runs, other])
+        assert "out of domain" not in line

@@ -127,9 +127,29 @@ def repeats(records: Sequence[Any]) -> list[str]:
         lines.append(
             f"{one.task}/{one.model}/{one.method}/{one.variant}: {one.metric} "
             f"{decimal(statistics.mean(scores))} (standard deviation "
-            f"{decimal(statistics.stdev(scores))}, {len(scores)} runs)"
+            f"{decimal(statistics.stdev(scores))}, {len(scores)} runs){drops(group)}"
         )
     return lines
+
+
+def drops(group: Sequence[Any]) -> str:
+    """Say the mean drop out of domain of repeated runs, with its 95 % interval over the runs.
+
+    mean +- t s / sqrt(n), t: the 97.5 % point of Student's distribution with n - 1 degrees of
+    freedom. Nothing if the runs were not scored on the same sets.
+    """
+    found = [record.ood.get("macro", {}) for record in group]
+    values = [one.get("drop") for one in found]
+    if None in values or len({tuple(one["sets"]) for one in found}) > 1:
+        return ""
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    low, high = (statistics.mean(values) + sign * half for sign in (-1, 1))
+    return (
+        f"; out of domain {decimal(statistics.mean(one['score'] for one in found))}, drop "
+        f"{statistics.mean(values):+.4f} (95 % over the runs: {low:+.4f} to {high:+.4f})"
+    )
 
 
 def average(record: Any) -> tuple[str, str]:
