@@ -113,6 +113,7 @@ class Adaptation:
     solve: Callable[[Tensor, Tensor], float] | None = None
     # Folds what was trained into the body's own weights; None: it cannot be folded in.
     merge: Callable[[], None] | None = None
+    passes: int = 1  # of a batch through the model, before its gradients are computed
     extra_tokens: int = 0  # by which the body's input is longer than the text (a prompt)
     form: Callable[[Form], Form] | None = None  # wraps the task's form (an ensemble of prompts)
     narrowed: bool = False  # a method has selected what trains: the next one of a chain adds to it
@@ -224,31 +225,9 @@ class Adaptation:
             mine[name].copy_(tensor)
 
 
-@dataclass(frozen=True)
-class Params:
-    """Numbers of parameters; the head is counted apart, because papers differ in this."""
-
-    total: int  # of the adapted model, shared tensors once
-    trainable: int
-    body_trainable: int
-    head_trainable: int
-    stored: int  # what delta.safetensors holds; final once the method's `finish` was called
-    trainable_percent: float  # trainable / total
-
-
-def count(adaptation: Adaptation) -> Params:
-    """Count an adaptation's parameters."""
-    total = sum(p.numel() for p in adaptation.model.parameters())
-    body = sum(p.numel() for p in adaptation.body_trainable().values())
-    trainable = sum(p.numel() for p in adaptation.trainable.values())
-    stored = sum(tensor.numel() for tensor in adaptation.delta().values())
-    percent = round(100 * trainable / total, 6)
-    return Params(total, trainable, body, trainable - body, stored, percent)
-
-
 def _no_data(*_: Any) -> Any:
     raise AdaptError(
-        "this method looks at a tokenizer, training rows or other runs, and none are at hand here."
+        "this method looks at a tokenizer, a task, its rows or other runs, and there are none here."
     )
 
 
@@ -268,6 +247,7 @@ class Context:
     # Training batches in a seeded order, encoded when asked for, and the task's mean loss on one.
     batches: Callable[[], Iterator[Batch]] = _no_data
     loss: Callable[[nn.Module, Batch], Tensor] = _no_data
+    form: Form | None = None  # of the task; None: there is none, in a loop of one's own
     load_run: Callable[[Path], Any] = _no_data  # a finished run (transfer, teachers, judges)
 
     @property
@@ -278,6 +258,15 @@ class Context:
             AdaptError: a plan has none.
         """
         return self.tokenizer or _no_data()
+
+    @property
+    def required_form(self) -> Form:
+        """The form of the task, for a regularizer that cannot do without.
+
+        Raises:
+            AdaptError: there is no task.
+        """
+        return self.form or _no_data()
 
 
 class Method(Protocol):

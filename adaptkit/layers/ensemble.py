@@ -94,6 +94,10 @@ class Ensemble:
         every = [self.inner.loss(one, batch) for one in self._single(outputs)]
         return torch.stack(every).mean()
 
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return what the inner form compares, prompt after prompt."""
+        return torch.cat([self.inner.compared(one, batch) for one in self._single(outputs)])
+
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per example the answers (of the vote, of the mean logits, *of each prompt)."""
         mean = SequenceClassifierOutput(logits=outputs["answers"].float().mean(1))

@@ -15,7 +15,7 @@ r (V + d) for the embeddings.
 
     >>> import torch
     >>> from transformers import GPT2Config, GPT2ForSequenceClassification
-    >>> from adaptkit.adaptation import count
+    >>> from adaptkit.counts import count
     >>> from adaptkit.models.loading import head_names
     >>> size = dict(vocab_size=20, n_embd=8, n_layer=1, n_head=2)
     >>> model = GPT2ForSequenceClassification(GPT2Config(**size))

@@ -4,5 +4,7 @@ Like `adaptkit.methods`, these modules do not import torch at import time.
 """
 
 from adaptkit.regularizers.l2_sp import L2SP
+from adaptkit.regularizers.r3f import R3F, R4F
+from adaptkit.regularizers.r_drop import RDrop
 
-REGULARIZERS: dict[str, type] = {"l2_sp": L2SP}
+REGULARIZERS: dict[str, type] = {"l2_sp": L2SP, "r3f": R3F, "r4f": R4F, "r_drop": RDrop}

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adaptkit.adaptation import count
 from adaptkit.config.compose import compose, with_absolute_paths
 from adaptkit.config.settings import Settings, settings
+from adaptkit.counts import count
 from adaptkit.errors import AdaptError
 from adaptkit.interop.peft_config import short
 from adaptkit.interop.peft_file import PeftFile, read

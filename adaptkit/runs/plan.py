@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig
 
-from adaptkit.adaptation import Adaptation, Context, Params, apply, count
+from adaptkit.adaptation import Adaptation, Context, apply
 from adaptkit.config.settings import Settings
+from adaptkit.counts import Params, count
 from adaptkit.methods.prompt import check_filled
 from adaptkit.models.anatomy import ROLES, family, family_of, roles_of, width
 from adaptkit.models.body import base_of
@@ -106,6 +107,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
             head=run.head,
             pooling=run.model.pooling,
             prompted=form.prompted,
+            form=form,
         )
         adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
         check_filled(adaptation.model, context)
@@ -147,6 +149,8 @@ def memory_of(
     batch, gradients = run.trainer.batch_size * form.sequences, 4 * counts.trainable
     if adaptation.features is None:
         saved, highest = step(adaptation, batch, tokens, precision, backward=True)
+        further = (adaptation.passes - 1) * saved
+        saved, highest = saved + further, highest + further
     else:  # the body runs without gradients, and the head reads what it made
         saved, highest = batch * width(adaptation.model) * 4, 0
     scored = run.trainer.eval_batch_size * form.sequences

@@ -100,6 +100,7 @@ def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = N
         pooling=run.model.pooling,
         prompted=form.prompted,
         loss=partial(mean_loss, form),
+        form=form,
         load_run=load_run,
         **looks_at_data,
     )

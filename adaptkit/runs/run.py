@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from adaptkit.adaptation import count
 from adaptkit.config.settings import Settings
+from adaptkit.counts import count
 from adaptkit.errors import AdaptError, machine_failures
 from adaptkit.models.heads import BEGINNINGS
 from adaptkit.runs.delta import digest, save_delta

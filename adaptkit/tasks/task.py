@@ -165,6 +165,13 @@ class Form(Protocol):
         """Return the sum of the losses [] of what `batch.weight` counts."""
         ...
 
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return what two views of a batch are compared by: logits [N, C], or numbers [N, 1].
+
+        N: the rows, words or tokens of which the loss is a mean. -inf where there is no class.
+        """
+        ...
+
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return plain JSON per example, from the outputs or by further calls of `model`."""
         ...

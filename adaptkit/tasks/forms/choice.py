@@ -134,6 +134,10 @@ class ChoiceForm(Form):
 
         return cross_entropy(self.scores(outputs, batch), batch.targets["target"], reduction="sum")
 
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the scores of the choices [B, K]."""
+        return self.scores(outputs, batch)
+
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return pairs: the number of the best choice, from 0, and the probabilities [K] of all.
 

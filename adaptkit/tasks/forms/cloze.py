@@ -226,6 +226,10 @@ class ClozeForm(Form):
         share = ((target.float() - low) / (high - low)).clamp(0, 1)
         return binary_cross_entropy_with_logits(found[:, 1] - found[:, 0], share, reduction="sum")
 
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the classes' scores [B, C]; those of the two words of a number."""
+        return self.scores(outputs.logits, batch)
+
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return the numbers; or pairs of the likeliest class and the probabilities [C] of all."""
         if self.pieces in STEPWISE and batch.targets["pieces"].shape[-1] > 1:

@@ -88,6 +88,10 @@ class GapForm(Form):
         known = right.any(-1)
         return (scores[known].logsumexp(-1) - good[known].logsumexp(-1)).sum()
 
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the scores of the candidates [B, K]."""
+        return self.choice.scores(outputs, batch)
+
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return pairs: the best candidate, of equal scores the first, and the shares of all."""
         every = batch.targets["candidates"]

@@ -84,6 +84,10 @@ class HeadForm(Form):
             )
         return mse_loss(logits.squeeze(-1), target.float(), reduction="sum")
 
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the logits [B, C], or the numbers [B, 1]."""
+        return outputs.logits
+
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return the numbers; or pairs of the likeliest class and the probabilities [C] of all."""
         if not self.classes:

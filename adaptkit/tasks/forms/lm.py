@@ -85,6 +85,10 @@ class LMForm(Form):
         return cross_entropy(outputs.logits.flatten(0, 1)[kept].float(), target[kept],
                              reduction="sum")  # fmt: skip
 
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the logits [N, V] of the tokens that are predicted."""
+        return outputs.logits[batch.targets["target"] != IGNORED]
+
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window minus the log-probability of its tokens, and their number."""
         from torch.nn.functional import cross_entropy

@@ -139,15 +139,19 @@ class SpanForm(Form):
 
         Padding has no share of the probability, so that a window's loss is its own.
         """
-        import torch
         from torch.nn.functional import cross_entropy
 
-        size, target = batch.targets["size"], batch.targets["target"]
+        found, target = self.compared(outputs, batch), batch.targets["target"]
+        return cross_entropy(found, target.T.flatten(), reduction="sum") / 2
+
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the logits of the starts, then those of the ends, [2 B, T]."""
+        import torch
+
+        size = batch.targets["size"]
         padding = torch.arange(outputs.start_logits.shape[1], device=size.device) >= size[:, None]
-        both = [logits.float().masked_fill(padding, float("-inf"))
-                for logits in (outputs.start_logits, outputs.end_logits)]  # fmt: skip
-        losses = [cross_entropy(both[i], target[:, i], reduction="sum") for i in (0, 1)]
-        return (losses[0] + losses[1]) / 2
+        both = (outputs.start_logits, outputs.end_logits)
+        return torch.cat([one.float().masked_fill(padding, float("-inf")) for one in both])
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return of every window its best span with its score, and the score of no answer."""

@@ -143,6 +143,10 @@ class TagForm(Form):
             label_smoothing=self.smoothing, reduction="sum",
         )  # fmt: skip
 
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the logits [N, C] at the labelled pieces."""
+        return outputs.logits[batch.targets["target"] != IGNORED]
+
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window, for each of its words, a tag and its probability, or two nulls."""
         best, t = outputs.logits.argmax(-1).tolist(), batch.targets

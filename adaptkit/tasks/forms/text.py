@@ -166,6 +166,10 @@ class TextForm(Form):
         """Return the summed cross-entropy of logits [B, T, V] at the targets' tokens."""
         return losses_of(outputs, batch).sum()
 
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the logits [N, V] of the targets' tokens."""
+        return outputs.logits[batch.targets["target"] != IGNORED]
+
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return the generated texts."""
         import torch

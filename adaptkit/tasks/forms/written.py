@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
+from adaptkit.tasks.forms.padding import IGNORED
 from adaptkit.tasks.forms.text import TextForm, losses_of
 from adaptkit.tasks.task import LABEL, Form, Reader
 
@@ -46,3 +47,7 @@ class WrittenForm(Form):
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the loss of the text form."""
         return losses_of(outputs, batch).sum()
+
+    def compared(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the logits [N, V] of the targets' tokens."""
+        return outputs.logits[batch.targets["target"] != IGNORED]
