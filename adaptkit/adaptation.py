@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -65,7 +66,7 @@ class Step:
 
     index: int  # updates already made
     total: int  # updates this run will make
-    lr: float  # of the first parameter group
+    lr: float  # of this update, where the factor of a parameter is 1
 
 
 # (forward, batch, outputs, step) -> scalar, a mean over the batch. `forward(**changed_inputs)`
@@ -231,6 +232,12 @@ def _no_data(*_: Any) -> Any:
     )
 
 
+@contextmanager
+def quiet(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show nothing."""
+    yield lambda done, total: None
+
+
 @dataclass(frozen=True)
 class Context:
     """What `adapt` may look at besides the model."""
@@ -245,9 +252,11 @@ class Context:
     pooling: str | None = None  # how the head sums up the tokens; None: it reads one of them
     prompted: int = 0  # places that the text itself has for the vectors of a prompt
     # Training batches in a seeded order, encoded when asked for, and the task's mean loss on one.
-    batches: Callable[[], Iterator[Batch]] = _no_data
+    batches: Callable[..., Iterator[Batch]] = _no_data  # (rows of a batch; none: as in training)
     loss: Callable[[nn.Module, Batch], Tensor] = _no_data
     form: Form | None = None  # of the task; None: there is none, in a loop of one's own
+    # What passes over the rows -> how far it is: a function of rows that are done, and of all.
+    counting: Callable[[str], AbstractContextManager[Callable[[int, int | None], None]]] = quiet
     load_run: Callable[[Path], Any] = _no_data  # a finished run (transfer, teachers, judges)
 
     @property

@@ -29,7 +29,8 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # A room imports from rooms further left, and from itself.
 ORDER = (
     "errors < storage < adaptation, optimizers, metrics < counts, models < layers, tasks"
-    " < methods, regularizers, training, interop < config < runs < reports < terminal < train < cli"
+    " < regularizers < methods, training, interop"
+    " < config < runs < reports < terminal < train < cli"
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER.split(" < ")) for room in rooms.split(", ")}
 TOP = ("__init__", "__main__")  # the package's own door: may import everything

@@ -89,7 +89,7 @@ def test_looking_at_the_data_does_not_change_the_run(place, tmp_path):
 
 def test_without_data_a_method_that_looks_says_so():
     context = Context(None, torch.Generator(), 1)
-    with pytest.raises(AdaptError, match="looks at a tokenizer, training rows"):
+    with pytest.raises(AdaptError, match="looks at a tokenizer, a task, its rows"):
         context.batches()
 
 

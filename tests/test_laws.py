@@ -39,6 +39,7 @@ from adaptkit.methods import METHODS
 from adaptkit.methods.adalora import AdaLoRA
 from adaptkit.methods.bitfit import BitFit
 from adaptkit.methods.chain import Chain
+from adaptkit.methods.child_tuning import ChildTuning
 from adaptkit.methods.compacter import Compacter
 from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
@@ -82,6 +83,7 @@ class Setting:
 
 SETTINGS: dict[str, Setting] = {
     "full": Setting(Full()),
+    "child-f": Setting(ChildTuning(mode="F", share=0.5), slow=True),
     "lora": Setting(LoRA(rank=4, alpha=8.0)),
     "lora-all": Setting(
         LoRA(rank=2, alpha=3.0, roles=("all",), rank_stabilised=True, bias="lora_only")

@@ -10,7 +10,7 @@ Law: the names in a saved delta are the base model's own, or lie in a module tha
 import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from adaptkit.methods import METHODS
 from adaptkit.methods.adalora import AdaLoRA
 from adaptkit.methods.bitfit import BitFit
 from adaptkit.methods.chain import Chain
+from adaptkit.methods.child_tuning import ChildTuning as ChildTuningMethod
 from adaptkit.methods.compacter import Compacter
 from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
@@ -44,18 +45,27 @@ from adaptkit.methods.vera import VeRA
 from adaptkit.models.loading import head_names
 from adaptkit.optimizers import OPTIMIZERS, SGD, Adafactor, AdamW
 from adaptkit.regularizers import REGULARIZERS
+from adaptkit.regularizers.child_tuning import ChildTuning
 from adaptkit.regularizers.l2_sp import L2SP
+from adaptkit.regularizers.mixout import Mixout
 from adaptkit.regularizers.r3f import R3F, R4F
 from adaptkit.regularizers.r_drop import RDrop
+from adaptkit.regularizers.recadam import RecAdam
+from adaptkit.runs.prepare import mean_loss
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.training.arguments import parameter_groups
 
 UPDATES = 5
+TARGETS = torch.tensor([0, 1, 1, 0])
 LABELS = ("bad", "good")
+CHILD: dict[str, list[Any]] = {
+    "mode": ["F"], "share": [0.1], "fisher": ["example"], "outside": ["zero"], "decay": [True],
+}  # fmt: skip
 # A setting, and for each of its fields other valid values. All of them must differ.
 METHOD_OPTIONS: dict[str, tuple[Any, dict[str, list[Any]]]] = {
     "full": (Full(), {}),
     "hard_prompt": (HardPrompt(), {}),
+    "child_tuning": (ChildTuningMethod(), CHILD),
     "lora": (
         LoRA(rank=4, alpha=6.0),
         {
@@ -115,6 +125,12 @@ TWO_VIEWS: dict[str, list[Any]] = {
 }  # fmt: skip
 REGULARIZER_OPTIONS: dict[str, tuple[Any, dict[str, list[Any]]]] = {
     "l2_sp": (L2SP(), {"alpha": [0.3], "beta": [0.3]}),
+    "mixout": (Mixout(), {"p": [0.3], "mask": ["element"], "gradient": ["official"]}),
+    "recadam": (
+        RecAdam(t0=2, gamma=5.0),
+        {"anneal": ["linear"], "k": [3.0], "t0": [1], "gamma": [1.0], "weight": [0.5]},
+    ),
+    "child_tuning": (ChildTuning(), CHILD),
     "r3f": (R3F(noise=0.1), TWO_VIEWS),
     "r4f": (R4F(noise=0.1), {**TWO_VIEWS, "bounded": ["all"]}),
     "r_drop": (RDrop(), {"alpha": [0.3]}),
@@ -153,11 +169,20 @@ def adapt(family: str, *methods: Any) -> Adaptation:
         model.config.pad_token_id = tiny_config(family).eos_token_id
     generator = torch.Generator().manual_seed(0)
     form = HeadForm(("text",), LABELS, 32)
-    context = Context(tiny_tokenizer(family), generator, UPDATES, labels=LABELS, form=form)
+    context = Context(tiny_tokenizer(family), generator, UPDATES, labels=LABELS, form=form,
+                      batches=partial(examples, family), loss=partial(mean_loss, form))  # fmt: skip
     adaptation = Adaptation.of(model, head_names(model))
     for method in methods:
         adaptation = method.adapt(adaptation, context)
     return adaptation
+
+
+def examples(family: str, size: int = 2) -> Iterator[Batch]:
+    """Yield the sentences once."""
+    for start in range(0, 4, size):
+        rows = slice(start, start + size)
+        part = {name: tensor[rows] for name, tensor in inputs(family).items()}
+        yield Batch(part, {"target": TARGETS[rows]}, [*range(4)[rows]], size)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -169,7 +194,7 @@ def update(
 ) -> list[Tensor]:
     """Make one update with all penalties and hooks; return logits and penalties before it."""
     set_seed(index)
-    model, step = adaptation.model, Step(index, UPDATES, 0.0)
+    model, step = adaptation.model, Step(index, UPDATES, 1e-2)
     batch = inputs(family)
 
     def forward(**changes: Any) -> Any:
@@ -177,7 +202,7 @@ def update(
 
     outputs = forward()
     logits = outputs.logits
-    targets = torch.tensor([0, 1, 1, 0]).repeat_interleave(len(logits) // 4)
+    targets = TARGETS.repeat_interleave(len(logits) // 4)
     example = Batch(batch, {"target": targets}, [0, 1, 2, 3], 4)
     penalties = [term(forward, example, outputs, step) for term in adaptation.penalty.values()]
     optimizer.zero_grad()
@@ -195,7 +220,7 @@ def observe(
 ) -> dict[str, Any]:
     """All that options may change: numbers as tensors, by name."""
     adaptation = adapt(family, *methods)
-    settings = settings or AdamW(1e-2)
+    settings = settings or AdamW(1e-2, weight_decay=0.1)
     seen: dict[str, Any] = {"factors": {n: adaptation.factor(n) for n in adaptation.trainable}}
     seen |= {f"start {n}": t for n, t in copied(adaptation.trainable).items()}
     optimizer = settings.build(parameter_groups(adaptation, settings))
@@ -285,6 +310,11 @@ ADDED = {"lora", "ia3", "adapter", "parallel_adapter", "prefix", "prompt"}
 OWN_ATTENTION = ("prefix", "ptuning_v2", "mam")  # not for XLNet
 
 
+# Features are computed once, and nothing of the body trains; nothing in a layer does.
+REJECTED = {("probe", kind) for kind in ("r3f", "r4f", "r_drop", "mixout", "child_tuning")}
+PROMPTS = ("prompt", "ptuning", "prefix")
+
+
 def finish(adaptation: Adaptation) -> set[str]:
     for last in adaptation.finish:
         last()
@@ -310,6 +340,6 @@ def test_saved_names_are_the_models_or_in_an_added_module(name: str, family: str
             assert family == "xlnet" and ".rel_attn.parametrizations." in saved, saved
             assert not saved.endswith(".original")
     for kind, (regularizer, _) in REGULARIZER_OPTIONS.items():
-        if name == "probe" and kind in ("r3f", "r4f", "r_drop"):
-            continue  # rejected: its features are computed once
+        if (name, kind) in REJECTED or (name in PROMPTS and kind == "child_tuning"):
+            continue
         assert finish(adapt(family, method, regularizer)) == set(adaptation.delta())

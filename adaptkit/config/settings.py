@@ -24,6 +24,7 @@ from adaptkit.models.checkpoint import head_of
 from adaptkit.models.model import Model
 from adaptkit.optimizers import OPTIMIZERS, OptimizerSettings
 from adaptkit.regularizers import REGULARIZERS
+from adaptkit.regularizers.recadam import RecAdam
 from adaptkit.tasks import TASKS
 from adaptkit.tasks.data import Data
 from adaptkit.tasks.task import Task
@@ -127,9 +128,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     within("seed", seed, 0, 2**32)
     trainer = build(TrainerSettings, plain["trainer"], "trainer")
     check_untrained(parts["task"], parts["method"], trainer)
-    if regularizers and isinstance(parts["method"], HardPrompt):
-        raise invalid("regularizer", [*regularizers], "method=hard_prompt trains nothing",
-                      "Leave it out")  # fmt: skip
+    check_regularizers(regularizers, parts["method"], parts["optimizer"].lr)
     return Settings(
         model=model,
         method_name=plain["method"]["name"],
@@ -160,6 +159,23 @@ def check_untrained(task: Task, method: Method, trainer: TrainerSettings) -> Non
     if isinstance(task, Worded) and task.calibration != "none" and not untrained:
         raise invalid("task.calibration", task.calibration, "belongs to a model that is not "
                       "trained", "Set trainer.max_steps=0")  # fmt: skip
+
+
+def check_regularizers(regularizers: Mapping[str, Method], method: Method, lr: float) -> None:
+    """Reject regularizers of what is not trained, or whose step would overshoot.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if regularizers and isinstance(method, HardPrompt):
+        raise invalid("regularizer", [*regularizers], "method=hard_prompt trains nothing",
+                      "Leave it out")  # fmt: skip
+    for one in regularizers.values():
+        if isinstance(one, RecAdam) and lr * one.gamma * one.weight >= 1:
+            raise invalid(
+                "regularizer.recadam.gamma", one.gamma, f"must be below {1 / lr / one.weight:g}, "
+                f"1 / optimizer.lr: its pull would overshoot the pretrained weights", "Lower it"
+            )  # fmt: skip
 
 
 PATHS = (("data", "root"), ("task", "path"), ("model", "path"), ("model", "from_run"),

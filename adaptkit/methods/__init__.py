@@ -7,6 +7,7 @@ configuration mistakes at once. Torch modules with the formulas live in `adaptki
 from adaptkit.methods.adalora import AdaLoRA
 from adaptkit.methods.bitfit import BitFit
 from adaptkit.methods.chain import Chain
+from adaptkit.methods.child_tuning import ChildTuning
 from adaptkit.methods.compacter import Compacter
 from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
@@ -26,6 +27,7 @@ from adaptkit.methods.vera import VeRA
 
 METHODS: dict[str, type] = {
     "full": Full,
+    "child_tuning": ChildTuning,
     "lora": LoRA,
     "dora": DoRA,
     "pissa": PiSSA,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, set_seed
 
-from adaptkit.adaptation import Adaptation, Batch, Context, Stage, apply
+from adaptkit.adaptation import Adaptation, Batch, Context, Stage, apply, quiet
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.methods.prompt import check_filled
@@ -74,10 +74,16 @@ def load_base(run: Settings, device: torch.device) -> Base:
     return Base(loaded.model, config, tokenizer, loaded.head, fingerprint, loaded.begins)
 
 
-def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = None) -> Prepared:
+def prepare(
+    run: Settings,
+    updates: int,
+    stage: Stage,
+    train: Dataset | None = None,
+    counting: Callable[[str], Any] = quiet,
+) -> Prepared:
     """Seed, load the base model, adapt it, and put it on its device in its number format.
 
-    `run.task` is bound. `train`: the rows that a method may look at.
+    `run.task` is bound. `train`: rows that a method may look at; `counting` shows how far it is.
 
     Raises:
         AdaptError: the model or tokenizer cannot be loaded, or cannot be adapted in this way.
@@ -101,6 +107,7 @@ def prepare(run: Settings, updates: int, stage: Stage, train: Dataset | None = N
         prompted=form.prompted,
         loss=partial(mean_loss, form),
         form=form,
+        counting=counting,
         load_run=load_run,
         **looks_at_data,
     )
@@ -136,12 +143,15 @@ def count_examples(run: Settings, rows: Dataset | None, extra_tokens: int) -> in
 
 
 def training_batches(
-    run: Settings, base: Base, rows: Dataset, device: torch.device
+    run: Settings, base: Base, rows: Dataset, device: torch.device, size: int = 0
 ) -> Iterator[Batch]:
-    """Yield every training row once, in batches in a seeded order, encoded when asked for."""
+    """Yield every training row once, in batches in a seeded order, encoded when asked for.
+
+    `size`: rows of a batch; 0: as many as in training.
+    """
     form, reader = run.task.posed, base.reader()
     feed = Feed(form.encode(rows, reader), form, reader)
-    size = run.trainer.batch_size
+    size = size or run.trainer.batch_size
     order = list(BucketSampler(feed.lengths, size, run.seed))
     for start in range(0, len(order), size):
         yield feed.batch(order[start : start + size]).to(device)

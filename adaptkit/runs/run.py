@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from adaptkit.adaptation import quiet
 from adaptkit.config.settings import Settings
 from adaptkit.counts import count
 from adaptkit.errors import AdaptError, machine_failures
@@ -78,6 +79,7 @@ class Interface:
 
     say: Callable[[str], None]
     callbacks: Callable[[str], tuple[TrainerCallback, ...]]  # what runs -> its progress bar
+    counting: Callable[[str], Any] = quiet  # what passes over the rows -> how far it is
 
 
 def run(settings: Settings, interface: Interface) -> RunResult:
@@ -177,7 +179,7 @@ def train(
     world = int(os.environ.get("WORLD_SIZE", "1"))
     settings = replace(settings, trainer=settings.trainer.for_rows(examples, world))
     updates = settings.trainer.updates(examples, world)
-    prepared = prepare(settings, updates, "train", rows)
+    prepared = prepare(settings, updates, "train", rows, interface.counting)
     log.info("%s", BEGINNINGS[prepared.head])
     if updates and not prepared.adaptation.trainable:
         raise AdaptError(

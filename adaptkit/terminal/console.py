@@ -150,7 +150,7 @@ def working() -> Iterator[Interface]:
             import transformers
 
             from adaptkit.runs.run import Interface
-            from adaptkit.terminal.progress import bars
+            from adaptkit.terminal.progress import bars, counting
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
@@ -158,7 +158,7 @@ def working() -> Iterator[Interface]:
         for noisy in ("accelerate", "datasets", "evaluate", "huggingface_hub"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         with contextlib.ExitStack() as ending:  # however it ends, the bar goes away
-            yield Interface(say, lambda what: bars(what, ending))
+            yield Interface(say, lambda what: bars(what, ending), counting)
 
 
 @contextlib.contextmanager

@@ -98,7 +98,9 @@ class AdaptTrainer(Trainer):
 
     def now(self, made: int = 0) -> Step:
         """Return the moment; `made`: updates made beyond the Trainer's count."""
-        return Step(self.state.global_step + made, self.state.max_steps, self._get_learning_rate())
+        (first, *_), lr = self.create_optimizer().param_groups, self.recipe.optimizer.lr
+        rate = self._get_learning_rate() * (lr / first["initial_lr"])  # of the first group's factor
+        return Step(self.state.global_step + made, self.state.max_steps, rate)
 
     # ---- batches ----
 
