@@ -53,6 +53,18 @@ def test_rows_of_another_task_stand_in_its_columns() -> None:
         replace(pair, demonstrations=({"a": "one", "label": "yes"},)).wordings()
 
 
+def test_shots_of_a_run_whose_answers_are_mapped(tmp_path: Path) -> None:
+    """Rows of three classes are shown, the task has two; without a map it is rejected."""
+    words = ["task=mnli", *SHOWN[1:], "model=mini-bert", f"output_dir={tmp_path / 'run'}"]
+    assert call("train", *words).status == 0
+    other = call("eval", tmp_path / "run", "task=rte", "data.source=sample", "data.eval_rows=8")
+    assert other.status == 0, other.err
+    made = call("eval", tmp_path / "run", "suite=ood", "data.source=sample", "data.eval_rows=8")
+    assert made.status == 0 and "mapped in the same way" in made.out, made.err
+    foreign = call("eval", tmp_path / "run", "task=qqp", "data.source=sample")
+    assert foreign.status == 2 and "has the class" in foreign.err, foreign.err
+
+
 def test_draws_with_shots_are_repetitions(checkpoints, tmp_path: Path) -> None:
     rows = [{"text": f"{'good' if i % 2 else 'bad'} film {i}", "label": i % 2} for i in range(16)]
     for split in ("train", "validation"):

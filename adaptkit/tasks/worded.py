@@ -74,7 +74,7 @@ class Worded(TableTask):
             raise invalid("task.normalise", self.normalise, "is not read with task.decode=generate",
                           "Leave it out")  # fmt: skip
         if self.form != "head" and self.bound:
-            self.wordings()
+            self._unshown()
 
     def _unread(self, name: str) -> ConfigError:
         others = [f"task.form={form}" for form, read in self.reads.items() if name in read]
@@ -96,8 +96,15 @@ class Worded(TableTask):
         """Return the patterns and words that may serve, the preferred one first.
 
         Raises:
-            ConfigError: there is none, or one is wrong.
+            AdaptError: there is none, one is wrong, or the rows that are shown are of another task.
         """
+        found = self._unshown()
+        if not self.demonstrations:
+            return found
+        return tuple(replace(one, pattern=self._shown(one)) for one in found)
+
+    def _unshown(self) -> tuple[Wording, ...]:
+        """Return the same without the rows that are shown: a run's, perhaps of other classes."""
         if self.form == "text" and not self.template:
             found = self._plain()
         else:
@@ -114,9 +121,7 @@ class Worded(TableTask):
             if one.pattern.prompted:
                 raise invalid("task.template", one.pattern.text, "has places for a prompt, which "
                               "task.form=cloze alone has", "Leave {prompt:N} out")  # fmt: skip
-        if not self.demonstrations:
-            return found
-        return tuple(replace(one, pattern=self._shown(one)) for one in found)
+        return found
 
     def _plain(self) -> tuple[Wording, ...]:
         """Return T5's format: the style t5, or the task's name and `name: text` by the names.
@@ -139,7 +144,13 @@ class Worded(TableTask):
 
     def _shown(self, wording: Wording) -> Pattern:
         word = {n: words[0] for n, words in zip(self.worded, wording.words, strict=True)}
-        rows = map(self._own, self.demonstrations)
+        rows = [self._own(row) for row in self.demonstrations]
+        if other := next((row[LABEL] for row in rows if row[LABEL] not in word), None):
+            raise AdaptError(
+                f"task {self.name}: has the classes {', '.join(word)}, and a row that is shown has "
+                f"the class {other}. Choose another task, or say which class its answers count as: "
+                "+task.map_answers.CLASS=CLASS."
+            )
         texts = (wording.pattern.filled(row, word[row[LABEL]]) for row in rows)
         return replace(wording.pattern, shown="".join(f"{text}\n\n" for text in texts))
 
