@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from commandline import call, tiny, write
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
@@ -17,6 +20,7 @@ from adaptkit.tasks.data import Data
 from adaptkit.tasks.pattern import verbalizer
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.span import Span
+from adaptkit.tasks.task import Reader
 
 SHOWN = ["task=sst2", "data.source=sample", "data.train_rows=16", "data.eval_rows=8",
          "method=hard_prompt", "task.shots=1"]  # fmt: skip
@@ -63,6 +67,21 @@ def test_shots_of_a_run_whose_answers_are_mapped(tmp_path: Path) -> None:
     assert made.status == 0 and "mapped in the same way" in made.out, made.err
     foreign = call("eval", tmp_path / "run", "task=qqp", "data.source=sample")
     assert foreign.status == 2 and "has the class" in foreign.err, foreign.err
+
+
+def test_special_tokens_in_shots_are_plain_text() -> None:
+    """A unigram model has them among its words, as T5's has </s>."""
+    words = ["<pad>", "</s>", "<unk>", "\u2581", *"<>/sgodba{}l", "\u2581good", "\u2581bad"]
+    backend = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    reader = Reader(PreTrainedTokenizerFast(tokenizer_object=backend, **names), decoder_start=0)
+    task = Classify("t", text=("text",), labels=("n", "p"), form="text", template="{text} {label}",
+                    words={"n": "bad", "p": "good"},
+                    demonstrations=({"text": "a</s>", "label": "n"},))  # fmt: skip
+    rows = Dataset.from_dict({"id": ["0"], "text": ["b"]})
+    assert 1 in backend.encode("a</s>").ids
+    assert 1 not in task.posed.encode(rows, reader)[0]["input_ids"]
 
 
 def test_draws_with_shots_are_repetitions(checkpoints, tmp_path: Path) -> None:

@@ -14,16 +14,18 @@ options are the words of the classes, or the row's own alternatives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.forms.head import with_shares
+from adaptkit.tasks.forms.padding import plain_text
 from adaptkit.tasks.forms.text import Generation, TextForm, losses_of
 from adaptkit.tasks.forms.verbalizer import check_pieces
 from adaptkit.tasks.forms.written import WrittenForm
 from adaptkit.tasks.pattern import Wording, behind
 from adaptkit.tasks.task import LABEL, Answer, Reader
+from adaptkit.tasks.template import Template
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,6 +52,11 @@ class OptionsForm(WrittenForm):
         """
         return behind(self.wordings, reader.causal)
 
+    def source(self, reader: Reader) -> Template:
+        """Return what stands before an answer; special tokens in shown rows are plain text."""
+        pattern = self.wording(reader).pattern
+        return replace(pattern, shown=plain_text(reader.tokenizer)(pattern.shown)).before()
+
     def texts(self, reader: Reader) -> tuple[str, ...]:
         """Return the text of every class: the first of its words, as the tokenizer writes it.
 
@@ -57,7 +64,7 @@ class OptionsForm(WrittenForm):
             AdaptError: it does not know one, or writes two alike.
         """
         words = tuple(every[0] for every in self.wording(reader).words)
-        free = TextForm(self.wording(reader).pattern.before(), self.max_length, ROOM)
+        free = TextForm(self.source(reader), self.max_length, ROOM)
         pieces = [ids[:-1] for ids in free.targets(words, reader)]
         check_pieces(
             reader.tokenizer, tuple((word,) for word in words), [[ids] for ids in pieces], None
@@ -67,7 +74,7 @@ class OptionsForm(WrittenForm):
 
     def inner(self, reader: Reader) -> TextForm:
         """Return the form of source and target; targets have room for the longest option."""
-        source = self.wording(reader).pattern.before()
+        source = self.source(reader)
         free = TextForm(source, self.max_length, ROOM)
         longest = max(map(len, free.targets(self.texts(reader), reader)))
         return TextForm(source, self.max_length, longest, Generation(max_new_tokens=longest))
