@@ -22,7 +22,7 @@ from adaptkit.config.settings import settings
 from adaptkit.config.suite import suite_in
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.runs.mapped import mapping, merged
-from adaptkit.runs.suite import Outcome, check_other, macro, with_drop
+from adaptkit.runs.suite import Outcome, check_other, macro, under, with_drop
 from adaptkit.tasks.cells import accuracy_by
 from adaptkit.tasks.classify import Classify
 from adaptkit.training.scorer import Scored
@@ -64,6 +64,16 @@ def test_the_answer_is_mapped_after_the_argmax():
         "answer": "entailment",
         "probabilities": {"entailment": 0.4, "non-entailment": pytest.approx(0.6)},
     }
+
+
+def test_a_generated_text_that_is_no_class_stays_none():
+    names = {"entailment": "entailment", **MAP}
+    assert merged({"answer": None, "text": "so"}, names) == {"answer": None, "text": "so"}
+    assert merged({"answer": "neutral"}, names) == {"answer": "non-entailment"}
+    rows = Dataset.from_dict({"id": ["0", "1"], "label": ["neutral", "entailment"]})
+    found = under(Scored(rows, ["contradiction", None], {}, []), names)
+    assert found.answers == ["non-entailment", None]
+    assert found.rows["label"][:] == ["non-entailment", "entailment"]
 
 
 @pytest.mark.slow

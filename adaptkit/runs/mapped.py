@@ -66,11 +66,13 @@ def score_mapped(scorer: Scorer, feed: Feed, rows: Dataset, names: Mapping[str, 
 
 
 def merged(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return a detailed answer in the task's classes."""
-    shares = dict.fromkeys(names.values(), 0.0)
-    for name, share in found["probabilities"].items():
-        shares[names[name]] += share
-    return {**found, "answer": names[found["answer"]], "probabilities": shares}
+    """Return a detailed answer in the task's classes; a generated text may be none of them."""
+    made = {**found, "answer": names.get(found["answer"])}
+    if "probabilities" in found:
+        made["probabilities"] = dict.fromkeys(names.values(), 0.0)
+        for name, share in found["probabilities"].items():
+            made["probabilities"][names[name]] += share
+    return made
 
 
 def unlabelled(rows: Dataset) -> Dataset:

@@ -186,10 +186,10 @@ def with_drop(one: Outcome, own: Outcome | None) -> Outcome:
 
 
 def under(scored: Scored, names: Mapping[str, str]) -> Scored:
-    """Return answers and labels with the classes mapped."""
+    """Return answers and labels with the classes mapped; None stays None."""
     labels = [names[label] for label in scored.rows[LABEL][:]]
     rows = with_column(unlabelled(scored.rows), LABEL, labels)
-    return replace(scored, rows=rows, answers=[names[answer] for answer in scored.answers])
+    return replace(scored, rows=rows, answers=[names.get(answer) for answer in scored.answers])
 
 
 def own_draws(task: Task, scored: Scored) -> Array | None:
