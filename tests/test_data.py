@@ -296,6 +296,33 @@ def test_numbers(bert, tmp_path):
     assert (mean["name"], mean["score"]) == ("mean", None) and bag["score"] > 0.95
 
 
+def test_a_template_with_a_column_of_numbers(bert, tmp_path):
+    """The number alone tells the class, to the linear model as well."""
+    rows = [{"age": 20 + i % 2, "review": "a film", "label": i % 2} for i in range(20)]
+    for split in SPLITS:
+        write(tmp_path / "rows" / f"{split}.jsonl", rows)
+    found = diagnosed(bert, "task=classify", f"task.path={tmp_path / 'rows'}",
+                      'task.text="{age}: {review}"')  # fmt: skip
+    assert found["baselines"][1]["score"] == 1.0
+
+
+@pytest.mark.parametrize("form", ["text", "cloze"])
+def test_the_answer_is_no_part_of_a_causal_row(form, checkpoints, tmp_path):
+    """Whether it is written behind the row or read off the next token, the row is as long."""
+    folder = sentences(tmp_path / "rows", clean(), shifted(clean()))
+    words = [
+        "task=sst2",
+        f"task.path={folder}",
+        f"task.form={form}",
+        "task.template={first} so {label}",
+        "task.words={negative: bad, positive: good}",
+    ]
+    tokens = diagnosed(checkpoints["gpt2"], *words)["splits"]["train"]["tokens"]
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
+    sizes = [len(tokenizer(f"{text} so")["input_ids"]) for text, _ in clean()]
+    assert tokens["longest"] == max(sizes) and tokens["median"] == sorted(sizes)[len(sizes) // 2]
+
+
 def test_data_without_training_rows(bert, tmp_path):
     """None there: a note. There, but not to be read: a finding with the run's own message."""
     rows = [{"sentence": text, "label": label} for text, label in clean()]

@@ -21,6 +21,7 @@ from adaptkit.tasks.forms.choice import alternatives_of, regrouped
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.tag import Tag
 from adaptkit.tasks.task import LABEL, Answer, Splits, Task
+from adaptkit.tasks.template import written
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,7 +62,7 @@ def _weights(train: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> tu
 
 
 def _columns(task: Task, rows: Dataset) -> list[list[str]]:
-    return [rows[name][:] for name in task.columns]
+    return [[*map(written, rows[name][:])] for name in task.columns]  # a template may have numbers
 
 
 def _classes(task: Task, train: Dataset, rows: Dataset) -> list[Answer]:

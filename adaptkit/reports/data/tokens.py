@@ -65,11 +65,9 @@ def read(form: Form, rows: Dataset, reader: Reader, limit: int) -> Read:
     """
     examples = form.encode(rows, reader)
     fed: list[int] = examples["length"][:]
-    if isinstance(form, TextForm):
-        kept = [len(ids) for ids in examples["input_ids"][:]]  # a causal length holds the target
-        targets = _targets(form, rows, reader)
-    else:
-        kept, targets = fed, None
+    # The length of a text that a causal model writes holds the target.
+    kept = [len(ids) for ids in examples["input_ids"][:]] if form.generates else fed
+    targets = _targets(form, rows, reader) if isinstance(form, TextForm) else None
     if "cut" not in examples.column_names:  # windows
         whole = _joined(form, rows, reader, examples)
         return Read(Lengths(whole, limit, [], 0, len(fed)), targets, fed)
