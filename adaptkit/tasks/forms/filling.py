@@ -46,7 +46,7 @@ def _word(
     for step in range(len(ids)):
         with torch.no_grad():
             logits = model(**inputs).logits[lines[:, None], slots].float()
-        found = logits.log_softmax(-1)[:, torch.arange(len(ids)), ids]
+        found = logits.log_softmax(-1)[:, torch.arange(len(ids), device=ids.device), ids]
         likeliest = found.masked_fill(~empty, -torch.inf).argmax(-1)
         k = likeliest if confident else torch.full_like(likeliest, step)
         total = total + found[lines, k]
