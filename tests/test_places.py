@@ -175,5 +175,9 @@ def test_a_run_is_saved_read_again_and_shown(checkpoints, tmp_path):
     assert again.status == 0, again.err
     scores = json.loads((tmp_path / "again" / "result.json").read_text())["scores"]
     assert scores["loss"] == pytest.approx(record["scores"]["loss"], rel=1e-5)
+    for count, template in ((0, "{first} It was {label}"), (4, "{first} {prompt:4} was {label}")):
+        other = call("eval", run, f"task.template={template}")
+        assert other.status == 2, template
+        assert f"has places for {count} vectors" in other.err and "trained with 3" in other.err
     shown = call("train", *words, "--show-example").out
     assert "It was [P1][P2][P3]" in shown

@@ -118,11 +118,16 @@ def asking(prepared: Prepared, saved: SavedRun, run: Settings) -> Prepared:
     """Return the model of a saved run with the form of a changed run's task.
 
     Raises:
-        AdaptError: the other task has other classes.
+        AdaptError: the other task has other classes, or a template has not the places of the run's.
     """
     own, other = saved.settings.task, run.task
     same = in_classes_of if mapping(own, other) else with_classes_of
     form = same(own, other).posed  # the classes of the head
+    if (trained := own.posed.prompted) != form.prompted:
+        raise AdaptError(
+            f"task.template: has places for {form.prompted} vectors of a prompt, and the run was "
+            f"trained with {trained}. Write as many, in the same order."
+        )
     if prepared.adaptation.form is not None:
         form = prepared.adaptation.form(form)
     return replace(prepared, form=form)
