@@ -88,13 +88,12 @@ def mark_of(tokenizer: Any) -> str:
     Raises:
         AdaptError: the tokenizer has none.
     """
-    found = tokenizer.eos_token or tokenizer.unk_token
-    if not found:
+    if not tokenizer.eos_token:  # an unknown token may stand in the rows themselves
         raise AdaptError(
             "the model's tokenizer has no token to mark the places of {prompt:N} with. Name one in "
             "tokenizer_config.json (eos_token)."
         )
-    return str(found)
+    return str(tokenizer.eos_token)
 
 
 def has_own_blank(tokenizer: Any, mark: str) -> bool:
