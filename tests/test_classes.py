@@ -508,7 +508,7 @@ def test_the_trivial_candidate_is_the_commonest(tmp_path):
         ({"entities": ["Cid", "Cid"]}, "row 2: entities .*two different texts"),
         ({"entities": []}, "row 2: entities .*two different texts"),
         ({"answers": []}, "row 2: has no right answer"),
-        ({"answers": ["Eve"]}, "split train, row 2: the right answer 'Eve' is none of its candid"),
+        ({"answers": ["Eve"]}, "split train, row 2: the right answer 'Eve' is not one of its"),
     ],
 )
 def test_a_row_that_breaks_a_rule(change, message, tmp_path):

@@ -27,10 +27,11 @@ class Choice(TableTask):
     connect: str | None = None  # column that says how the context and the choice are connected
     connectives: dict[str, str] = field(default_factory=dict)  # its value -> words between them
     metric: str = "accuracy"  # share of right choices
-    form: Literal["head", "text"] = "head"  # text: the likeliest choice is the answer
+    # how the task is put to the model; text: the likeliest choice is the answer
+    form: Literal["head", "text"] = "head"
     # text: what the likelihood of a choice is divided by
     normalise: Literal["sum", "tokens", "characters"] = "sum"
-    listed: bool = False  # text: all choices stand in the text, and an answer is one's name (T5)
+    listed: bool = False  # text: the model reads all choices and answers with the name of one (T5)
 
     answer = "one of several choices"
 

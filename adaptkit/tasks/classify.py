@@ -65,7 +65,7 @@ class Classify(Worded):
     label_smoothing: float = 0.0  # share of the target that all classes get in the loss
     group: tuple[str, ...] = ()  # columns whose values say which rows belong together
     by: tuple[str, ...] = ()  # columns by whose values, and the right class, accuracy is recorded
-    # of a run with other classes: the class here that each of its answers counts as
+    # class of a run with other classes -> the class here that it counts as
     map_answers: dict[str, str] = field(default_factory=dict)
     unlabelled: Literal["error", "drop"] = "error"  # rows with the label -1; drop: leave them out
     metric: str = "accuracy"  # how answers are scored
@@ -210,8 +210,8 @@ class Classify(Worded):
         """Return the class of every row, or None if it is left out.
 
         Raises:
-            AdaptError: a value is none of the classes, the file names other classes, or all rows of
-                the training split have one class.
+            AdaptError: a value is not one of the classes, the file names other classes, or all
+                rows of the training split have one class.
         """
         where = f"task {self.name}, split {split}"
         namer = Namer(self.classes, names_in(rows, self.label), where)

@@ -20,7 +20,7 @@ class Data:
     train_rows: int | None = None  # seeded subset with the classes' proportions; null: all
     eval_rows: int | None = None  # the same of each scored split
     per_class: int | None = None  # few-shot: training rows of each class, of a fixed draw
-    fold: int = 0  # which of the five draws
+    fold: int = 0  # which of the five few-shot draws
 
     def __post_init__(self) -> None:
         if self.root is not None and not self.root.strip():
@@ -34,5 +34,5 @@ class Data:
             raise invalid("data.fold", self.fold, "chooses a few-shot draw",
                           "Set data.per_class as well")  # fmt: skip
         if self.per_class is not None and self.train_rows is not None:
-            raise invalid("data.per_class", self.per_class, "says how many rows are trained on",
-                          "Leave out data.train_rows")  # fmt: skip
+            raise invalid("data.per_class", self.per_class, "says how many rows are trained on, as "
+                          "data.train_rows does", "Leave one of them out")  # fmt: skip

@@ -30,7 +30,8 @@ class Gap(TableTask):
     candidates: str = "candidates"  # column of lists of texts
     label: str = "answers"  # column of the right candidates: a text or a list
     metric: str = "record"  # F1 of words and exact match, as in SQuAD
-    form: Literal["head", "text"] = "head"  # text: the likeliest candidate is the answer
+    # how the task is put to the model; text: the likeliest candidate is the answer
+    form: Literal["head", "text"] = "head"
     # text: what the likelihood of a candidate is divided by
     normalise: Literal["sum", "tokens", "characters"] = "sum"
     max_length: int = 384  # tokens of context and text, special ones included
@@ -104,7 +105,7 @@ class Gap(TableTask):
                 raise AdaptError(f"{where}: has no right answer. The labels may be withheld.")
             if split == self.train and not {*right} & {*names}:
                 raise AdaptError(
-                    f"{where}: the right answer {right[0]!r:.60} is none of its candidates. Add "
+                    f"{where}: the right answer {right[0]!r:.60} is not one of its candidates. Add "
                     "it, or drop the row."
                 )
             labels.append(right)

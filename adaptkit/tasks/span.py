@@ -46,13 +46,15 @@ class Span(TableTask):
     metric: str = "squad"  # F1 of words and exact match; squad_v2: rows may have no answer
     max_length: int = 384  # tokens of question and text, special ones included
     stride: int = 128  # tokens by which the windows of a long text overlap
-    windows: Literal["all", "answered"] = "all"  # answered: train on those that hold the answer
+    # windows that are trained on; answered: those that hold the answer
+    windows: Literal["all", "answered"] = "all"
     max_answer_length: int = 30  # tokens
     n_best: int = 20  # best starts and best ends that are combined
     null_threshold: float = 0.0  # by which "no answer" must beat the best part of the text
     # a right answer that its text does not hold; skip: leave the row out of training
     on_missing: Literal["error", "skip"] = "error"
-    form: Literal["head", "text"] = "head"  # text: the answer is written
+    # how the task is put to the model; text: the answer is written
+    form: Literal["head", "text"] = "head"
     # text: what the model reads; empty: question: {question} context: {context}
     template: str = ""
     max_target_length: int = 32  # text: tokens of an answer, its end included

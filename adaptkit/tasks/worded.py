@@ -61,7 +61,7 @@ class Worded(TableTask):
     # text, rank: what the likelihood of an option is divided by
     normalise: Literal["sum", "tokens", "characters"] = "sum"
     shots: int = 0  # rows of each class shown in front of every text, with their answers
-    demonstrations: tuple[dict[str, Any], ...] = ()  # these rows; chosen by `shots`
+    demonstrations: tuple[dict[str, Any], ...] = ()  # the rows that are shown; chosen by `shots`
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@
     answer      argmax over the alternatives of log p(alternative | source), see `options`
 
 Source: Raffel et al. 2020 (arXiv:1910.10683) for what T5 reads. Of several right entities the first
-candidate is learnt, where T5 learns each.
+that is a candidate is learnt; T5 learns each of them.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class AlternativesForm(WrittenForm):
         return TextForm(source, self.max_length, longest, generation, self.asked.cue)
 
     def targets(self, rows: Dataset, reader: Reader) -> list[str]:
-        """Return the right alternatives; of several the first candidate."""
+        """Return the right alternatives; of several the first that is a candidate."""
         pairs = zip(rows[LABEL][:], map(self.asked.options, rows), strict=True)
         if not self.by_name:
             return [texts[number] for number, texts in pairs]

@@ -60,10 +60,7 @@ class ClozeForm(Form):
     wordings: tuple[Wording, ...]  # the first that the model can read serves
     classes: tuple[str, ...]  # empty: a number
     max_length: int  # tokens, special ones included
-    bounds: tuple[float, float] = (
-        0.0,
-        1.0,
-    )  # the numbers of the two words, if there are no classes
+    bounds: tuple[float, float] = (0.0, 1.0)  # numbers of the two words, if there are no classes
     weights: tuple[float, ...] = ()  # of the classes in the loss; none: 1
     smoothing: float = 0.0  # share of the target that all classes get
     aggregate: str = "mean"  # of the words of a class
