@@ -11,6 +11,9 @@ from commandline import call
 from runs import shallow
 from sklearn.metrics import f1_score
 
+from adaptkit.config.compose import compose
+from adaptkit.runs.evaluate import keep_wording
+
 ROWS = [("good film", "yes_"), ("bad film", "no_"), ("a dull story", "no_"), ("i liked it", "yes_")]
 
 
@@ -199,3 +202,18 @@ def test_a_further_split_may_be_named(finished):
         assert call("eval", run, *words).status == 0
     answer = call("eval", run, "task.max_length.more=3")
     assert answer.status == 2 and "task.max_length=" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "option", "value"),
+    [
+        ("task=copa task.form=text task.listed=true", "task=choice task.path=x task.text=a "
+         "task.choices=[b,c]", "listed", True),
+        ("task=stsb task.form=text task.step=0.5", "task=regress task.path=x task.text=a", "step",
+         0.5),
+    ],
+)  # fmt: skip
+def test_another_task_is_asked_as_the_run_was(own, other, option, value):
+    before, now = (compose(words.split())["task"] for words in (own, other))
+    keep_wording(before, now, ["task"])
+    assert (now["form"], now[option]) == ("text", value)

@@ -23,12 +23,12 @@ from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
 from adaptkit.storage.files import digest
 from adaptkit.tasks.task import Splits, Task
+from adaptkit.tasks.worded import OPTIONS
 from adaptkit.training.batching import Feed
 from adaptkit.training.scorer import Prepared, Scored
 
 # Of a task: how it is put to a model in words.
-WORDING = ("form", "template", "words", "aggregate", "pieces", "calibration", "decode", "normalise",
-           "shots", "demonstrations")  # fmt: skip
+WORDING = ("form", *OPTIONS, "demonstrations", "listed", "step")
 
 
 def score(run: Settings, prepared: Prepared, splits: Splits) -> dict[str, Scored]:
