@@ -64,7 +64,8 @@ class Classify(Worded):
     class_weights: Weights = None
     label_smoothing: float = 0.0  # share of the target that all classes get in the loss
     group: tuple[str, ...] = ()  # columns whose values say which rows belong together
-    by: tuple[str, ...] = ()  # columns by whose values, and the right class, accuracy is recorded
+    # accuracy is recorded for every value of these columns and every right class
+    by: tuple[str, ...] = ()
     # class of a run with other classes -> the class here that it counts as
     map_answers: dict[str, str] = field(default_factory=dict)
     unlabelled: Literal["error", "drop"] = "error"  # rows with the label -1; drop: leave them out

@@ -46,7 +46,7 @@ class Worded(TableTask):
     # one column, or [first,second] for a pair; each may be a template with {column}
     text: tuple[str, ...] = ()
     form: Literal["head", "cloze", "text"] = "head"  # how the task is put to the model
-    # one of `templates`, a text with {label} or a file; empty: the first that fits, for text T5's
+    # a style of `templates`, a text with {label} or a file; empty: the first that fits (text: T5's)
     template: str = ""
     templates: dict[str, Any] = field(default_factory=dict)  # style -> {text, words}
     # class -> its word, or several; empty: those of the template, else the names of the classes
