@@ -480,7 +480,7 @@ def test_a_family_that_fills_no_slots(family, sentence, checkpoints):
 
 def test_words_behind_the_slot_of_a_causal_model(checkpoints):
     _, prepared = made(checkpoints["gpt2"], replace(TASK, template="{label}: {first}"))
-    with pytest.raises(AdaptError, match=r"has words behind \{label\}, which a causal model"):
+    with pytest.raises(AdaptError, match=r"has words after \{label\}, which a causal model"):
         prepared.form.encode(rows_of(["good"]), prepared.reader)
 
 

@@ -299,8 +299,8 @@ def test_a_wrong_option(task, options, sentence):
 @pytest.mark.parametrize(
     ("task", "sentence"),
     [
-        (replace(TASK, template="{label} {first}"), "has words behind {label}, and an answer"),
-        (replace(RATING, template="{label} {first}"), "has words behind {label}, and an answer"),
+        (replace(TASK, template="{label} {first}"), "has words after {label}, and an answer"),
+        (replace(RATING, template="{label} {first}"), "has words after {label}, and an answer"),
         (replace(TASK, labels=("Good", "good")), "'Good' and 'good' are the same to this tokenize"),
         (replace(TASK, labels=("日本", "good")), "the tokenizer does not know '日本'"),
         (replace(TASK, template="{first}" + " x" * 60 + " {label}"), "leaves no room for a text"),

@@ -155,7 +155,7 @@ def behind(found: Sequence[Wording], causal: bool) -> Wording:
     fit = [one for one in found if one.pattern.at_end]
     if not fit:
         raise invalid(
-            "task.template", found[0].pattern.text, "has words behind {label}, and an answer that "
+            "task.template", found[0].pattern.text, "has words after {label}, and an answer that "
             "is written comes last", "Put {label} at the end",
         )  # fmt: skip
     return fit[-1] if causal and not fit[0].style else fit[0]

@@ -92,7 +92,7 @@ class ClozeForm(Form):
         fit = [one for one in self.wordings if one.pattern.at_end or not reader.causal]
         if not fit:
             raise invalid(
-                "task.template", self.wordings[0].pattern.text, "has words behind {label}, which a "
+                "task.template", self.wordings[0].pattern.text, "has words after {label}, which a "
                 "causal model cannot see", "Put {label} at the end",
             )  # fmt: skip
         return fit[0]
