@@ -121,13 +121,14 @@ def check_other(name: str, saved: SavedRun, run: Settings) -> None:
     own, other = saved.settings.plain["task"], run.plain["task"]
     if name == IN_DOMAIN or own["name"] != other["name"]:
         return
-    for column, value in (other.get("where") or {}).items():
-        trained_on = (own.get("where") or {}).get(column)
-        if trained_on is None or trained_on == value:
-            raise AdaptError(
-                f"the run was trained on rows with {column}={trained_on or 'anything'}, these are "
-                f"rows with {column}={value}. Train it on others: +task.where.{column}=OTHER."
-            )
+    trained_on, scored = own.get("where") or {}, other.get("where") or {}
+    if not scored or any(trained_on.get(name, value) != value for name, value in scored.items()):
+        return  # one column that differs keeps all rows apart
+    column, value = list(scored.items())[-1]  # the set's own condition follows those of the run
+    raise AdaptError(
+        f"the run was trained on rows with {column}={trained_on.get(column, 'anything')}, these "
+        f"are rows with {column}={value}. Train it on others: +task.where.{column}=OTHER."
+    )
 
 
 def scored_set(
