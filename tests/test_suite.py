@@ -202,6 +202,9 @@ def test_a_part_of_the_own_rows_needs_a_run_on_another_part():
     check_other("tech", run("bbc_lead"), run("bbc_lead"))
     main = {"topic": "news", "section": "main"}  # another section of the same topic is new
     check_other("within_news", run("xsum", **main), run("xsum", **{**main, "section": "other"}))
+    sport = run("bbc_lead", topic="business")
+    sport.plain["task"]["validation"] = "test_sport"  # a split of its own
+    check_other("sport", run("bbc_lead", topic="business"), sport)
     for where in ({}, {"topic": "sport"}):
         with pytest.raises(AdaptError, match=r"\+task.where.topic=OTHER"):
             check_other("sport", run("xsum", **where), run("xsum", topic="sport"))

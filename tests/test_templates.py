@@ -10,6 +10,7 @@ import pytest
 import yaml
 from commandline import call, data_root, tiny, write
 from datasets import Dataset
+from families import tiny_tokenizer
 
 from adaptkit.config.compose import compose, compose_job, load_plain
 from adaptkit.config.groups import CONF, options
@@ -27,6 +28,7 @@ from adaptkit.tasks.forms.verbalizer import pieces_of
 from adaptkit.tasks.gap import Gap
 from adaptkit.tasks.pattern import wordings
 from adaptkit.tasks.regress import Regress
+from adaptkit.tasks.task import Reader
 from adaptkit.tasks.template import Template
 from adaptkit.tasks.worded import T5
 
@@ -169,6 +171,15 @@ def test_of_several_right_entities_the_first_candidate_is_learnt() -> None:
     form = Gap("record", text="passage", candidates="entities", form="text").posed
     rows = Dataset.from_list([{**ASKED["record"][0], "label": ["Cy", "Bo", "Ann"]}])
     assert form.targets(rows, None) == ["Bo"]
+
+
+def test_an_alternative_that_is_no_target() -> None:
+    form = Choice("t", text="ctx", choices=("a", "b"), form="text").posed
+    tokenizer = tiny_tokenizer("gpt2")
+    rows = Dataset.from_list([{"ctx": "He", "a": "x", "b": "y"},
+                              {"ctx": "He", "a": "ran " * 600, "b": "y"}])  # fmt: skip
+    with pytest.raises(AdaptError, match="row 2: an alternative has 512 tokens or more"):
+        form.encode(rows, Reader(tokenizer, 128, causal=True))
 
 
 def test_a_number_is_written_in_any_style() -> None:

@@ -149,6 +149,11 @@ def resume_delta(run: Settings, adaptation: Adaptation) -> None:
         return
     if run.plain["method"] != saved.settings.plain["method"]:  # the parent was merged
         return
+    if run.task.posed.prompted != saved.settings.task.posed.prompted:
+        raise AdaptError(
+            f"model.from_run={saved.directory}: its prompt has other places in the template. Use "
+            "the same task.template."
+        )
     mine = {n: t for n, t in adaptation.delta().items() if n not in adaptation.head}
     shapes = {n: t.shape for n, t in saved.tensors.items()}
     if any(shapes.get(name) != tensor.shape for name, tensor in mine.items()):

@@ -43,8 +43,8 @@ from adaptkit.runs.record import RunResult
 from adaptkit.runs.remarks import score_draws
 from adaptkit.storage.files import finite, write_json
 from adaptkit.tasks.source import with_column
-from adaptkit.tasks.task import LABEL, Task
-from adaptkit.training.scorer import Prepared, Scored, distributed
+from adaptkit.tasks.task import LABEL, Splits, Task
+from adaptkit.training.scorer import Prepared, Scored, distributed, gathered
 
 IN_DOMAIN = "in domain"
 Say = Callable[[str], None]
@@ -119,7 +119,9 @@ def check_other(name: str, saved: SavedRun, run: Settings) -> None:
         AdaptError: the set is a part of the data by a column, and the run has seen that part.
     """
     own, other = saved.settings.plain["task"], run.plain["task"]
-    if name == IN_DOMAIN or own["name"] != other["name"]:
+    if name == IN_DOMAIN or any(
+        own.get(key) != other.get(key) for key in ("name", "path", "validation")
+    ):
         return
     trained_on, scored = own.get("where") or {}, other.get("where") or {}
     if not scored or any(trained_on.get(name, value) != value for name, value in scored.items()):
@@ -131,12 +133,30 @@ def check_other(name: str, saved: SavedRun, run: Settings) -> None:
     )
 
 
+def loaded_by_all(saved: SavedRun, run: Settings) -> tuple[Settings, Splits]:
+    """Read the rows of a set, or fail in all processes: none may wait for one that failed.
+
+    Raises:
+        AdaptError: they cannot be had in one of the processes.
+    """
+    problem = ""
+    try:
+        run, splits = loaded(saved, run)
+    except ConfigError:
+        raise
+    except AdaptError as error:
+        problem = str(error)
+    if problems := [one for one in gathered(problem) if one]:
+        raise AdaptError(problems[0])
+    return run, splits
+
+
 def scored_set(
     name: str, saved: SavedRun, run: Settings, prepared: Prepared, place: Path, seed: int
 ) -> Outcome:
     """Score one set; predictions and record go into `place`. `seed`: of the draws."""
     started, clock = datetime.now(timezone.utc), time.monotonic()
-    run, splits = loaded(saved, run)
+    run, splits = loaded_by_all(saved, run)
     asked = asking(prepared, saved, run)
     result, scored = scored_into(place, started, saved, run, splits, asked)
     (cells,) = [part.get("by") for key, part in result.details.items() if key == "validation"]

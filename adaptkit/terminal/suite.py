@@ -13,12 +13,13 @@ from adaptkit.terminal import console
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
 
-TITLES = ("set", "rows", "score", "95 %", "trivial", "drop", "95 % of it")
+TITLES = ("set", "rows", "score", "95 %", "trivial", "drop", "95 % of the drop")
 
 
 def evaluated(job: Settings, result: RunResult) -> RunResult:
-    """Score a finished run on the suite that was asked for, unless its record holds that."""
-    if job.suite is None or result.ood.get("asked") == job.suite.of(job.task.name):
+    """Score a finished run on the suite that was asked for, unless its record holds all of that."""
+    held = job.suite and result.ood.get("asked") == job.suite.of(job.task.name)
+    if job.suite is None or (held and not result.ood["missing"]):
         return result
     with console.working():
         from adaptkit.runs.suite import with_suite

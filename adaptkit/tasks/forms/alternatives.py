@@ -21,11 +21,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adaptkit.adaptation import Batch
+from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.choice import ChoiceForm, alternatives_of
 from adaptkit.tasks.forms.gap import GapForm, distinct
 from adaptkit.tasks.forms.options import ROOM, ranked
 from adaptkit.tasks.forms.text import CUE, Generation, TextForm
 from adaptkit.tasks.forms.written import WrittenForm
+from adaptkit.tasks.ids import row_name
 from adaptkit.tasks.task import ID, LABEL, Answer, Reader
 from adaptkit.tasks.template import Template
 
@@ -172,7 +174,13 @@ class AlternativesForm(WrittenForm):
         if LABEL in rows.column_names:
             columns[LABEL] = self.targets(rows, reader)
         every = list(dict.fromkeys(text for texts in options for text in texts))
-        longest = max(map(len, self.inner(reader).targets(every, reader)))
+        lengths = list(map(len, self.inner(reader).targets(every, reader)))
+        if (longest := max(lengths)) == ROOM:  # it was cut
+            row = next(k for k, o in enumerate(options) if every[lengths.index(ROOM)] in o)
+            raise AdaptError(
+                f"{row_name(rows, row)}: an alternative has {ROOM} tokens or more, which is too "
+                "long for a target. Shorten it, or drop the row."
+            )
         made = self.inner(reader, longest).encode(Dataset.from_dict(columns), reader)
         return made.add_column(OPTIONS, options)
 
