@@ -27,6 +27,7 @@ from adaptkit.methods.bitfit import BitFit
 from adaptkit.methods.chain import Chain
 from adaptkit.methods.child_tuning import ChildTuning as ChildTuningMethod
 from adaptkit.methods.compacter import Compacter
+from adaptkit.methods.diff_pruning import DiffPruning
 from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
 from adaptkit.methods.hard_prompt import HardPrompt
@@ -66,6 +67,11 @@ METHOD_OPTIONS: dict[str, tuple[Any, dict[str, list[Any]]]] = {
     "full": (Full(), {}),
     "hard_prompt": (HardPrompt(), {}),
     "child_tuning": (ChildTuningMethod(), CHILD),
+    "diff_pruning": (
+        DiffPruning(density=0.1, structured=True, alpha=1.0, gate_lr_ratio=10.0),
+        {"density": [0.05], "structured": [False], "penalty": ["additive"], "strength": [420.0],
+         "alpha": [0.0], "gate_lr_ratio": [30.0], "stage": [0.2]},
+    ),
     "lora": (
         LoRA(rank=4, alpha=6.0),
         {
@@ -306,13 +312,13 @@ def test_every_option_of_an_optimizer_matters(name: str, changed: list[Any]) -> 
 
 # ---- names of what is saved ----
 
-ADDED = {"lora", "ia3", "adapter", "parallel_adapter", "prefix", "prompt"}
+ADDED = {"diff", "lora", "ia3", "adapter", "parallel_adapter", "prefix", "prompt"}
 OWN_ATTENTION = ("prefix", "ptuning_v2", "mam")  # not for XLNet
 
 
 # Features are computed once, and nothing of the body trains; nothing in a layer does.
 REJECTED = {("probe", kind) for kind in ("r3f", "r4f", "r_drop", "mixout", "child_tuning")}
-PROMPTS = ("prompt", "ptuning", "prefix")
+PROMPTS = ("prompt", "ptuning", "prefix", "diff_pruning")
 
 
 def finish(adaptation: Adaptation) -> set[str]:

@@ -252,6 +252,7 @@ class Stateful:
             (("method=probe",), {"trainer.cache_frozen": "never"}, None),
             (("method=lora", "regularizer=[l2_sp]"), {}, None),
             (("method=full", "regularizer=[child_tuning]"), {"optimizer.weight_decay": 0.1}, None),
+            (("method=diff_pruning",), {"method.density": 0.1}, None),
             (("method=child_tuning",), {"method.mode": "F"}, None),
             (
                 ("method=full", "regularizer=[mixout,recadam]"),

@@ -9,6 +9,7 @@ from adaptkit.methods.bitfit import BitFit
 from adaptkit.methods.chain import Chain
 from adaptkit.methods.child_tuning import ChildTuning
 from adaptkit.methods.compacter import Compacter
+from adaptkit.methods.diff_pruning import DiffPruning
 from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
 from adaptkit.methods.hard_prompt import HardPrompt
@@ -35,6 +36,7 @@ METHODS: dict[str, type] = {
     "adalora": AdaLoRA,
     "ia3": IA3,
     "bitfit": BitFit,
+    "diff_pruning": DiffPruning,
     "probe": Probe,
     "hard_prompt": HardPrompt,
     "prompt": PromptTuning,

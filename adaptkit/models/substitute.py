@@ -22,11 +22,13 @@ class Call(nn.Module):
         return self.inner(*args, **kwargs)
 
 
-def substitute(model: nn.Module, make: Callable[[], Mapping[str, Tensor]]) -> None:
+def substitute(model: nn.Module, make: Callable[[], Mapping[str, Tensor]]) -> Callable[[], None]:
     """In every call of `model`, use the tensors that `make()` returns, by names of parameters.
 
-    None: the call is as before. Gradients reach whatever `make` made them of.
+    No tensors: the call is as before. Gradients reach whatever `make` made them of. Return what
+    ends it, if nothing else has replaced the model's forward since.
     """
+    before = vars(model).get("forward")
     call = Call(model, model.forward)
 
     @functools.wraps(model.forward)
@@ -36,4 +38,10 @@ def substitute(model: nn.Module, make: Callable[[], Mapping[str, Tensor]]) -> No
             return call.inner(*args, **kwargs)
         return functional_call(call, tensors, args, kwargs)
 
+    def end() -> None:
+        del vars(model)["forward"]
+        if before is not None:
+            vars(model)["forward"] = before
+
     vars(model)["forward"] = forward
+    return end
