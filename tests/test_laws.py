@@ -142,6 +142,10 @@ SETTINGS: dict[str, Setting] = {
     "ptuning_v2-mlp": Setting(PTuningV2(3, 8), OWN_ATTENTION, starts_as_body=False, slow=True),
     "probe": Setting(Probe(), starts_as_body=False),
     "probe-max-0": Setting(Probe("max", layer=0), starts_as_body=False, slow=True),
+    "probe-mlp": Setting(
+        Probe(classifier="mlp", hidden=6, hidden_layers=2), starts_as_body=False, slow=True
+    ),
+    "probe-mix": Setting(Probe(mix=True, hidden=3), starts_as_body=False),
     "probe-cls": Setting(Probe("cls"), NO_CLS, starts_as_body=False),
     "probe-last-2": Setting(Probe("last", layer=2), starts_as_body=False, slow=True),
     "houlsby": Setting(Houlsby(size=5), starts_as_body=False),  # nearly: see test_adapters.py
@@ -347,7 +351,7 @@ def test_every_trainable_tensor_gets_a_gradient(case: Case) -> None:
 
 def test_new_parameters_learn_and_are_saved(case: Case) -> None:
     if isinstance(case.setting.method, Probe):  # a head of its own on the frozen body
-        assert set(case.adaptation.delta()) == {"head.weight", "head.bias"}
+        assert all(name.startswith("head.") for name in case.adaptation.delta())
         return
     missing = missing_keys(case.folder)
     assert missing
@@ -387,7 +391,8 @@ def test_same_seed_same_tensors(case: Case) -> None:
     assert list(same) == list(case.fresh)
     assert all(torch.equal(case.fresh[name], tensor) for name, tensor in same.items())
     differs = case.setting.method.adapt(other.start(), other.context).delta()
-    new = {"head.weight"} if isinstance(case.setting.method, Probe) else missing_keys(case.folder)
+    probe = isinstance(case.setting.method, Probe)  # all of its head is new
+    new = {n for n in differs if n.startswith("head.")} if probe else missing_keys(case.folder)
     pairs = {n for n in differs if n.endswith(".A") and not n.endswith(".embeddings.A")}
     pairs -= {n for n in pairs if f"{n[:-1]}delta_A0" in differs}  # PiSSA's come from W
     drawn = pairs | {n for n in differs if n in new and n.endswith("weight") and "norm" not in n}

@@ -1,9 +1,11 @@
-"""The linear classifier that reads frozen hidden states: pooled, or those of every token."""
+"""Classifiers that read frozen hidden states: pooled, or those of every token."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,11 +29,44 @@ def correlation(targets: np.ndarray, predicted: np.ndarray) -> float:
     return 0.0 if constant else float(np.corrcoef(targets, predicted)[0, 1])
 
 
-class LinearProbe(nn.Module):
+class ScalarMix(nn.Module):
+    """gamma sum_l softmax(w)_l h_l over N layers, whose states stand next to each other [.., N H].
+
+    w [N] from 0, gamma from 1 (Peters et al. 2018, arXiv:1802.05365). Count: N + 1.
+    """
+
+    def __init__(self, layers: int, device: torch.device) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(layers, device=device))
+        self.gamma = nn.Parameter(torch.ones((), device=device))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the mix [.., H]."""
+        every = states.unflatten(-1, (len(self.weights), -1))
+        return self.gamma * (self.weights.softmax(0)[:, None] * every).sum(-2)
+
+
+def classifier(
+    sizes: Sequence[int], nonlinear: bool, dropout: float, device: torch.device
+) -> nn.Module:
+    """Return linear maps from size to size, with ReLU between them if `nonlinear`.
+
+    Dropout stands before every map. A single map without dropout is that map itself.
+    """
+    maps: list[nn.Module] = []
+    for number, (width, out) in enumerate(pairwise(sizes)):
+        maps += [nn.ReLU()] if nonlinear and number else []
+        maps += [nn.Dropout(dropout)] if dropout else []
+        maps.append(nn.Linear(width, out, device=device))
+    return maps[0] if len(maps) == 1 else nn.Sequential(*maps)
+
+
+class Probing(nn.Module):
     """logits = head(pool(h_layer)), the base model frozen and without dropout.
 
     Without `pooling` every token is read: logits [B, T, C] instead of [B, C]. With `ends` the two
-    outputs are those of the first and the last token of a span.
+    outputs are those of the first and the last token of a span. Without `layer` a trained mix of
+    all layers is read. `inner`: sizes of the maps between the states and the logits.
     """
 
     def __init__(
@@ -39,25 +74,33 @@ class LinearProbe(nn.Module):
         body: nn.Module,
         config: PretrainedConfig,
         pooling: str | None,
-        layer: int,
+        layer: int | None,
         left: bool,
         generator: torch.Generator,
         ends: bool = False,
+        inner: Sequence[int] = (),
+        nonlinear: bool = False,
+        dropout: float = 0.0,
+        layers: int = 0,  # with the embeddings
     ) -> None:
         super().__init__()
         self.body, self.config, self.pooling, self.layer = body, config, pooling, layer
         self.ends = ends
         self.left = left  # where the base model expects padding
-        width: int = config.hidden_size
-        self.head = nn.Linear(
-            width, int(config.num_labels or 0), device=next(body.parameters()).device
-        )
+        sizes = [int(config.hidden_size), *inner, int(config.num_labels or 0)]
+        device = next(body.parameters()).device
+        self.head = classifier(sizes, nonlinear, dropout, device)
         with torch.no_grad():
-            bound = 1 / math.sqrt(width)  # torch's default for nn.Linear, from our generator
-            for tensor in (self.head.weight, self.head.bias):
-                tensor.copy_((torch.rand(tensor.shape, generator=generator) * 2 - 1) * bound)
+            for module in self.head.modules():
+                if isinstance(module, nn.Linear):  # torch's default, from our generator
+                    bound = 1 / math.sqrt(module.in_features)
+                    for tensor in (module.weight, module.bias):
+                        drawn = torch.rand(tensor.shape, generator=generator) * 2 - 1
+                        tensor.copy_(drawn * bound)
+        if layer is None:
+            self.head = nn.Sequential(ScalarMix(layers, device), self.head)
 
-    def train(self, mode: bool = True) -> LinearProbe:
+    def train(self, mode: bool = True) -> Probing:
         """Set the mode of the head; the base model stays in evaluation mode."""
         super().train(mode)
         self.body.eval()
@@ -67,10 +110,13 @@ class LinearProbe(nn.Module):
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the states of the chosen layer in fp32: pooled [B, H], or of each token [B, T, H].
 
-        The tokens stand in the order of the inputs.
+        Those of all layers stand next to each other: [.., N H]. The tokens stand in the order of
+        the inputs.
         """
         moved = realign(inputs, self.left)
-        hidden = self.body(**moved, output_hidden_states=True).hidden_states[self.layer].float()
+        states = self.body(**moved, output_hidden_states=True).hidden_states
+        hidden = torch.cat(states, -1) if self.layer is None else states[self.layer]
+        hidden = hidden.float()
         if self.pooling:
             return pool(hidden, moved["attention_mask"], self.pooling)
         back = order_of(inputs["attention_mask"], self.left).argsort(1)
@@ -93,8 +139,9 @@ class LinearProbe(nn.Module):
             ridge.fit(scaler.transform(read), wanted)
         weight = ridge.coef_ / scaler.scale_
         bias = ridge.intercept_ - weight @ scaler.mean_
-        self.head.weight.copy_(torch.from_numpy(weight)[None])
-        self.head.bias.fill_(float(bias))
+        head = cast("nn.Linear", self.head)
+        head.weight.copy_(torch.from_numpy(weight)[None])
+        head.bias.fill_(float(bias))
         return float(ridge.alpha_ / len(read))
 
     def forward(self, features: Tensor | None = None, **inputs: Tensor) -> ModelOutput:

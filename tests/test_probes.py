@@ -1,25 +1,31 @@
-"""A probe of a number is solved for: ridge regression, against numpy and the definition."""
+"""Probes: ridge regression against numpy and the definition, ranks, networks, mixes of layers."""
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
+from families import tiny_model, tiny_tokenizer
 from runs import carry_out, configure, history
 from safetensors.torch import load_file
 
-from adaptkit.layers.probing import RIDGE, LinearProbe
+from adaptkit.adaptation import Adaptation, Context
+from adaptkit.errors import ConfigError
+from adaptkit.layers.probing import RIDGE, Probing, ScalarMix, classifier
+from adaptkit.methods.probe import Probe
+from adaptkit.models.loading import head_names
 
 
-def probe_of(width: int) -> LinearProbe:
+def probe_of(width: int) -> Probing:
     """Return a probe whose body is never run."""
     from transformers import BertConfig
 
     config = BertConfig(hidden_size=width, num_labels=1)
     body = torch.nn.Linear(1, 1)
-    return LinearProbe(body, config, "mean", -1, False, torch.Generator().manual_seed(0))
+    return Probing(body, config, "mean", -1, False, torch.Generator().manual_seed(0))
 
 
 def by_hand(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -132,3 +138,66 @@ def test_where_updates_are_made(checkpoints, pairs, tmp_path):
     assert not any("ridge" in line for line in said)
     first = load_file(tmp_path / "s" / "delta.safetensors")["head.weight"]
     assert first.abs().max() <= 1 / first.shape[1] ** 0.5
+
+
+# ---- other classifiers than one linear map ----
+
+
+@pytest.mark.parametrize(
+    ("options", "width", "outputs", "count"),
+    [
+        ({}, 768, 45, 34_605), ({}, 1024, 45, 46_125), ({}, 768, 17, 13_073),
+        ({"hidden": 1000}, 768, 45, 814_045), ({"hidden": 10}, 768, 45, 8_185),
+        ({"hidden": 1000}, 1024, 45, 1_070_045),
+        ({"classifier": "mlp"}, 768, 45, 814_045),
+        ({"classifier": "mlp", "hidden_layers": 2}, 768, 45, 1_815_045),
+    ],
+)  # fmt: skip
+def test_counts_of_hewitt_and_liang(options, width, outputs, count):
+    inner = Probe(**options).inner
+    made = classifier([width, *inner, outputs], False, 0.0, torch.device("meta"))
+    assert sum(p.numel() for p in made.parameters()) == count
+
+
+def test_a_rank_limited_map_is_linear_and_an_mlp_is_the_formula():
+    x = torch.randn(5, 4)
+    for nonlinear in (False, True):
+        first, *between, second = classifier([4, 3, 2], nonlinear, 0.0, torch.device("cpu"))
+        inner = first(x).relu() if nonlinear else first(x)
+        expected = inner @ second.weight.T + second.bias
+        torch.testing.assert_close(torch.nn.Sequential(first, *between, second)(x), expected)
+        assert len(between) == nonlinear
+
+
+def test_the_mix_of_layers():
+    """h = (1, 0), (0, 1), (2, 2): uniform (1, 1); w = (0, 1, 0) with gamma 2: (1.27165, 2)."""
+    mix = ScalarMix(3, torch.device("cpu"))
+    states = torch.tensor([[1.0, 0.0, 0.0, 1.0, 2.0, 2.0]])
+    torch.testing.assert_close(mix(states), torch.tensor([[1.0, 1.0]]))
+    mix.weights.data.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    mix.gamma.data.fill_(2.0)
+    torch.testing.assert_close(mix(states), torch.tensor([[1.27165, 2.0]]), atol=1e-5, rtol=0)
+
+
+def test_the_mix_reads_every_layer(checkpoints):
+    model = tiny_model("bert")
+    probes = {
+        mix: Probe(mix=mix, layer=-1 if mix else 2).adapt(
+            Adaptation.of(copy.deepcopy(model), head_names(model)),
+            Context(None, torch.Generator().manual_seed(0), 1),
+        )
+        for mix in (True, False)
+    }
+    inputs = dict(tiny_tokenizer("bert")(["a good film", "bad"], padding=True, return_tensors="pt"))
+    states = probes[True].features(inputs).unflatten(-1, (4, -1))
+    torch.testing.assert_close(states[:, 2], probes[False].features(inputs))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"hidden_layers": 2}, "belongs to"), ({"mix": True, "layer": 1}, "reads all"),
+     ({"hidden": 0}, "1 or more"), ({"dropout": 1.0}, "below 1")],
+)  # fmt: skip
+def test_probes_that_are_rejected(options, why):
+    with pytest.raises(ConfigError, match=why):
+        Probe(**options)
