@@ -160,6 +160,19 @@ def outcome_of(seed: int, score: float, drop: float | None, sets: tuple[str, ...
     )  # fmt: skip
 
 
+def probed(layer: int, control: int | None, score: float) -> Any:
+    settings = {"method.layer": layer, "task.control": control, "seed": 0, "output_dir": score}
+    return SimpleNamespace(settings=settings, score=score, metric="accuracy")
+
+
+def test_selectivity_is_the_difference_from_the_control_tasks() -> None:
+    runs = [probed(0, None, 0.8), probed(0, 0, 0.5), probed(0, 1, 0.6), probed(1, None, 0.9)]
+    assert sweep.selectivities(runs) == [
+        "method.layer=0: accuracy 0.8000, of the control task 0.5500, selectivity 0.2500"
+    ]
+    assert sweep.selectivities([runs[0], runs[3]]) == sweep.selectivities([]) == []
+
+
 def test_repeated_runs_have_a_mean_drop_with_an_interval_over_the_seeds() -> None:
     """Drops .1, .2, .3: deviation .1, t(.975, 2) = 4.302653, half width .248414."""
     runs = [outcome_of(seed, 0.8, drop) for seed, drop in enumerate((0.1, 0.2, 0.3))]

@@ -1,18 +1,28 @@
 """Tagging: one label per word, as for parts of speech and entities.
 
 Weights of the tags and smoothing are those of classification, with words in place of rows.
+
+A control task (Hewitt & Liang 2019, arXiv:1909.03368) has the same words and tags, but every word
+has one random tag wherever it stands, drawn with the shares of the tags in training. What a probe
+gets right of it, it has learnt by heart: selectivity = accuracy - accuracy of the control task.
 """
 
 from __future__ import annotations
 
+import hashlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.errors import AdaptError, one_of, within
+from adaptkit.errors import AdaptError, at_least, invalid, one_of, within
+from adaptkit.tasks.data import Data
 from adaptkit.tasks.forms.tag import TagForm
 from adaptkit.tasks.labels import Namer, classes_in
+from adaptkit.tasks.source import with_column
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
 from adaptkit.tasks.weights import (
@@ -46,6 +56,9 @@ class Tag(TableTask):
     class_weights: Weights = None
     label_smoothing: float = 0.0  # share of the target that all classes get in the loss
     metric: str = "accuracy"  # entities: F1 of whole entities in BIO tags
+    control: int | None = None  # seed of a control task: every word has one random tag; null: none
+    # of the tags of a control task, in the order of `labels`; filled in from the training rows
+    control_shares: tuple[float, ...] = ()
 
     answer = "a tag per word"
 
@@ -54,6 +67,12 @@ class Tag(TableTask):
         super().__post_init__()
         within("task.label_smoothing", self.label_smoothing, 0, 1)
         check_weights(self.class_weights, self.classes)
+        if self.control is None:
+            return
+        at_least("task.control", self.control, 0)
+        if self.metric != "accuracy":
+            raise invalid("task.control", self.control, "random tags are no entities",
+                          "Set task.metric=accuracy")  # fmt: skip
 
     def scores(self) -> tuple[str, ...]:
         """Return the names of the metric's scores."""
@@ -97,6 +116,37 @@ class Tag(TableTask):
             raise no_training_rows()
         words = [tag for tags in train[LABEL][:] for tag in tags]
         return replace(self, class_weights=balanced(self.classes, words))
+
+    def load(self, data: Data, seed: int, train: bool = True, every_row: bool = False) -> Splits:
+        """Read the splits; the tags of a control task take the place of those that were read."""
+        splits = super().load(data, seed, train, every_row)
+        task = splits.task
+        if not isinstance(task, Tag) or task.control is None:
+            return splits
+        if not task.control_shares:
+            if splits.train is None:
+                raise AdaptError(f"task.control={task.control}: its tags have the shares of those "
+                                 "in training, and no training rows are read.")  # fmt: skip
+            counts = Counter(tag for tags in splits.train[LABEL][:] for tag in tags)
+            shares = tuple(counts[name] / counts.total() for name in task.classes)
+            task = replace(task, control_shares=shares)
+        validation = {s: task.controlled(rows) for s, rows in splits.validation.items()}
+        trained = None if splits.train is None else task.controlled(splits.train)
+        note = f"control task (task.control={task.control}): every word has one random tag"
+        return replace(splits, task=task, train=trained, validation=validation,
+                       notes=(*splits.notes, note))  # fmt: skip
+
+    def controlled(self, rows: Dataset) -> Dataset:
+        """Return rows with the tags of the control task: equal words have equal tags."""
+        ends = list(accumulate(self.control_shares))
+
+        @cache
+        def tag(word: str) -> str:
+            digest = hashlib.sha256(f"{self.control}:{word}".encode()).digest()
+            drawn = int.from_bytes(digest[:8]) / 2**64 * ends[-1]
+            return self.classes[bisect_right(ends, drawn)]
+
+        return with_column(rows, LABEL, [[tag(w) for w in words] for words in rows[self.words][:]])
 
     def check(self, rows: Dataset, split: str) -> None:
         """Check that every row holds a list of words."""

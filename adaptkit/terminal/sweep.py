@@ -107,6 +107,8 @@ def table(outcomes: list[Any], total: int = 0) -> None:
     Console(width=width).print(grid)
     for line in repeats([outcome.result for outcome in outcomes if outcome.result]):
         print(line)
+    for line in selectivities([outcome.result for outcome in outcomes if outcome.result]):
+        print(line)
     words = [ended(outcome) for outcome in outcomes]
     count = max(total, len(outcomes))
     print(f"{words.count('done')} of {count} runs done, {words.count('failed')} failed", flush=True)
@@ -130,6 +132,28 @@ def repeats(records: Sequence[Any]) -> list[str]:
             f"{decimal(statistics.stdev(scores))}, {len(scores)} runs){drops(group)}"
         )
     return lines
+
+
+def selectivities(records: Sequence[Any]) -> list[str]:
+    """Say the selectivity of runs that differ in the control task alone (Hewitt & Liang 2019).
+
+    accuracy - accuracy of the control task, of the means over seeds and control tasks.
+    """
+    ignored = (*REPEATED, "task.control", "task.control_shares", "output_dir")
+    flat = [{k: str(v) for k, v in one.settings.items() if k not in ignored} for one in records]
+    varied = [k for k in (flat[0] if flat else ()) if len({one.get(k) for one in flat}) > 1]
+    alike: dict[tuple[str, ...], tuple[list[Any], list[Any]]] = {}
+    for record, settings in zip(records, flat, strict=True):
+        control = record.settings.get("task.control") is not None
+        name = tuple(f"{key}={settings.get(key)}" for key in varied)
+        alike.setdefault(name, ([], []))[control].append(record.score)
+    return [
+        f"{' '.join(name) or 'selectivity'}: {records[0].metric} {decimal(statistics.mean(own))}, "
+        f"of the control task {decimal(statistics.mean(other))}, selectivity "
+        f"{decimal(statistics.mean(own) - statistics.mean(other))}"
+        for name, (own, other) in alike.items()
+        if own and other
+    ]
 
 
 def drops(group: Sequence[Any]) -> str:
