@@ -26,11 +26,8 @@ def written(folder: Path, words: int = 3000) -> Path:
         lines = []
         for start in range(first, first + words, 6):
             numbers = range(start, start + 6)
-            row = {
-                "tokens": [f"word{n}" for n in numbers],
-                "tags": [kinds[n % 10] for n in numbers],
-            }
-            lines.append(json.dumps(row))
+            tags = [kinds[n % 10] for n in numbers]
+            lines.append(json.dumps({"tokens": [f"word{n}" for n in numbers], "tags": tags}))
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     return folder
 

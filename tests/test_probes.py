@@ -11,12 +11,14 @@ import torch
 from families import tiny_model, tiny_tokenizer
 from runs import carry_out, configure, history
 from safetensors.torch import load_file
+from transformers import set_seed
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import ConfigError
 from adaptkit.layers.probing import RIDGE, Probing, ScalarMix, classifier
 from adaptkit.methods.probe import Probe
-from adaptkit.models.loading import head_names
+from adaptkit.models.loading import head_names, load_config, load_model
+from adaptkit.models.model import Model
 
 
 def probe_of(width: int) -> Probing:
@@ -201,3 +203,29 @@ def test_the_mix_reads_every_layer(checkpoints):
 def test_probes_that_are_rejected(options, why):
     with pytest.raises(ConfigError, match=why):
         Probe(**options)
+
+
+# ---- a baseline without pretraining ----
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "xlnet", "modernbert", "bart"])
+def test_random_weights_follow_from_the_seed_and_know_nothing(family, checkpoints):
+    def body(seed: int, **options: bool) -> dict[str, torch.Tensor]:
+        set_seed(seed)
+        model = Model("m", str(checkpoints[family]), **options)
+        config = load_config(model, "sequence", 2)
+        loaded = load_model(model, config, "sequence").model
+        return {n: p.detach() for n, p in loaded.named_parameters() if n not in head_names(loaded)}
+
+    kept = body(0)
+    one, again, other = (body(seed, random_weights=True) for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    matrices = [name for name, tensor in one.items() if tensor.dim() > 1 and tensor.std() > 0]
+    assert len(matrices) > 10
+    assert not any(torch.equal(one[name], other[name]) for name in matrices)
+    assert not any(torch.equal(one[name], kept[name]) for name in matrices)
+
+
+def test_random_weights_and_a_parent_exclude_each_other():
+    with pytest.raises(ConfigError, match=r"model\.random_weights=True: .*model\.from_run"):
+        Model("m", "x", from_run="y", random_weights=True)

@@ -153,7 +153,8 @@ def load_model(
 
     `labels`: the task's classes. The output map of a classifier that the file holds is kept if its
     classes have the same names, with its rows in the order of `labels`; otherwise it is drawn. The
-    layers before it are kept in any case: ModernBERT's are pretrained.
+    layers before it are kept in any case: ModernBERT's are pretrained. With `model.random_weights`
+    all of it is drawn, from torch's own generator.
 
     Raises:
         AdaptError: no weights, broken weights, or only pickled ones.
@@ -173,6 +174,8 @@ def load_model(
                 for tensor in outputs.values():
                     tensor.copy_(tensor[order].clone())
     check_finite(model, loaded)
+    if model.random_weights:
+        _draw(loaded, dict(loaded.named_parameters()))
     new = new_names(loaded, lacking, head)
     return Loaded(with_hooks(loaded, model, HEADS[head]), new, fingerprint(loaded, lacking), begins)
 

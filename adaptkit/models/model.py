@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from adaptkit.errors import invalid
+
 
 @dataclass(frozen=True)
 class Model:
@@ -14,5 +16,11 @@ class Model:
     path: str  # folder, hub id, or adaptkit:NAME for a bundled model
     revision: str | None = None  # branch, tag or commit; null: main
     pooling: Literal["mean", "max", None] = None  # of all tokens; null: the token the class reads
+    random_weights: bool = False  # draw the base model anew from the seed: a baseline
     from_run: str | None = None  # finished run on the same model, to go on from
     architecture: dict[str, Any] | None = None  # config.json's entries, for `plan` without network
+
+    def __post_init__(self) -> None:
+        if self.random_weights and self.from_run is not None:
+            raise invalid("model.random_weights", True, "draws what model.from_run brings",
+                          "Leave one of them out")  # fmt: skip
