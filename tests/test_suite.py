@@ -452,8 +452,31 @@ def test_suites_and_experiments_are_listed():
 def test_completion(monkeypatch, capsys):
     from adaptkit.cli.completion import answers
 
-    assert answers(["eval", "run"], "suite=o", ("eval",)) == ["suite=ood"]
+    assert answers(["eval", "run"], "suite=oo", ("eval",)) == ["suite=ood"]
     assert "suites" in answers(["list"], "", ("list",))
+
+
+@pytest.mark.parametrize("name", sorted(options("experiment")))
+def test_every_experiment_composes_and_says_how_it_is_run(name):
+    job = settings(compose([f"experiment={name}"]))
+    text = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f"experiment={name}" in text.splitlines()[2]
+    assert job.suite is None or job.suite.of(job.task.name)
+
+
+@pytest.mark.parametrize("task", ["mnli", "snli"])
+def test_the_sets_of_domain_generalisation_have_maps_for_two_classes(task):
+    """Also questions: what entails is a duplicate."""
+    suite = settings(compose([f"experiment=domain/{task}"])).suite
+    for words in suite.of(task).values():
+        other = settings(compose(words)).task
+        own = settings(compose([f"task={task}"])).task
+        assert len(other.classes) == 3 or mapping(own, other)["entailment"] in other.classes
+    qqp = settings(compose(suite.of(task)["qqp"])).task
+    assert mapping(own, qqp) == {
+        "entailment": "duplicate", "neutral": "not_duplicate", "contradiction": "not_duplicate",
+    }  # fmt: skip
+    assert qqp.headline == "accuracy"
 
 
 @pytest.mark.parametrize("name", ["sst2", "squad", "mnli"])
