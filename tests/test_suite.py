@@ -362,6 +362,8 @@ def test_options_hold_for_every_set(run, tmp_path):
         (["suite=ood", "task.max_lenght=3"], "did you mean max_length"),
         (["suite=ood", "method=lora"], "a finished run keeps its model and method"),
         (["suite=ood", "+suite.sets.mnli.mine=task=snil"], "did you mean snli"),
+        (["suite=ood", "task=snli"], "task=snli: every set of suite=ood has rows of its own"),
+        (["suite=ood", "task.path=x.csv"], "'+suite.sets.TASK.NAME=task.path=x.csv'"),
     ],
 )
 def test_mistakes_are_not_missing_sets(typed, message, run):

@@ -74,6 +74,7 @@ def evaluate_suite(
     """
     if output and output.is_dir() and any(output.iterdir()):
         raise AdaptError(f"--output={output}: holds other files. Give a new folder.")
+    check_own_rows(suite, overrides)
     saved = as_recorded(load_run(directory))
     asked = suite.of(saved.settings.task.name)
     words = {name: [*own, *overrides] for name, own in {IN_DOMAIN: [], **asked}.items()}
@@ -110,6 +111,20 @@ def with_suite(job: Settings, result: RunResult, say: Say) -> RunResult:
     result = replace(result, ood=found)
     result.write(job.output_dir)
     return result
+
+
+def check_own_rows(suite: Suite, overrides: Sequence[str]) -> None:
+    """Reject rows that are typed for all sets: every set has its own.
+
+    Raises:
+        ConfigError: an override names a task or a path.
+    """
+    for word in overrides:
+        if word.partition("=")[0].lstrip("+~") in ("task", "task.path"):
+            raise ConfigError(
+                f"{word}: every set of suite={suite.name} has rows of its own. Leave one of the two "
+                f"out, or add a set: '+suite.sets.TASK.NAME={word}'."
+            )
 
 
 def check_other(name: str, saved: SavedRun, run: Settings) -> None:
