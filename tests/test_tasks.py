@@ -624,6 +624,28 @@ def test_pairs_of_equal_concatenation_are_read_differently(kind, name):
     assert len({tuple(ids) for ids in found}) == len(cuts) == 5
 
 
+@pytest.mark.parametrize(
+    ("choices", "normalise", "message"),
+    [
+        (
+            [["a", "b"], ["the " * 600 + "a", "the " * 600 + "b"]],
+            "sum",
+            "row 2: .*more tokens",
+        ),
+        ([["a", "b"], ["a", ""]], "characters", r"row 2: .*is empty.*normalise=tokens"),
+    ],
+)
+@pytest.mark.parametrize("name", ["t5", "gpt2"])
+def test_alternatives_that_cannot_be_ranked(choices, normalise, message, name):
+    """Cut to their first tokens, two long ones would be alike."""
+    tokenizer = loaded_tokenizer(name)
+    rows = datasets.Dataset.from_list([{"a": "so", "c": texts} for texts in choices])
+    form = Choice("t", text="a", choices=("c",), form="text", normalise=normalise).posed
+    causal = name == "gpt2"
+    with pytest.raises(AdaptError, match=message):
+        form.encode(rows, Reader(tokenizer, causal=causal, limit=512 if causal else None))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("limit", [4, 9, 11, 12, 40])
 def test_a_pair_keeps_its_second_text_within_the_limit(name, limit):

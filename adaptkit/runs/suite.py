@@ -122,8 +122,8 @@ def check_own_rows(suite: Suite, overrides: Sequence[str]) -> None:
     for word in overrides:
         if word.partition("=")[0].lstrip("+~") in ("task", "task.path"):
             raise ConfigError(
-                f"{word}: every set of suite={suite.name} has rows of its own. Leave one of the two "
-                f"out, or add a set: '+suite.sets.TASK.NAME={word}'."
+                f"{word}: every set of suite={suite.name} has rows of its own. Leave "
+                f"one of the two out, or add a set: '+suite.sets.TASK.NAME={word}'."
             )
 
 

@@ -25,7 +25,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.choice import ChoiceForm, alternatives_of
 from adaptkit.tasks.forms.gap import GapForm, distinct
 from adaptkit.tasks.forms.options import ROOM, ranked
-from adaptkit.tasks.forms.text import CUE, Generation, TextForm
+from adaptkit.tasks.forms.text import CUE, SHORTEST, Generation, TextForm
 from adaptkit.tasks.forms.written import WrittenForm
 from adaptkit.tasks.ids import row_name
 from adaptkit.tasks.task import ID, LABEL, Answer, Reader
@@ -173,16 +173,30 @@ class AlternativesForm(WrittenForm):
             columns[ID] = rows[ID][:]
         if LABEL in rows.column_names:
             columns[LABEL] = self.targets(rows, reader)
-        every = list(dict.fromkeys(text for texts in options for text in texts))
-        lengths = list(map(len, self.inner(reader).targets(every, reader)))
-        if (longest := max(lengths)) == ROOM:  # it was cut
-            row = next(k for k, o in enumerate(options) if every[lengths.index(ROOM)] in o)
-            raise AdaptError(
-                f"{row_name(rows, row)}: an alternative has {ROOM} tokens or more, which is too "
-                "long for a target. Shorten it, or drop the row."
-            )
+        longest = self._longest(rows, options, reader)
         made = self.inner(reader, longest).encode(Dataset.from_dict(columns), reader)
         return made.add_column(OPTIONS, options)
+
+    def _longest(self, rows: Dataset, options: list[list[str]], reader: Reader) -> int:
+        every = list(dict.fromkeys(text for texts in options for text in texts))
+        targets = self.inner(reader).targets(every, reader)
+        sizes = dict(zip(every, map(len, targets), strict=True))
+        # one stack reads source and target after each other
+        limit = reader.limit and reader.limit - SHORTEST if reader.causal else reader.decoder_limit
+        most = min(ROOM - 1, limit or ROOM)
+        for row, texts in enumerate(options):
+            where = row_name(rows, row)
+            if max(map(sizes.__getitem__, texts)) > most:
+                raise AdaptError(
+                    f"{where}: an alternative has more tokens than the {most} that can be ranked. "
+                    "Drop the row."
+                )
+            if self.normalise == "characters" and "" in texts:
+                raise AdaptError(
+                    f"{where}: an alternative is empty, so that nothing can be divided by its "
+                    "characters. Set task.normalise=tokens, or drop the row."
+                )
+        return max(sizes.values())
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Collate as the text form does, with the alternatives."""
