@@ -136,6 +136,8 @@ def test_a_shown_row_has_no_places_and_a_slot_in_front_of_them_is_found():
     assert pattern.filled({"text": "fine"}, "great") == " great: fine "
     assert not pattern.at_end  # nothing trained may come behind what a decoder writes
     assert Pattern("{{prompt:3}} {first} {label}", ("text",)).prompted == 0
+    column = Pattern("{prompt} {prompt:2} {label}", ("prompt",))  # a text that is called so
+    assert column.prompted == 2 and column.filled({"prompt": "fine"}, "ok") == "fine  ok"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,6 @@ class HardPrompt:
         if HEADS[context.head].new:
             raise ConfigError(
                 "method=hard_prompt: trains nothing, and this task has a new head. Set "
-                "task.form=cloze or task.form=text."
+                "task.form=text, or task.form=cloze for a class or a number."
             )
         return replace(start.only(lambda name: False), merge=no_op)

@@ -64,6 +64,8 @@ class Pattern:
         return tuple(made)
 
     def _places(self, hole: re.Match[str]) -> str:
+        if hole[1] is None and "prompt" in columns_of(self.texts, "task.text"):
+            return hole[0]  # a column of this name
         count = int(hole[1] or 0)
         if not count:
             raise invalid(self.where, self.text, "must say how many vectors a prompt has there",
