@@ -164,7 +164,8 @@ def test_no_assert_no_print(path: Path) -> None:
 
 # ---- conf/ mirrors the package ----
 
-NEEDED = {  # what has no default
+NEEDED = {
+    ("suite", "domain"): ["task=mnli"],  # what has no default
     ("task", "classify"): ["task.path=rows.csv", "task.text=[sentence]"],
     ("task", "regress"): ["task.path=rows.csv", "task.text=[sentence]"],
     ("task", "tag"): ["task.path=rows.jsonl"],

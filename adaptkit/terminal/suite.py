@@ -75,7 +75,7 @@ def average_row(average: Mapping[str, Any], sets: int) -> list[str]:
 
 def signed(value: float | None) -> str:
     """Return a drop with its sign; nothing if it is not known."""
-    return "" if value is None else f"{value:+.4f}"
+    return "" if value is None else f"{round(value, 4) + 0.0:+.4f}"  # never -0.0000
 
 
 def interval(bounds: Sequence[float] | None, form: str = ".3f") -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from adaptkit.errors import MachineError
 from adaptkit.storage.files import write_text
 from adaptkit.terminal.console import decimal, error, harmless, say
+from adaptkit.terminal.suite import signed
 
 REPEATED = ("seed", "data.fold", "task.demonstrations")  # what repetitions may differ in
 COLUMNS = ("run", "status", "task", "model", "method", "seed", "data", "metric", "score",
@@ -172,7 +173,7 @@ def drops(group: Sequence[Any]) -> str:
     low, high = (statistics.mean(values) + sign * half for sign in (-1, 1))
     return (
         f"; out of domain {decimal(statistics.mean(one['score'] for one in found))}, drop "
-        f"{statistics.mean(values):+.4f} (95 % over the runs: {low:+.4f} to {high:+.4f})"
+        f"{signed(statistics.mean(values))} (95 % over the runs: {signed(low)} to {signed(high)})"
     )
 
 
@@ -180,7 +181,7 @@ def average(record: Any) -> tuple[str, str]:
     """Return the macro average out of domain and its drop; nothing where they are not known."""
     found = record.ood.get("macro", {})
     score, drop = found.get("score"), found.get("drop")
-    return "" if score is None else decimal(score), "" if drop is None else f"{drop:+.4f}"
+    return "" if score is None else decimal(score), signed(drop)
 
 
 def ended(outcome: Any) -> str:
