@@ -46,6 +46,7 @@ from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
 from adaptkit.methods.houlsby import Houlsby
 from adaptkit.methods.ia3 import IA3
+from adaptkit.methods.layernorm import LayerNormTuning
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.parallel_adapter import ParallelAdapter
 from adaptkit.methods.pfeiffer import Pfeiffer
@@ -55,6 +56,7 @@ from adaptkit.methods.probe import Probe
 from adaptkit.methods.prompt import PromptTuning
 from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.ptuning_v2 import PTuningV2
+from adaptkit.methods.top_k import TopK
 from adaptkit.methods.vera import VeRA
 from adaptkit.models import loading
 from adaptkit.models.model import Model
@@ -115,6 +117,10 @@ SETTINGS: dict[str, Setting] = {
     "bitfit": Setting(BitFit(), frozenset(NO_BIAS)),
     "bitfit-query": Setting(BitFit(("query",)), NO_QUERY_BIAS, slow=True),
     "bitfit-down": Setting(BitFit(("down", "ffn_norm")), frozenset({*NO_BIAS, "qwen2"}), slow=True),
+    "bitfit-pair": Setting(BitFit(("query_up",)), NO_QUERY_BIAS, slow=True),
+    "layernorm": Setting(LayerNormTuning()),
+    "top_k": Setting(TopK(last=1), frozenset({"albert"})),
+    "top_k-layers": Setting(TopK(layers=(1, 3)), frozenset({"albert"}), slow=True),
     "chain": Setting(Chain((LoRA(rank=2), BitFit())), frozenset(NO_BIAS)),
     "prompt": Setting(PromptTuning(length=5), starts_as_body=False),
     "prompt-random": Setting(PromptTuning(3, init="random"), starts_as_body=False, slow=True),
@@ -477,6 +483,22 @@ def prefix_numbers(family: str, length: int, inner: int = 0) -> int:
     return kinds * (mlp if inner else length * out)
 
 
+def layer_numbers(model: nn.Module, count: int) -> int:
+    """All of `count` layers of each stack, and the base model's norm and pooler behind the last.
+
+    T5's relative positions lie in its first layers.
+    """
+    lists = {
+        name: module for name, module in model.base_model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == LAYERS and name.count(".") < 2
+    }  # fmt: skip
+    layers = sum(p.numel() for m in lists.values() for p in m[-count:].parameters())
+    named = [(n.removeprefix("encoder.").removeprefix("decoder."), p)
+             for n, p in model.base_model.named_parameters()]  # fmt: skip
+    last = re.compile(r"pooler\.|(ln_f|norm|final_norm|final_layer_norm)\.(weight|bias)$")
+    return layers + sum(p.numel() for n, p in named if last.match(n))
+
+
 COUNTS: dict[str, Callable[[str, nn.Module], int]] = {
     "prefix": lambda family, model: prefix_numbers(family, 4, 8),
     "prefix-flat": lambda family, model: prefix_numbers(family, 3),
@@ -515,6 +537,11 @@ COUNTS: dict[str, Callable[[str, nn.Module], int]] = {
         low_rank_numbers(family, 3, ("up", "gate", "down")) + number_of_biases(model)
     ),
     "bitfit": lambda family, model: number_of_biases(model),
+    "bitfit-pair": lambda family, model: (
+        expected(family)["query"] * WIDTH + expected(family)["up"] * shape(family, "up")[1]
+    ),
+    "layernorm": lambda family, model: number_of_norms(model),
+    "top_k": lambda family, model: layer_numbers(model, 1),
     "chain": lambda family, model: (
         low_rank_numbers(family, 2, ("query", "value")) + number_of_biases(model)
     ),

@@ -33,6 +33,7 @@ from adaptkit.methods.full import Full
 from adaptkit.methods.hard_prompt import HardPrompt
 from adaptkit.methods.houlsby import Houlsby
 from adaptkit.methods.ia3 import IA3
+from adaptkit.methods.layernorm import LayerNormTuning
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.parallel_adapter import ParallelAdapter
 from adaptkit.methods.pfeiffer import Pfeiffer
@@ -42,6 +43,7 @@ from adaptkit.methods.probe import Probe
 from adaptkit.methods.prompt import PromptTuning
 from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.ptuning_v2 import PTuningV2
+from adaptkit.methods.top_k import TopK
 from adaptkit.methods.vera import VeRA
 from adaptkit.models.loading import head_names
 from adaptkit.optimizers import OPTIMIZERS, SGD, Adafactor, AdamW
@@ -101,12 +103,14 @@ METHOD_OPTIONS: dict[str, tuple[Any, dict[str, list[Any]]]] = {
         },
     ),
     "ia3": (IA3(), {"roles": [("key",), ("key", "value")]}),
-    "bitfit": (BitFit(), {"components": [("query",), ("ffn", "ffn_norm")]}),
     "probe": (
         Probe(classifier="mlp", hidden=3),
         {"pooling": ["max", "cls", "last"], "layer": [0, 1], "mix": [True], "hidden": [2],
          "classifier": ["linear"], "hidden_layers": [2], "dropout": [0.3]},
     ),
+    "bitfit": (BitFit(), {"components": [("query",), ("ffn", "ffn_norm"), ("query_up",)]}),
+    "layernorm": (LayerNormTuning(), {}),
+    "top_k": (TopK(), {"last": [0, 1, 3], "layers": [(1,), (1, 3)]}),
     "prompt": (
         PromptTuning(length=3),
         {"length": [4], "init": ["random", "labels", "good film"], "prompts": [2]},

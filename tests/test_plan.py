@@ -213,7 +213,7 @@ def test_bitfit(name: str, biases: int, with_head: int, percent: float) -> None:
 SUBSETS = {  # of BERT-base, without the pooler's bias that the authors' script adds
     "query": 9_216, "key": 9_216, "value": 9_216, "up": 36_864, "output,down": 18_432,
     "attention_norm,ffn_norm": 18_432, "attention_norm": 9_216, "query,up": 46_080,
-    "all": 102_912,
+    "query_up": 46_080, "all": 102_912,
 }  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_bitfit_on_components(components: str, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("components", "count"), [("query", 24_576), ("up", 98_304),
-                                                   ("query,up", 122_880)])  # fmt: skip
+                                                   ("query_up", 122_880)])  # fmt: skip
 def test_bitfit_on_components_of_the_large_model(components: str, count: int) -> None:
     found = planned("model=bert-large", "method=bitfit", f"method.components=[{components}]")
     assert found.params.body_trainable == count
@@ -236,6 +236,57 @@ def test_bitfit_heads(outputs: int, trainable: int) -> None:
     assert (
         planned("model=bert-base", "method=bitfit", outputs=outputs).params.trainable == trainable
     )
+
+
+# ---- norms, last layers ----
+
+NORMS = {"bert-base": 38_400, "bert-large": 100_352, "bert-base-cased": 38_400}
+
+
+@pytest.mark.parametrize(("name", "count"), of_model(NORMS))
+def test_layernorm(name: str, count: int) -> None:
+    assert planned(f"model={name}", "method=layernorm").params.body_trainable == count
+
+
+TOP_K = {  # with a head for two classes; percent of the whole model
+    ("bert-base", 1): (7_680_002, 7.01), ("bert-base", 2): (14_767_874, 13.49),
+    ("bert-base", 4): (28_943_618, 26.44), ("bert-base", 6): (43_119_362, 39.38),
+    ("bert-base", 0): (592_130, 0.54),
+    ("bert-large-cased", 1): (13_647_874, 4.09), ("bert-large-cased", 2): (26_244_098, 7.87),
+    ("bert-large-cased", 4): (51_436_546, 15.42), ("bert-large-cased", 6): (76_628_994, 22.97),
+    ("roberta-base", 1): (592_130 + 7_087_872, 6.16), ("roberta-base", 2): (None, 11.85),
+    ("roberta-base", 4): (None, 23.22), ("roberta-base", 6): (None, 34.59),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [pytest.param(*k, marks=[pytest.mark.slow] * (k[0] in BIG or k[1] > 2)) for k in TOP_K],
+)
+def test_top_k(name: str, last: int) -> None:
+    count, percent = TOP_K[name, last]
+    params = planned(f"model={name}", "method=top_k", f"method.last={last}").params
+    assert count in (None, params.trainable)
+    assert params.trainable_percent == pytest.approx(percent, abs=0.005)
+
+
+def test_top_k_by_number() -> None:
+    """Layers 11 and 12 are the last two of BERT-base; one of them weighs as much as any other."""
+    last = planned("model=bert-base", "method=top_k").params
+    named = planned("model=bert-base", "method=top_k", "method.layers=[12,11]").params
+    other = planned("model=bert-base", "method=top_k", "method.layers=[1,5]").params
+    assert last == named == other and last.trainable == 14_767_874
+
+
+@pytest.mark.slow
+def test_top_k_of_other_families() -> None:
+    """GPT-2: a norm of 2 H; T5: both stacks, a gain each; 2 and 3 norms, 4 and 8 maps a layer."""
+    layer = 12 * 768**2 + 13 * 768
+    gpt2 = planned("model=gpt2", "method=top_k", "method.last=3").params
+    assert gpt2.body_trainable == 3 * layer + 2 * 768
+    t5 = planned("model=t5-small", "method=top_k", "method.last=1").params
+    attention, ffn = 4 * 512 * 512, 2 * 512 * 2048
+    assert t5.body_trainable == 3 * attention + 2 * ffn + 5 * 512 + 2 * 512
 
 
 def test_probe_learns_its_own_map_alone() -> None:

@@ -131,8 +131,8 @@ def limits(cls: type, name: str, hint: Any, node: dict[str, Any]) -> str:
     far: Any = FAR
     if hint is str:
         far = "?"
-    elif typing.get_origin(hint) is tuple and str in typing.get_args(hint):
-        far = ("?",)
+    elif typing.get_origin(hint) is tuple and {str, int} & set(typing.get_args(hint)):
+        far = ("?",) if str in typing.get_args(hint) else (FAR,)
     elif typing.get_origin(hint) is dict or not {int, float} & {hint, *typing.get_args(hint)}:
         return ""
     given = {f.name: node.get(f.name) for f in fields(cls) if f.init}

@@ -15,6 +15,7 @@ from adaptkit.methods.full import Full
 from adaptkit.methods.hard_prompt import HardPrompt
 from adaptkit.methods.houlsby import Houlsby
 from adaptkit.methods.ia3 import IA3
+from adaptkit.methods.layernorm import LayerNormTuning
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.parallel_adapter import ParallelAdapter
 from adaptkit.methods.pfeiffer import Pfeiffer
@@ -24,6 +25,7 @@ from adaptkit.methods.probe import Probe
 from adaptkit.methods.prompt import PromptTuning
 from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.ptuning_v2 import PTuningV2
+from adaptkit.methods.top_k import TopK
 from adaptkit.methods.vera import VeRA
 
 METHODS: dict[str, type] = {
@@ -37,6 +39,8 @@ METHODS: dict[str, type] = {
     "ia3": IA3,
     "bitfit": BitFit,
     "diff_pruning": DiffPruning,
+    "layernorm": LayerNormTuning,
+    "top_k": TopK,
     "probe": Probe,
     "hard_prompt": HardPrompt,
     "prompt": PromptTuning,

@@ -2,11 +2,13 @@
 
     y = W x + b,   W frozen, b trained;   LayerNorm: the shift is trained, the gain frozen
 
-`components` chooses subsets by role. The authors' code always adds the pooler's bias to a subset;
-here a subset holds the named roles only. The key biases get no gradient (softmax ignores a shift
+`components` chooses subsets by role: maps and norms of the layers, or `query_up`, the paper's pair of
+query and intermediate map (`up`), 45 % of the biases. The authors' code always adds the pooler's bias
+to a subset; here a subset holds the named roles only. The key biases get no gradient (softmax ignores a shift
 that all keys share) but are counted, as in the paper.
 
-Count: all biases of the body; 102,912 for BERT-base, 11 H per layer + embeddings + pooler.
+Count: all biases of the body; 102,912 for BERT-base, 11 H per layer + embeddings + pooler. `query_up`
+has 5 H per layer, 46,080.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from adaptkit.adaptation import Adaptation, Context, no_op
 from adaptkit.errors import AdaptError, invalid
 from adaptkit.models.anatomy import NORMS, biases, check_roles, family
 
+PAIR = {"query_up": ("query", "up")}
+
 
 @dataclass(frozen=True)
 class BitFit:
@@ -25,7 +29,7 @@ class BitFit:
     components: tuple[str, ...] = ("all",)  # maps and norms whose biases are trained
 
     def __post_init__(self) -> None:
-        check_roles(self.components, extra=NORMS, field="method.components")
+        check_roles(self.components, extra=(*NORMS, *PAIR), field="method.components")
         if "all" in self.components and len(self.components) > 1:
             raise invalid(
                 "method.components", list(self.components), "'all' stands alone", "Drop the others"
@@ -37,7 +41,8 @@ class BitFit:
         Raises:
             AdaptError: the model has no such biases.
         """
-        components = None if self.components == ("all",) else self.components
+        named = tuple(role for name in self.components for role in PAIR.get(name, (name,)))
+        components = None if named == ("all",) else named
         trained = biases(start.model, components) & start.loaded  # not of other methods' modules
         if not trained - start.head:
             where = f" in {', '.join(components)}" if components else ""

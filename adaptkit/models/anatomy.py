@@ -221,7 +221,7 @@ def biases(model: nn.Module, components: Iterable[str] | None) -> set[str]:
     """Return the names of all of the body's biases, or of those of the named roles.
 
     Raises:
-        AdaptError: a role stands for part of a fused map, whose bias cannot be split.
+        AdaptError: a role stands for part of a fused map, whose bias cannot be split, or has none.
     """
     prefix = base_prefix(model)
     body = {n for n, _ in model.named_parameters() if n.startswith(prefix) and is_bias(n)}
@@ -235,8 +235,14 @@ def biases(model: nn.Module, components: Iterable[str] | None) -> set[str]:
                 "one bias. Choose all three, or all."
             )
         hits = _hits(model, role, named)
-        names |= {f"{name}.bias" for name, _, tensor in hits if not tensor}
-    return names & body
+        found = body & {f"{name}.bias" for name, _, tensor in hits if not tensor}
+        if role in named and not found:
+            raise AdaptError(
+                f"method.components={role}: {family(model).name} models have no bias there that "
+                "could be trained. Choose other components, or another method."
+            )
+        names |= found
+    return names
 
 
 def layer_count(model: nn.Module) -> int:

@@ -26,7 +26,7 @@ LLAMA: Patterns = {
 
 
 def _llama(name: str) -> Family:
-    return Family(name, LLAMA, "layers.*", cls=None)
+    return Family(name, LLAMA, "layers.*", ("norm",), cls=None)
 
 
 DECODERS: dict[str, Family] = {
@@ -42,6 +42,7 @@ DECODERS: dict[str, Family] = {
             **points("h.*", "attn", "mlp"),
         },
         "h.*",
+        ("ln_f",),
         fused="blocks",
         cls=None,
     ),
@@ -56,6 +57,7 @@ DECODERS: dict[str, Family] = {
             **points("decoder.layers.*", "self_attn", "fc2", "fc1"),
         },
         "decoder.layers.*",
+        ("decoder.final_layer_norm", "decoder.project_out"),
         cls=None,
         reader="decoder",  # its language model passes the base model by
         post_norm=_unless_before,
@@ -71,6 +73,7 @@ DECODERS: dict[str, Family] = {
             **points("layers.*", "attn", "mlp"),
         },
         "layers.*",
+        ("final_norm",),
         cls=None,
     ),
     "llama": _llama("LLaMA"),
@@ -87,6 +90,7 @@ DECODERS: dict[str, Family] = {
             **points("layers.*", "post_attention_layernorm", "post_feedforward_layernorm", "mlp"),
         },
         "layers.*",
+        ("norm",),
         cls=None,
     ),
     "gpt_neox": Family(
@@ -101,6 +105,7 @@ DECODERS: dict[str, Family] = {
             **points("layers.*", "post_attention_dropout", "post_mlp_dropout", "mlp"),
         },
         "layers.*",
+        ("final_layer_norm",),
         fused="heads",
         cls=None,
     ),

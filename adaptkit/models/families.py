@@ -43,12 +43,14 @@ _BART_LAYERS = ("encoder.layers.*", "decoder.layers.*")
 
 
 def _roberta(name: str) -> Family:
-    return Family(name, _bert(), "encoder.layer.*", positions=past_padding, post_norm=always)
+    return Family(
+        name, _bert(), "encoder.layer.*", ("pooler",), positions=past_padding, post_norm=always
+    )
 
 
 FAMILIES: dict[str, Family] = {
     **DECODERS,
-    "bert": Family("BERT", _bert(), "encoder.layer.*", post_norm=always),
+    "bert": Family("BERT", _bert(), "encoder.layer.*", ("pooler",), post_norm=always),
     "electra": Family("ELECTRA", _bert(), "encoder.layer.*", post_norm=always),
     "roberta": _roberta("RoBERTa"),
     "xlm-roberta": _roberta("XLM-RoBERTa"),
@@ -99,9 +101,10 @@ FAMILIES: dict[str, Family] = {
             **points("layers.*", "attn", "mlp"),
         },
         "layers.*",
+        ("final_norm",),
         fused="blocks",
     ),
-    "eurobert": Family("EuroBERT", LLAMA, "layers.*"),
+    "eurobert": Family("EuroBERT", LLAMA, "layers.*", ("norm",)),
     "xlnet": Family(
         "XLNet",
         {
@@ -144,6 +147,7 @@ FAMILIES: dict[str, Family] = {
             "before_ffn": _T5_FFN,
         },
         "encoder.block.*",
+        ("encoder.final_layer_norm", "decoder.final_layer_norm"),
         cls=None,
         positions=unlimited,
         encoder_decoder=True,
