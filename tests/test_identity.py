@@ -13,7 +13,7 @@ from families import rows
 from safetensors.torch import load_file, save_file
 
 from adaptkit.config.names import model_name, variant
-from adaptkit.runs.directory import FILES, clear
+from adaptkit.runs.directory import FILES, clear, identity
 from adaptkit.runs.identity import FILE, model_digest
 from adaptkit.runs.record import RunResult
 from adaptkit.storage.files import digest, write_text
@@ -167,6 +167,22 @@ def test_an_unchanged_finished_run_is_done(run, place):
     answer = call("train", *run)
     assert answer.status == 0 and "done before" in answer.err
     assert {p: p.stat().st_mtime_ns for p in (place / "run").iterdir()} == before
+
+
+def test_a_run_from_before_an_option_is_done(run, place):
+    """optimizer.bias_correction came later, and is true if it is left out."""
+    config = place / "run" / "config.yaml"
+    older = config.read_text().replace("  bias_correction: true\n", "")
+    assert older != config.read_text()
+    config.write_text(older)
+    answer = call("train", *run)
+    assert answer.status == 0 and "done before" in answer.err
+    other = call("train", *run, "optimizer.bias_correction=false")
+    assert other.status == 2 and "other settings (optimizer.bias_correction)" in other.err
+    now = {"optimizer": {"lr": 1.0, "bias_correction": True}}
+    before, off = {"optimizer": {"lr": 1.0}}, {"optimizer": {"lr": 1.0, "bias_correction": False}}
+    assert identity(now, "rows", "body") == identity(before, "rows", "body")
+    assert identity(now, "rows", "body") != identity(off, "rows", "body")
 
 
 @pytest.mark.parametrize("what", CHANGES)

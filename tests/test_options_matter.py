@@ -153,7 +153,10 @@ COMMON: dict[str, list[Any]] = {
     "lr": [1e-3], "weight_decay": [0.3], "warmup_ratio": [0.5], "schedule": ["cosine", "constant"],
 }  # fmt: skip
 OPTIMIZER_OPTIONS: dict[str, tuple[Any, dict[str, list[Any]]]] = {
-    "adamw": (AdamW(1e-2), {**COMMON, "beta1": [0.5], "beta2": [0.9], "epsilon": [1e-2]}),
+    "adamw": (
+        AdamW(1e-2),
+        {**COMMON, "beta1": [0.5], "beta2": [0.9], "epsilon": [1e-2], "bias_correction": [False]},
+    ),
     "sgd": (SGD(1e-2), {**COMMON, "momentum": [0.5]}),
     "adafactor": (Adafactor(1e-2), COMMON),
 }

@@ -36,6 +36,8 @@ IRRELEVANT = (
 # As typed; read off the data in config.yaml.
 FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": ("balanced",),
                              "task.demonstrations": ([],)}  # fmt: skip
+# Options that came later, and the value that older runs had: they are the same runs with it.
+ADDED: dict[str, Any] = {"optimizer.bias_correction": True}
 
 
 def write_config(run: Settings) -> None:
@@ -62,14 +64,15 @@ def differences(directory: Path, plain: Mapping[str, Any]) -> list[str]:
         key
         for key in before.keys() | now.keys()
         if key not in IRRELEVANT
-        and before.get(key) != now.get(key)
+        and before.get(key, ADDED.get(key)) != now.get(key)
         and now.get(key) not in FILLED_IN.get(key, ())
     )
 
 
 def relevant(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that say what a run computes, in a fixed order."""
-    return {k: v for k, v in sorted(flat(plain).items()) if k not in IRRELEVANT}
+    options = sorted(flat(plain).items())
+    return {k: v for k, v in options if k not in IRRELEVANT and (k not in ADDED or v != ADDED[k])}
 
 
 def identity(plain: Mapping[str, Any], rows: str, body: str) -> str:
