@@ -23,9 +23,10 @@ V vocabulary, L layers, r rank.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -66,7 +67,12 @@ class Step:
 
     index: int  # updates already made
     total: int  # updates this run will make
-    lr: float  # of this update, where the factor of a parameter is 1
+    lr: float  # before a parameter's own factor
+    factors: Mapping[str, float] = field(default_factory=dict)  # by name, where it is not 1
+
+    def rate(self, name: str) -> float:
+        """Return the learning rate of a parameter."""
+        return self.lr * self.factors.get(name, 1.0)
 
 
 # (forward, batch, outputs, step) -> scalar, a mean over the batch. `forward(**changed_inputs)`
@@ -185,6 +191,11 @@ class Adaptation:
             result *= factor if fnmatch.fnmatchcase(name, pattern) else 1.0
         return result
 
+    @cached_property
+    def factors(self) -> dict[str, float]:
+        """Return the factors that are not 1 of what trains, by name."""
+        return {n: factor for n in self.trainable if (factor := self.factor(n)) != 1}
+
     def stateful(self) -> dict[str, Stateful]:
         """Return the penalties and hooks that carry state, by a stable name."""
         hooks: dict[str, Any] = {f"before.{i}": hook for i, hook in enumerate(self.before_update)}
@@ -232,10 +243,9 @@ def _no_data(*_: Any) -> Any:
     )
 
 
-@contextmanager
-def quiet(what: str) -> Iterator[Callable[[int, int | None], None]]:
+def quiet(what: str) -> AbstractContextManager[Callable[[int, int | None], None]]:
     """Show nothing."""
-    yield lambda done, total: None
+    return nullcontext(lambda done, total: None)
 
 
 @dataclass(frozen=True)
@@ -288,10 +298,3 @@ class Method(Protocol):
             AdaptError: the model cannot be adapted in this way; the message says why.
         """
         ...
-
-
-def apply(start: Adaptation, methods: Iterable[Method], context: Context) -> Adaptation:
-    """Apply a method, then regularizers, in their order."""
-    for method in methods:
-        start = method.adapt(start, context)
-    return start

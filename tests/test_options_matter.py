@@ -50,10 +50,13 @@ from adaptkit.optimizers import OPTIMIZERS, SGD, Adafactor, AdamW
 from adaptkit.regularizers import REGULARIZERS
 from adaptkit.regularizers.child_tuning import ChildTuning
 from adaptkit.regularizers.l2_sp import L2SP
+from adaptkit.regularizers.layerwise_lr_decay import LayerwiseLrDecay
 from adaptkit.regularizers.mixout import Mixout
 from adaptkit.regularizers.r3f import R3F, R4F
 from adaptkit.regularizers.r_drop import RDrop
 from adaptkit.regularizers.recadam import RecAdam
+from adaptkit.regularizers.reinit import Reinit
+from adaptkit.regularizers.weight_decay_to_pretrained import WeightDecayToPretrained
 from adaptkit.runs.prepare import mean_loss
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.training.arguments import parameter_groups
@@ -148,6 +151,9 @@ REGULARIZER_OPTIONS: dict[str, tuple[Any, dict[str, list[Any]]]] = {
     "r3f": (R3F(noise=0.1), TWO_VIEWS),
     "r4f": (R4F(noise=0.1), {**TWO_VIEWS, "bounded": ["all"]}),
     "r_drop": (RDrop(), {"alpha": [0.3]}),
+    "weight_decay_to_pretrained": (WeightDecayToPretrained(), {"strength": [0.0, 1.0]}),
+    "reinit": (Reinit(), {"last": [0, 2], "pooler": [False]}),
+    "layerwise_lr_decay": (LayerwiseLrDecay(), {"decay": [1.0, 0.5]}),
 }
 COMMON: dict[str, list[Any]] = {
     "lr": [1e-3], "weight_decay": [0.3], "warmup_ratio": [0.5], "schedule": ["cosine", "constant"],
@@ -211,7 +217,7 @@ def update(
 ) -> list[Tensor]:
     """Make one update with all penalties and hooks; return logits and penalties before it."""
     set_seed(index)
-    model, step = adaptation.model, Step(index, UPDATES, 1e-2)
+    model, step = adaptation.model, Step(index, UPDATES, 1e-2, adaptation.factors)
     batch = inputs(family)
 
     def forward(**changes: Any) -> Any:
@@ -310,7 +316,8 @@ def test_every_option_of_a_method_matters(name: str, changed: list[Any]) -> None
 def test_every_option_of_a_regularizer_matters(name: str, changed: list[Any]) -> None:
     settings = [REGULARIZER_OPTIONS[name][0], *changed]
     family = "roberta" if name == "r4f" else "bert"  # a head of two linear maps
-    assert_all_differ([observe(LoRA(rank=2), setting, family=family) for setting in settings])
+    method = Full() if name == "reinit" else LoRA(rank=2)  # which would leave layers random
+    assert_all_differ([observe(method, setting, family=family) for setting in settings])
 
 
 @pytest.mark.parametrize(("name", "changed"), cases(OPTIMIZER_OPTIONS))
@@ -325,11 +332,14 @@ def test_every_option_of_an_optimizer_matters(name: str, changed: list[Any]) -> 
 
 ADDED = {"diff", "lora", "ia3", "adapter", "parallel_adapter", "prefix", "prompt"}
 OWN_ATTENTION = ("prefix", "ptuning_v2", "mam")  # not for XLNet
-
-
-# Features are computed once, and nothing of the body trains; nothing in a layer does.
-REJECTED = {("probe", kind) for kind in ("r3f", "r4f", "r_drop", "mixout", "child_tuning")}
-PROMPTS = ("prompt", "ptuning", "prefix", "diff_pruning")
+# Regularizers that make no sense with a method; with most it is `reinit` alone.
+NO_LAYERS = ("reinit", "layerwise_lr_decay")
+NONE_INSIDE = ("child_tuning", *NO_LAYERS)  # nothing in a layer trains
+REJECTED = {
+    **dict.fromkeys(("full", "child_tuning", "top_k"), ()),
+    **dict.fromkeys(("prompt", "ptuning", "prefix", "diff_pruning"), NONE_INSIDE),
+    "probe": ("r3f", "r4f", "r_drop", "mixout", "weight_decay_to_pretrained", *NONE_INSIDE),
+}
 
 
 def finish(adaptation: Adaptation) -> set[str]:
@@ -357,6 +367,6 @@ def test_saved_names_are_the_models_or_in_an_added_module(name: str, family: str
             assert family == "xlnet" and ".rel_attn.parametrizations." in saved, saved
             assert not saved.endswith(".original")
     for kind, (regularizer, _) in REGULARIZER_OPTIONS.items():
-        if (name, kind) in REJECTED or (name in PROMPTS and kind == "child_tuning"):
+        if kind in REJECTED.get(name, ("reinit",)):
             continue
         assert finish(adapt(family, method, regularizer)) == set(adaptation.delta())

@@ -13,7 +13,7 @@ from runs import carry_out, configure, sentiment
 from shapes import NO_BIAS
 from torch import Tensor
 
-from adaptkit.adaptation import Adaptation, Context, apply
+from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config import compose, groups
 from adaptkit.config import settings as config
 from adaptkit.config.settings import Settings

@@ -246,6 +246,11 @@ class Stateful:
         (("method=probe",), {}, None),
         (("method=full", "regularizer=[l2_sp]"), {}, None),
         (("method=full",), {}, Stateful()),
+        (
+            ("method=full", "regularizer=[reinit,weight_decay_to_pretrained]"),
+            {"optimizer.bias_correction": False},
+            None,
+        ),
         *rarely(
             (("method=full",), {}, None),
             (("method=bitfit",), {}, None),
@@ -263,6 +268,8 @@ class Stateful:
             (("method=full", "regularizer=[r4f]"), {"regularizer.r4f.dropout": "shared"}, None),
             (("method=lora", "optimizer=sgd"), {}, None),
             (("method=lora", "optimizer=adafactor"), {}, None),
+            (("method=top_k",), {"method.last": 1}, None),
+            (("method=full", "regularizer=[reinit,layerwise_lr_decay]"), {}, None),
         ),
     ],
     ids=lambda value: (

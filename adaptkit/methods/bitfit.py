@@ -2,13 +2,13 @@
 
     y = W x + b,   W frozen, b trained;   LayerNorm: the shift is trained, the gain frozen
 
-`components` chooses subsets by role: maps and norms of the layers, or `query_up`, the paper's pair of
-query and intermediate map (`up`), 45 % of the biases. The authors' code always adds the pooler's bias
-to a subset; here a subset holds the named roles only. The key biases get no gradient (softmax ignores a shift
-that all keys share) but are counted, as in the paper.
+`components` chooses subsets by role: maps and norms of the layers, or `query_up`, the paper's pair
+of query and intermediate map (`up`), 45 % of the biases. The authors' code always adds the pooler's
+bias to a subset; here a subset holds the named roles only. The key biases get no gradient (softmax
+ignores a shift that all keys share) but are counted, as in the paper.
 
-Count: all biases of the body; 102,912 for BERT-base, 11 H per layer + embeddings + pooler. `query_up`
-has 5 H per layer, 46,080.
+Count: all biases of the body; 102,912 for BERT-base, 11 H per layer + embeddings + pooler.
+`query_up`: 5 H per layer, 46,080.
 """
 
 from __future__ import annotations

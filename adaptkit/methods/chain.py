@@ -7,11 +7,12 @@ Count: the sum of the parts'.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from adaptkit.adaptation import Adaptation, Context, Method
 from adaptkit.errors import AdaptError
+from adaptkit.methods.prompt import check_filled
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,15 @@ def _merge_all(merges: list[Callable[[], None] | None]) -> Callable[[], None] | 
             merge()
 
     return merge_all
+
+
+def apply(start: Adaptation, methods: Iterable[Method], context: Context) -> Adaptation:
+    """Apply a method, then regularizers, in their order.
+
+    Raises:
+        AdaptError: one cannot be applied, or a template has places for a prompt and none is there.
+    """
+    for method in methods:
+        start = method.adapt(start, context)
+    check_filled(start.model, context)
+    return start

@@ -1,9 +1,9 @@
 """LN-tuning: train the norms and the head only (Qi et al. 2022, arXiv:2211.08682).
 
-    y = g (x - mean) / std + b   g and b trained;   RMSNorm: y = g x / rms, only g is there
+    y = g (x - mean) / std + b,   g and b trained;   RMSNorm: y = g x / rms, g trained
 
-All norms of the base model take part: those of the layers, of the embeddings, behind the last layer,
-and of queries and keys (Qwen3, Gemma 3).
+All norms of the base model take part: those of the layers, of the embeddings, behind the last
+layer, and of queries and keys (Qwen3, Gemma 3).
 
 Count: 2 H per norm; 2 H (2 L + 1) in BERT, 38,400 for BERT-base and 100,352 for BERT-large.
 """

@@ -1,6 +1,6 @@
 """Top-K: train the last layers and what stands behind them (Houlsby et al. 2019, arXiv:1902.00751).
 
-    layers L - K + 1 .. L, the norm behind the last layer, the pooler and the head; the rest is frozen
+    trained: layers L - K + 1 .. L, the norm behind the last layer, the pooler, the head
 
 `layers` names others, counted from 1 at the embeddings. Of two stacks, the same layers of encoder
 and decoder are trained. T5's relative positions are a table of the first layer of each stack. The

@@ -71,8 +71,7 @@ class RecAdam:
                 if share != 1:
                     w.copy_(before[name] + share * (w - before[name]))
                 if pull:
-                    rate = step.lr * start.factor(name)
-                    w.sub_(rate * pull * (w - anchor[name].to(w.device)))
+                    w.sub_(step.rate(name) * pull * (w - anchor[name].to(w.device)))
             before.clear()
 
         return start.plus(before_update=remember, after_update=correct)

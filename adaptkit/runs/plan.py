@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig
 
-from adaptkit.adaptation import Adaptation, Context, apply
+from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config.settings import Settings
 from adaptkit.counts import Params, count
-from adaptkit.methods.prompt import check_filled
+from adaptkit.methods.chain import apply
 from adaptkit.models.anatomy import ROLES, family, family_of, roles_of, width
 from adaptkit.models.body import base_of
 from adaptkit.models.empty import empty_model, gaps
@@ -110,7 +110,6 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
             form=form,
         )
         adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
-        check_filled(adaptation.model, context)
         counts = count(adaptation)
         trains = by_role(adaptation, roles)
         shapes = {name: list(tensor.shape) for name, tensor in adaptation.trainable.items()}

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, set_seed
 
-from adaptkit.adaptation import Adaptation, Batch, Context, Stage, apply, quiet
+from adaptkit.adaptation import Adaptation, Batch, Context, Stage, quiet
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
-from adaptkit.methods.prompt import check_filled
+from adaptkit.methods.chain import apply
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
 from adaptkit.runs.delta import SavedRun, check_body, load_run
@@ -112,7 +112,6 @@ def prepare(
         **looks_at_data,
     )
     adaptation = apply(Adaptation.of(base.model, base.new), run.methods, context)
-    check_filled(adaptation.model, context)
     precision.cast(adaptation, number_format)
     if stage == "train":
         resume_delta(run, adaptation)

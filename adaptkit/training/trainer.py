@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -98,9 +98,12 @@ class AdaptTrainer(Trainer):
 
     def now(self, made: int = 0) -> Step:
         """Return the moment; `made`: updates made beyond the Trainer's count."""
-        (first, *_), lr = self.create_optimizer().param_groups, self.recipe.optimizer.lr
-        rate = self._get_learning_rate() * (lr / first["initial_lr"])  # of the first group's factor
-        return Step(self.state.global_step + made, self.state.max_steps, rate)
+        lr, factors = self._get_learning_rate(), self.adaptation.factors
+        return Step(self.state.global_step + made, self.state.max_steps, lr, factors)
+
+    def _get_learning_rate(self) -> float:  # the Trainer's is that of the first group
+        """Return the rate before a parameter's factor."""
+        return self.recipe.optimizer.lr * self.share(cast(LambdaLR, self.lr_scheduler).last_epoch)
 
     # ---- batches ----
 
@@ -169,8 +172,8 @@ class AdaptTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Follow the schedule that the optimizer's settings define."""
-        share = partial(self.recipe.optimizer.share, total=num_training_steps)
-        self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), share)
+        self.share = partial(self.recipe.optimizer.share, total=num_training_steps)
+        self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), self.share)
         return self.lr_scheduler
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -180,8 +183,7 @@ class AdaptTrainer(Trainer):
     # ---- scoring ----
 
     def _predicted(self) -> None:
-        handler = self.callback_handler
-        self.control = handler.on_prediction_step(self.args, self.state, self.control)
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def score(self, generate: bool = True) -> dict[str, Scored]:
         """Score every validation split; if nothing is to be generated, by the loss alone."""
@@ -210,8 +212,7 @@ class AdaptTrainer(Trainer):
     def _improves(self, score: float) -> bool:
         """Note a score, and keep the weights that made it if it is the best so far."""
         kept = self.adaptation if self.recipe.trainer.keep == "best" else None
-        value = self.comparison.value(score)
-        return self.progress.improves(value, self.state.global_step, kept)
+        return self.progress.improves(self.comparison.value(score), self.state.global_step, kept)
 
     def evaluated(self) -> set[int]:
         """Return the updates after which the validation splits were scored."""
