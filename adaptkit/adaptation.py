@@ -280,11 +280,7 @@ class Context:
 
     @property
     def required_form(self) -> Form:
-        """The form of the task, for a regularizer that cannot do without.
-
-        Raises:
-            AdaptError: there is no task.
-        """
+        """The form of the task, or an AdaptError: there is none."""
         return self.form or _no_data()
 
 

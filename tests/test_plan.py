@@ -17,6 +17,7 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config import compose, groups
 from adaptkit.config import settings as config
 from adaptkit.config.settings import Settings
+from adaptkit.methods.chain import apply
 from adaptkit.models import loading
 from adaptkit.models.model import Model
 from adaptkit.runs import plan
