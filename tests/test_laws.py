@@ -117,7 +117,7 @@ SETTINGS: dict[str, Setting] = {
     "bitfit": Setting(BitFit(), frozenset(NO_BIAS)),
     "bitfit-query": Setting(BitFit(("query",)), NO_QUERY_BIAS, slow=True),
     "bitfit-down": Setting(BitFit(("down", "ffn_norm")), frozenset({*NO_BIAS, "qwen2"}), slow=True),
-    "bitfit-pair": Setting(BitFit(("query_up",)), NO_QUERY_BIAS, slow=True),
+    "bitfit-pair": Setting(BitFit(("query_up",)), NO_QUERY_BIAS | {"qwen2"}, slow=True),
     "layernorm": Setting(LayerNormTuning()),
     "top_k": Setting(TopK(last=1), frozenset({"albert"})),
     "top_k-layers": Setting(TopK(layers=(1, 3)), frozenset({"albert"}), slow=True),
