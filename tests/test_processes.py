@@ -76,6 +76,9 @@ def carry_out(processes: int, script: Path, overrides: list[str], **variables: s
     return done.stderr
 
 
+PULLED = "method=full regularizer=[reinit,layerwise_lr_decay,weight_decay_to_pretrained]"
+
+
 @pytest.mark.parametrize(
     ("kind", "variables"),
     [
@@ -85,6 +88,7 @@ def carry_out(processes: int, script: Path, overrides: list[str], **variables: s
         pytest.param(
             "classify", {"TWO_PASSES": "1"}, id="two passes", marks=pytest.mark.reliability
         ),
+        pytest.param("classify", {"WORDS": PULLED}, id="pulled", marks=pytest.mark.reliability),
     ],
 )
 def test_two_processes_make_the_run_of_one(kind, variables, quiet, tmp_path):
@@ -95,6 +99,7 @@ def test_two_processes_make_the_run_of_one(kind, variables, quiet, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     weighted = WEIGHTED if kind == "classify" and "TWO_PASSES" not in variables else ()
+    weighted = [*weighted, *variables.get("WORDS", "").split()]
     more = [*weighted, "trainer.keep=best", "trainer.log_every=1", "trainer.eval_batch_size=4"]
     for processes, size in ((1, 8), (2, 4)):
         directory = tmp_path / str(processes) / "run"
