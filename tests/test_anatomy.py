@@ -290,7 +290,20 @@ def test_part_of_a_fused_bias_is_refused(family: str) -> None:
     model = tiny_model(family)
     with pytest.raises(AdaptError, match=r"one bias\. Choose all three, or all\."):
         anatomy.biases(model, ("query",))
-    assert len(anatomy.biases(model, QKV)) == (0 if family == "modernbert" else LAYERS)
+    if family != "modernbert":
+        assert len(anatomy.biases(model, QKV)) == LAYERS
+
+
+def test_a_named_role_without_a_bias_is_refused() -> None:
+    """It would be left out in silence, next to others that have one."""
+    for family, roles in (
+        ("modernbert", QKV),
+        ("xlnet", ("query", "up")),
+        ("qwen2", ("key", "up")),
+    ):
+        with pytest.raises(AdaptError, match="have no bias there that could be trained"):
+            anatomy.biases(tiny_model(family), roles)
+    assert anatomy.biases(tiny_model("qwen2"), QKV)
 
 
 def test_no_bias_and_no_norm_decays(family: str) -> None:
