@@ -20,7 +20,6 @@ from test_forms import GENERATING
 from adaptkit.errors import AdaptError
 from adaptkit.runs.predicting.submission import SUBMISSIONS
 from adaptkit.runs.prepare import feed_of, scorer_of
-from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.forms import number, options
 from adaptkit.tasks.forms.text import TextForm
@@ -167,16 +166,6 @@ def test_ranked_scores_and_losses_equal_those_by_hand(family, checkpoints):
     loss = prepared.form.loss(prepared.adaptation.model.eval()(**batch.inputs), batch)
     assert float(loss) == pytest.approx(-hands[0][2][0] - hands[1][1][0], rel=1e-4)
     assert batch.weight == hands[0][2][1] + hands[1][1][1]
-
-
-def test_an_empty_alternative_has_a_likelihood(checkpoints):
-    task = Choice("c", text="a", choices=("b", "c"), form="text", normalise="characters")
-    run_settings, prepared = made(checkpoints["gpt2"], task)
-    rows = Dataset.from_dict({"id": ["0", "1"], "a": ["so", "so"], "b": ["", ""], "c": ["", "x"]})
-    scorer = scorer_of(run_settings, prepared)
-    same, other = scorer.answers(feed_of(run_settings, prepared, rows), details=True)
-    assert same == {"answer": 0, "probabilities": [0.5, 0.5]}
-    assert all(0 < share < 1 for share in other["probabilities"])
 
 
 # ---- generated answers ----

@@ -133,8 +133,7 @@ def ranked(
         with torch.no_grad():
             lost = losses_of(model(**part.inputs), part).split(list(map(len, targets)))
         found = -torch.stack([one.sum() for one in lost])
-        letters = [max(len(text), 1) for text in texts]  # of an empty one its end counts
-        sizes = {"tokens": list(map(len, targets)), "characters": letters}
+        sizes = {"tokens": list(map(len, targets)), "characters": list(map(len, texts))}
         if normalise != "sum":
             found = found / torch.tensor(sizes[normalise], device=device)
         scores[rows, k] = found
