@@ -62,6 +62,7 @@ def test_what_cannot_be_drawn() -> None:
             Data(**wrong)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_draws_says_mean_and_deviation(checkpoints, tmp_path: Path) -> None:
     rows = [{"text": f"{'good' if i % 2 else 'bad'} film {i}", "label": i % 2} for i in range(20)]
     for split in ("train", "validation"):

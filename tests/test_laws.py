@@ -118,8 +118,8 @@ SETTINGS: dict[str, Setting] = {
     "bitfit-query": Setting(BitFit(("query",)), NO_QUERY_BIAS, slow=True),
     "bitfit-down": Setting(BitFit(("down", "ffn_norm")), frozenset({*NO_BIAS, "qwen2"}), slow=True),
     "bitfit-pair": Setting(BitFit(("query_up",)), NO_QUERY_BIAS | {"qwen2"}, slow=True),
-    "layernorm": Setting(LayerNormTuning()),
-    "top_k": Setting(TopK(last=1), frozenset({"albert"})),
+    "layernorm": Setting(LayerNormTuning(), slow=True),
+    "top_k": Setting(TopK(last=1), frozenset({"albert"}), slow=True),
     "top_k-layers": Setting(TopK(layers=(1, 3)), frozenset({"albert"}), slow=True),
     "chain": Setting(Chain((LoRA(rank=2), BitFit())), frozenset(NO_BIAS)),
     "prompt": Setting(PromptTuning(length=5), starts_as_body=False),
@@ -151,7 +151,7 @@ SETTINGS: dict[str, Setting] = {
     "probe-mlp": Setting(
         Probe(classifier="mlp", hidden=6, hidden_layers=2), starts_as_body=False, slow=True
     ),
-    "probe-mix": Setting(Probe(mix=True, hidden=3), starts_as_body=False),
+    "probe-mix": Setting(Probe(mix=True, hidden=3), starts_as_body=False, slow=True),
     "probe-cls": Setting(Probe("cls"), NO_CLS, starts_as_body=False),
     "probe-last-2": Setting(Probe("last", layer=2), starts_as_body=False, slow=True),
     "houlsby": Setting(Houlsby(size=5), starts_as_body=False),  # nearly: see test_adapters.py
