@@ -13,6 +13,7 @@ from test_tasks import Given
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError
+from adaptkit.runs.evaluate import keep_wording
 from adaptkit.tasks.tag import Tag
 
 TAGS = ("A", "B", "C")
@@ -77,6 +78,25 @@ def test_a_run_is_evaluated_on_its_own_control_task(checkpoints, tmp_path):
     scores = [json.loads((tmp_path / name / "result.json").read_text())["scores"]
               for name in ("run", "again")]  # fmt: skip
     assert scores[0] == pytest.approx(scores[1])
+
+
+def test_other_rows_have_the_tags_of_the_same_control_task(tmp_path):
+    """Also with the classes in another order."""
+    task = Tag("t", path=str(written(tmp_path, 300)), labels=TAGS, control=0)
+    own = task.load(Given(), 0)
+    other = own.task.with_classes(("C", "A", "B"))
+    assert dict(zip(other.classes, other.control_shares, strict=True)) == dict(
+        zip(own.task.classes, own.task.control_shares, strict=True)
+    )
+    rows = own.validation[""]
+    assert other.controlled(rows)["label"][:] == own.task.controlled(rows)["label"][:]
+    before = {"kind": "tag", "control": 0, "control_shares": [0.6, 0.1, 0.3]}
+    now = {"kind": "tag", "control": None, "control_shares": []}
+    keep_wording(before, now, [])
+    assert now == before
+    typed = {"kind": "tag", "control": None, "control_shares": []}
+    keep_wording(before, typed, ["task.control"])
+    assert typed["control"] is None
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,15 @@ def test_a_merged_model_has_the_same_names_as_the_base(checkpoints: Any, tmp_pat
     assert again["scores"]["loss"] == pytest.approx(record["scores"]["loss"], rel=1e-6)
 
 
+def test_small_changes_of_bf16_weights_are_not_lost():
+    base = {"w": nn.Parameter(torch.full((4,), 1.0, dtype=torch.bfloat16))}
+    diff = Diff(base, 0.5, 9.0, False).eval()
+    diff.w["w"].data.fill_(1e-4)
+    assert torch.allclose(diff.tensors()["w"], torch.tensor(1.0001), atol=1e-6)
+    diff.freeze()
+    assert sorted(diff.tensors()["w"].tolist()) == pytest.approx([1.0, 1.0, 1.0001, 1.0001])
+
+
 @pytest.mark.parametrize(
     ("typed", "why"),
     [

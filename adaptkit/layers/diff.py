@@ -71,12 +71,12 @@ class Diff(nn.Module):
     # ---- what takes the place of the parameters ----
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return theta by name, for one call of the model."""
+        """Return theta by name, in fp32: in less, small changes would be lost."""
         if self.delta_values is not None:
             return self._frozen()
         changes = self.differences(sample=self.training and self.masks is None)
         pairs = zip(self.base.items(), changes, strict=True)
-        return {name: p + change.to(p.dtype) for (name, p), change in pairs}
+        return {name: p.float() + change for (name, p), change in pairs}
 
     def differences(self, sample: bool) -> Iterator[Tensor]:
         """Yield theta - theta0 tensor by tensor; `sample`: with gates that are drawn."""
@@ -102,7 +102,7 @@ class Diff(nn.Module):
                 flat[indices.long()] = values
                 parts = flat.split([p.numel() for p in self.base.values()])
                 pairs = zip(self.base.items(), parts, strict=True)
-                found = {n: p + part.view_as(p).to(p.dtype) for (n, p), part in pairs}
+                found = {n: p.float() + part.view_as(p) for (n, p), part in pairs}
             self.made = (version, found)
         return self.made[1]
 

@@ -100,9 +100,11 @@ class Tag(TableTask):
         return TagForm(self.words, self.classes, self.max_length, weights, self.label_smoothing)
 
     def with_classes(self, classes: tuple[str, ...]) -> Tag:
-        """Return the task with its tags, and their weights, in another order."""
+        """Return the task with its tags, their weights and shares in another order."""
         weights = reordered(self.class_weights, self.classes, classes)
-        return replace(self, labels=classes, class_weights=weights)
+        named = dict(zip(self.classes, self.control_shares, strict=False))
+        shares = tuple(named.get(name, 0.0) for name in classes) if named else ()
+        return replace(self, labels=classes, class_weights=weights, control_shares=shares)
 
     def fitted(self, train: Dataset | None, seed: int) -> Tag:
         """Return the task with balanced weights in numbers, counted in words.
@@ -138,13 +140,17 @@ class Tag(TableTask):
 
     def controlled(self, rows: Dataset) -> Dataset:
         """Return rows with the tags of the control task: equal words have equal tags."""
-        ends = list(accumulate(self.control_shares))
+        # By name: the tags do not depend on the order of the classes.
+        names, shares = zip(
+            *sorted(zip(self.classes, self.control_shares, strict=True)), strict=True
+        )
+        ends = list(accumulate(shares))
 
         @cache
         def tag(word: str) -> str:
             digest = hashlib.sha256(f"{self.control}:{word}".encode()).digest()
             drawn = int.from_bytes(digest[:8]) / 2**64 * ends[-1]
-            return self.classes[bisect_right(ends, drawn)]
+            return names[bisect_right(ends, drawn)]
 
         return with_column(rows, LABEL, [[tag(w) for w in words] for words in rows[self.words][:]])
 
