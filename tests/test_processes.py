@@ -78,10 +78,18 @@ def carry_out(processes: int, script: Path, overrides: list[str], **variables: s
 
 PULLED = "method=full regularizer=[reinit,layerwise_lr_decay,weight_decay_to_pretrained]"
 
+# Each process draws the same masks, and finds the same weights.
+CHILD = "method=child_tuning regularizer=[recadam] regularizer.recadam.gamma=5"
+CHILDREN = {"F": f"{CHILD} method.mode=F", "D": f"{CHILD} method.fisher=example"}
+
 
 @pytest.mark.parametrize(
     ("kind", "variables"),
     [
+        *(
+            pytest.param("classify", {"WORDS": words}, id=mode, marks=pytest.mark.reliability)
+            for mode, words in CHILDREN.items()
+        ),
         pytest.param("classify", {"LATE": "1"}, id="classify"),
         pytest.param("tag", {"LATE": "0"}, id="tag", marks=pytest.mark.reliability),
         pytest.param("cloze", {}, id="cloze", marks=pytest.mark.reliability),

@@ -141,10 +141,8 @@ class Tag(TableTask):
     def controlled(self, rows: Dataset) -> Dataset:
         """Return rows with the tags of the control task: equal words have equal tags."""
         # By name: the tags do not depend on the order of the classes.
-        names, shares = zip(
-            *sorted(zip(self.classes, self.control_shares, strict=True)), strict=True
-        )
-        ends = list(accumulate(shares))
+        shares = dict(sorted(zip(self.classes, self.control_shares, strict=True)))
+        names, ends = list(shares), list(accumulate(shares.values()))
 
         @cache
         def tag(word: str) -> str:
