@@ -143,9 +143,9 @@ class Bounded:
 
     def _divide(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         bias = bias_of(module)
-        plain = output if bias is None else output - bias
-        bounded = plain / self.norm().clamp(min=1e-12).to(output.dtype)
-        return bounded if bias is None else bounded + bias
+        plain = output.float() if bias is None else output.float() - bias
+        bounded = plain / self.norm().clamp(min=1e-12)
+        return (bounded if bias is None else bounded + bias).to(output.dtype)
 
     @torch.no_grad()
     def fold(self) -> None:
