@@ -166,12 +166,23 @@ SETTINGS: dict[str, Setting] = {
     ),
 }
 FIRST = ("lora-all", "prefix")  # of the rare families, the rest is slow
+# Families that are built like others: of them, all but these is slow.
+LIKE_OTHERS = ("distilbert", "mistral", "qwen2", "gpt_neox")
+MOST_USED = (*FIRST, "full", "lora", "prompt", "houlsby", "bitfit", "probe")
+
+
+def is_slow(name: str, family: str) -> bool:
+    if family in RARE:
+        return name not in FIRST
+    return family in LIKE_OTHERS and name not in MOST_USED
+
+
 PAIRS = [
     pytest.param(
         name,
         family,
         id=f"{name}-{family}",
-        marks=[pytest.mark.slow] * (setting.slow or (family in RARE and name not in FIRST)),
+        marks=[pytest.mark.slow] * (setting.slow or is_slow(name, family)),
     )
     for name, setting in SETTINGS.items()
     for family in FAMILIES
