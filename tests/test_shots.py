@@ -84,6 +84,7 @@ def test_special_tokens_in_shots_are_plain_text() -> None:
     assert 1 not in task.posed.encode(rows, reader)[0]["input_ids"]
 
 
+@pytest.mark.slow
 def test_draws_with_shots_are_repetitions(checkpoints, tmp_path: Path) -> None:
     rows = [{"text": f"{'good' if i % 2 else 'bad'} film {i}", "label": i % 2} for i in range(16)]
     for split in ("train", "validation"):

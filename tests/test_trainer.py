@@ -573,6 +573,7 @@ def test_same_seed_same_run(method, place, tmp_path):
     assert found[0]["delta"] != found[2]["delta"]
 
 
+@pytest.mark.slow
 def test_fresh_processes_make_the_same_run(place, tmp_path):
     """Nothing depends on the order of sets, on memory addresses or on the clock."""
     started = [
