@@ -187,11 +187,12 @@ def test_small_changes_of_bf16_weights_are_not_lost():
     [
         ("density=0", "above 0"), ("density=1.5", "1 or less"), ("stage=1", "below 1"),
         ("penalty=additive", "belongs to method.structured=true"),
+        ("stage=0.5 trainer.keep=best", "before the mask"),
     ],
 )  # fmt: skip
 def test_bad_options(typed, why):
     with pytest.raises(ConfigError, match=why):
-        settings(compose(["method=diff_pruning", f"method.{typed}"]))
+        settings(compose(["method=diff_pruning", *f"method.{typed}".split()]))
 
 
 def test_what_is_rejected(checkpoints: Any, tmp_path: Path):

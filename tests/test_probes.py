@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from commandline import call, data_root, tiny
 from families import tiny_model, tiny_tokenizer
 from runs import carry_out, configure, history
 from safetensors.torch import load_file
@@ -229,3 +230,15 @@ def test_random_weights_follow_from_the_seed_and_know_nothing(family, checkpoint
 def test_random_weights_and_a_parent_exclude_each_other():
     with pytest.raises(ConfigError, match=r"model\.random_weights=True: .*model\.from_run"):
         Model("m", "x", from_run="y", random_weights=True)
+
+
+def test_an_adapter_of_random_weights_has_no_base_to_be_loaded_onto(checkpoints, tmp_path):
+    words = [*tiny(checkpoints["bert"]), "task=sst2", f"data.root={data_root(tmp_path)}"]
+    run = tmp_path / "run"
+    done = call("train", *words, "method=lora", "model.random_weights=true", f"output_dir={run}")
+    assert done.status == 0, done.err
+    made = call("export", run, "--format", "peft", "--out", tmp_path / "adapter")
+    assert made.status == 2 and "loaded onto the pretrained weights" in made.err
+    assert not (tmp_path / "adapter").exists()
+    merged = call("export", run, "--format", "merged", "--out", tmp_path / "merged")
+    assert merged.status == 0, merged.err

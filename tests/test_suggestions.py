@@ -62,6 +62,8 @@ CASES = [  # what is typed, what must be in the one message
     ("hydra.foo=3", "hydra.foo: Hydra has no such option"),
     ("method=3", "method=3: not known"),
     ("=3", "=3: cannot be read"),
+    ("task.form=cloze task.template={first}", "must hold {label} once, the place of the answer"),
+    ("task.form=cloze task.template={label}", "must name a text as well, as {first}"),
     ("task.words=[a,b]", "task.words=[a,b]: must be a mapping: KEY={NAME:VALUE}"),
     ("task.text={a:b}", "task.text={a:b}: must be a list: KEY=[A,B]"),
     ("task.form=cloze method=hard_prompt regularizer=l2_sp", "method=hard_prompt trains nothing"),

@@ -19,6 +19,7 @@ from adaptkit.config.suggest import of_key
 from adaptkit.config.suite import Suite, suite_in
 from adaptkit.errors import ConfigError, folder_name, invalid, within
 from adaptkit.methods import METHODS
+from adaptkit.methods.diff_pruning import DiffPruning
 from adaptkit.methods.hard_prompt import HardPrompt
 from adaptkit.models.checkpoint import head_of
 from adaptkit.models.model import Model
@@ -145,13 +146,17 @@ def settings(plain: Mapping[str, Any]) -> Settings:
 
 
 def check_untrained(task: Task, method: Method, trainer: TrainerSettings) -> None:
-    """Reject updates where there must be none: of hard prompts, and under a calibration.
+    """Reject updates where there must be none, and weights that a method does not keep.
 
-    Training has moved the decision that a calibration would move.
+    Hard prompts train nothing; training has moved the decision that a calibration would move. The
+    best weights of diff pruning may be from before its mask is fixed.
 
     Raises:
-        ConfigError: there are updates.
+        ConfigError: there are updates, or such weights are wanted.
     """
+    if isinstance(method, DiffPruning) and trainer.keep == "best":
+        raise invalid("trainer.keep", trainer.keep, "may keep weights from before the mask of "
+                      "method=diff_pruning is fixed", "Set trainer.keep=last")  # fmt: skip
     untrained = trainer.max_steps == 0 or (trainer.max_steps is None and trainer.epochs == 0)
     if isinstance(method, HardPrompt) and not untrained:
         raise invalid("trainer.max_steps", trainer.max_steps, "method=hard_prompt trains nothing",

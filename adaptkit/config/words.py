@@ -14,7 +14,7 @@ from adaptkit.config.suggest import hub_ids
 from adaptkit.errors import ConfigError, alike
 
 SPECIAL = ("'", '"', "[", "{")  # a value that begins so has a form, which may be wrong
-PROMPT = "{label}"  # in a text that begins with a brace, and is no mapping: task.template
+TEXTS = ("task.template", "task.source")  # never mappings, though they may begin with a brace
 SEVERAL = ("regularizer", "tracker", "experiment")  # groups of which several choices fit together
 EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null", "suite": "null"}
 NONE = tuple(f"{group}=null" for group, empty in EMPTY.items() if empty == "null")
@@ -52,7 +52,7 @@ def as_text(word: str) -> str:
     """Quote the value of KEY=VALUE if Hydra could not read it otherwise."""
     key, has_value, value = word.partition("=")
     named = re.fullmatch(r"\+{0,2}[\w./@-]+", key)
-    special = value.startswith(SPECIAL) and PROMPT not in value
+    special = value.startswith(SPECIAL) and key not in TEXTS
     if not (named and has_value) or special or "," in value or parses(word):
         return word
     quoted = f"{key}={in_quotes(value)}"

@@ -128,6 +128,11 @@ def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
             "model.from_run: its base model is what another run left, which PEFT cannot load by a "
             "name. Use --format merged."
         )
+    if run.model.random_weights:
+        raise AdaptError(
+            "model.random_weights: an adapter would be loaded onto the pretrained weights. Use "
+            "--format merged."
+        )
     check_prefix(prepared.adaptation.model)
     form = peft_form(prepared.adaptation, HEADS[run.head].peft)
     body = place(run.model.path)
