@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from adaptkit.layers.features import Features
     from adaptkit.tasks.task import Form
 
 Stage = Literal["train", "restore", "plan"]  # plan: shapes without values
@@ -115,7 +116,7 @@ class Adaptation:
     lr_scale: Mapping[str, float] = field(default_factory=dict)  # name pattern -> factor
     # If the trainable part sees the text through a frozen function alone: the trainer computes
     # `features(inputs)` [B, ...] once, and calls `model(features=...)` afterwards.
-    features: Callable[[Mapping[str, Tensor]], Tensor] | None = None
+    features: Features | None = None
     # (features [N, H], targets [N]) -> lambda: sets what trains to the ridge regression on them.
     solve: Callable[[Tensor, Tensor], float] | None = None
     # Folds what was trained into the body's own weights; None: it cannot be folded in.

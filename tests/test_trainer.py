@@ -497,14 +497,14 @@ def test_cached_features_train_the_same(place, tmp_path):
 def test_the_body_runs_once_per_row(place, tmp_path, monkeypatch):
     from adaptkit.layers.probing import Probing
 
-    rows, features = [], Probing.features
+    rows, states = [], Probing.states
 
-    def counted(self: Any, inputs: Any) -> torch.Tensor:
+    def counted(self: Any, inputs: Any, layers: Any) -> list[torch.Tensor]:
         if type(inputs["input_ids"]) is torch.Tensor:  # the plan counts without numbers
             rows.append(len(inputs["input_ids"]))
-        return features(self, inputs)
+        return states(self, inputs, layers)
 
-    monkeypatch.setattr(Probing, "features", counted)
+    monkeypatch.setattr(Probing, "states", counted)
     monkeypatch.setattr(pipeline, "verify_saved", lambda *_: None)
     monkeypatch.setattr(Scorer, "proof", lambda *_: {})
     carry_out(place.settings(tmp_path / "run", "method=probe", **{"trainer.epochs": 5}))

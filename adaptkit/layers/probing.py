@@ -17,6 +17,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
 )
 
+from adaptkit.layers.features import Features
 from adaptkit.models.padding import columns, order_of, realign
 from adaptkit.models.pooling import pool
 
@@ -81,11 +82,13 @@ class Probing(nn.Module):
         inner: Sequence[int] = (),
         nonlinear: bool = False,
         dropout: float = 0.0,
-        layers: int = 0,  # with the embeddings
+        layers: int = 1,  # with the embeddings
     ) -> None:
         super().__init__()
-        self.body, self.config, self.pooling, self.layer = body, config, pooling, layer
-        self.ends = ends
+        self.body, self.config, self.pooling, self.ends = body, config, pooling, ends
+        chosen = tuple(range(layers)) if layer is None else (layer % layers,)
+        summary = f"{pooling or 'every token'}, padding on the {'left' if left else 'right'}"
+        self.features = Features(self.states, layers, chosen, summary)
         self.left = left  # where the base model expects padding
         sizes = [int(config.hidden_size), *inner, int(config.num_labels or 0)]
         device = next(body.parameters()).device
@@ -107,20 +110,18 @@ class Probing(nn.Module):
         return self
 
     @torch.no_grad()
-    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the states of the chosen layer in fp32: pooled [B, H], or of each token [B, T, H].
+    def states(self, inputs: Mapping[str, Tensor], layers: Sequence[int]) -> list[Tensor]:
+        """Return the states of layers in fp32: pooled [B, H], or of each token [B, T, H].
 
-        Those of all layers stand next to each other: [.., N H]. The tokens stand in the order of
-        the inputs.
+        One pass gives all of them. The tokens stand in the order of the inputs.
         """
         moved = realign(inputs, self.left)
-        states = self.body(**moved, output_hidden_states=True).hidden_states
-        hidden = torch.cat(states, -1) if self.layer is None else states[self.layer]
-        hidden = hidden.float()
+        found = self.body(**moved, output_hidden_states=True).hidden_states
+        hidden = [found[layer].float() for layer in layers]
         if self.pooling:
-            return pool(hidden, moved["attention_mask"], self.pooling)
+            return [pool(states, moved["attention_mask"], self.pooling) for states in hidden]
         back = order_of(inputs["attention_mask"], self.left).argsort(1)
-        return columns(hidden, back)
+        return [columns(states, back) for states in hidden]
 
     @torch.no_grad()
     def solve(self, features: Tensor, targets: Tensor) -> float:

@@ -105,12 +105,21 @@ def inherit(run: Settings, model: nn.Module, restore: Restore) -> str:
 def give_body(
     run: Settings, model: nn.Module, restore: Restore
 ) -> tuple[SavedRun, Adaptation] | None:
-    """Give a fresh model the body that the run starts from; return the parent and its model."""
+    """Give a fresh model the body that the run starts from; return the parent and its model.
+
+    Raises:
+        AdaptError: the parent cannot be rebuilt, or is a probe.
+    """
     saved = parent_of(run)
     if saved is None:
         return None
     with random_numbers_kept():
         adaptation = restore(saved).adaptation
+    if adaptation.features is not None:
+        raise AdaptError(
+            f"model.from_run={saved.directory}: a probe leaves the base model as it was, so there "
+            "is nothing to go on from. Leave it out, or name a run of another method."
+        )
     if adaptation.merge is not None:
         adaptation.merge()
         copy_body(adaptation.model, model)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -30,6 +29,7 @@ from adaptkit.runs.directory import (
     write_config,
 )
 from adaptkit.runs.from_run import lineage
+from adaptkit.runs.frozen import kept, reader_of_features, solved
 from adaptkit.runs.identity import check_same, made_of, note
 from adaptkit.runs.lengths import by_split, lengths_of, lines_about
 from adaptkit.runs.plan import Plan, plan
@@ -55,7 +55,7 @@ from adaptkit.runs.repeat import check_bound, done_before, starts_again
 from adaptkit.storage.files import is_main_process
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
-from adaptkit.training.batching import CachedFeed, Feed
+from adaptkit.training.batching import Feed
 from adaptkit.training.checkpoints import number
 from adaptkit.training.interruption import Interruption
 from adaptkit.training.scorer import Prepared, Scored
@@ -193,7 +193,7 @@ def train(
     if resumed:
         interface.say(f"resuming from update {number(resumed)}")
     reset_peak(prepared.device)
-    if updates and not solved(trainer, interface):
+    if updates and not solved(trainer, interface.say):
         trainer.run(resumed)
     if trainer.state.global_step not in trainer.evaluated():
         trainer.evaluate()
@@ -236,11 +236,10 @@ def trainer_of(
         interface.say(line)
     train_feed = train_feed.with_examples(prepared.form.prepare(train_feed.examples, load_base))
     proof = feeds[""]
-    auto = settings.trainer.cache_frozen == "auto" and prepared.form.sequences == 1
-    if prepared.adaptation.features is not None and (auto or solvable(prepared)):
-        interface.say("the base model is frozen: its features are computed once")
-        train_feed = scorer.cached(train_feed)
-        feeds = {s: scorer.cached(feed) for s, feed in feeds.items()}
+    if kept(settings, prepared):
+        read = reader_of_features(settings.trainer.features, scorer, interface)
+        train_feed = read(train_feed)
+        feeds = {s: read(feed) for s, feed in feeds.items()}
     validation = {s: Scorable(feed, splits.validation[s]) for s, feed in feeds.items()}
     callbacks = (*trackers(settings.recipe), *interface.callbacks("training"))
     trainer = AdaptTrainer(
@@ -249,22 +248,6 @@ def trainer_of(
         interruption=Interruption(interface.say),
     )  # fmt: skip
     return trainer, proof, lengths
-
-
-def solvable(prepared: Prepared) -> bool:
-    """Tell whether the best weights can be computed, so that no update is needed."""
-    adaptation = prepared.adaptation
-    return bool(adaptation.solve and prepared.form.squared and not adaptation.penalty)
-
-
-def solved(trainer: AdaptTrainer, interface: Interface) -> bool:
-    """Compute the best weights if that can be done, and tell whether it was."""
-    feed, solve = trainer.feed, trainer.adaptation.solve
-    if not (solve and isinstance(feed, CachedFeed) and solvable(trainer.prepared)):
-        return False
-    penalty = solve(torch.stack(list(feed.features)), torch.tensor(feed.examples["target"][:]))
-    interface.say(f"solved by ridge regression (lambda {penalty:.2g}), without updates")
-    return True
 
 
 def progress(trainer: AdaptTrainer) -> dict[str, Any]:

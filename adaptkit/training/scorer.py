@@ -7,7 +7,7 @@ no logits are kept. In a distributed run each process predicts a part, and all g
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,9 +18,13 @@ from torch import Tensor
 
 from adaptkit.adaptation import Adaptation, Batch
 from adaptkit.errors import AdaptError
+from adaptkit.layers.features import Features
 from adaptkit.tasks.task import Answer, Form, Reader, Task
 from adaptkit.training.batching import CachedFeed, Feed, longest_first
 from adaptkit.training.precision import autocast
+
+States = tuple[int, list[Tensor]]  # of the example with this number, per layer [H] or [T, H]
+Show = Callable[[int, int | None], None]  # how many are done, and of how many
 
 
 @dataclass(frozen=True)
@@ -139,27 +143,54 @@ class Scorer:
         return {name: outputs[name].float().cpu() for name in names}
 
     @torch.no_grad()
-    def cached(self, feed: Feed) -> CachedFeed:
+    def features(self, feed: Feed, layers: Sequence[int], show: Show) -> Iterator[States]:
+        """Yield what the frozen part says of every example: its number, its states per layer.
+
+        Every process gets all of them. `show` is told how many are done, and of how many.
+        """
+        adaptation, rank, world = self.prepared.adaptation, *self._place()
+        adaptation.model.eval()
+        batches, done = longest_first(feed.lengths, self.batch_size), 0
+        for start in range(0, len(batches), world):
+            found: list[States] = []
+            for indices in batches[start + rank : start + rank + 1]:
+                batch = feed.batch(indices).to(self.prepared.device)
+                with autocast(self.prepared.precision, self.prepared.device):
+                    states = frozen(adaptation).states(batch.inputs, layers)
+                every = zip(*(one.float().cpu() for one in states), strict=True)
+                found += [
+                    (i, [_cut(one, feed.lengths[i]) for one in each])
+                    for i, each in zip(indices, every, strict=True)
+                ]
+            for part in gathered(found):
+                yield from part
+                done += len(part)
+            show(done, len(feed))
+        adaptation.model.train()
+
+    def cached(self, feed: Feed, show: Show = lambda done, total: None) -> CachedFeed:
         """Compute the features that the frozen part yields for every example, once."""
-        adaptation = self.prepared.adaptation
-        model, features = adaptation.model.eval(), adaptation.features
-        if features is None:
-            raise ValueError("nothing is frozen in front of what trains")
-        states: dict[int, Tensor] = {}
-        for indices in self._mine(longest_first(feed.lengths, self.batch_size)):
-            batch = feed.batch(indices).to(self.prepared.device)
-            with autocast(self.prepared.precision, self.prepared.device):
-                computed = features(batch.inputs).float().cpu()
-            for index, state in zip(indices, computed, strict=True):
-                states[index] = (state[: feed.lengths[index]] if state.dim() > 1 else state).clone()
-            self.step()
-        model.train()
-        every = {i: state for part in gathered(states) for i, state in part.items()}
-        return CachedFeed(feed, [every[index] for index in range(len(feed))])
+        chosen = frozen(self.prepared.adaptation).chosen
+        every = dict(self.features(feed, chosen, show))
+        return CachedFeed(feed, [torch.cat(every[index], -1) for index in range(len(feed))])
+
+    def _place(self) -> tuple[int, int]:
+        return (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
 
     def _mine(self, batches: list[list[int]]) -> list[list[int]]:
-        rank, world = (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)
+        rank, world = self._place()
         return batches[rank::world]
+
+
+def frozen(adaptation: Adaptation) -> Features:
+    """Return the function through which alone the trainable part sees the text."""
+    if adaptation.features is None:
+        raise ValueError("nothing is frozen in front of what trains")
+    return adaptation.features
+
+
+def _cut(states: Tensor, length: int) -> Tensor:
+    return (states[:length] if states.dim() > 1 else states).clone()
 
 
 def distributed() -> bool:

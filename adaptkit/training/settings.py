@@ -40,6 +40,8 @@ class TrainerSettings:
     device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps; auto: CUDA if there is a GPU
     # auto: features of a frozen base model are computed once
     cache_frozen: Literal["auto", "never"] = "auto"
+    # folder that keeps such features, of all layers, for other runs; null: in memory, for this one
+    features: str | None = None
 
     def __post_init__(self) -> None:
         if self.epochs is not None:
@@ -54,6 +56,11 @@ class TrainerSettings:
             if getattr(self, name) is not None:
                 at_least(f"trainer.{name}", getattr(self, name), 1)
         at_least("trainer.generate_every", self.generate_every, 0)
+        if self.features is not None and self.cache_frozen == "never":
+            raise invalid(
+                "trainer.features", self.features,
+                "keeps what trainer.cache_frozen=never computes again", "Leave one of them out",
+            )  # fmt: skip
         if self.max_steps is not None:
             at_least("trainer.max_steps", self.max_steps, 0)
 

@@ -1,0 +1,24 @@
+"""Features: what a frozen function says of a text, through which alone a probe sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """The states of a frozen model's layers; called, those that are read."""
+
+    # (inputs, layers) -> per layer in fp32 [B, H], or of every token [B, T, H]; in one pass
+    states: Callable[[Mapping[str, Tensor], Sequence[int]], list[Tensor]]
+    depth: int  # of layers with states, the embeddings among them
+    chosen: tuple[int, ...]  # layers that are read
+    summary: str  # how the tokens are summed up
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the states of the chosen layers next to each other [.., N H]."""
+        return torch.cat(self.states(inputs, self.chosen), -1)

@@ -1,0 +1,167 @@
+"""Features of a frozen base model in a folder, for every run that reads the same texts with it.
+
+    FOLDER/<key>/layer-00.bin   bf16 [N, H]: one line per text, or per token of all texts in order
+    FOLDER/<key>/index.json     what the key stands for, and the shapes
+
+All layers are computed in one pass and read memory-mapped: probes of every layer, with or without a
+control task, share them. The key is a digest of all that the states follow from: the weights and
+config of the base model as it is (tuned, drawn anew or merged), its number format and device, how
+tokens are summed up, the encoded texts, and the versions of the libraries. Rounding to bf16 is what
+distinguishes a run from one that keeps its features in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from adaptkit.errors import AdaptError, MachineError
+from adaptkit.models.body import config_of
+from adaptkit.storage.files import is_main_process, making_folder, sync, to_json
+from adaptkit.training.batching import CachedFeed, Feed
+from adaptkit.training.scorer import Prepared, Scorer, Show, frozen, gathered
+
+INDEX = "index.json"
+SPARE = 1 << 28  # bytes that the disk keeps
+
+
+class Stored(Sequence[Tensor]):
+    """The states of chosen layers, read from a folder when asked for."""
+
+    def __init__(self, folder: Path, chosen: Sequence[int]) -> None:
+        index = json.loads((folder / INDEX).read_text())
+        total, self.width = sum(index["lines"]), index["width"]
+        self.flat, self.lines = index["flat"], index["lines"]
+        self.starts = list(accumulate(self.lines, initial=0))
+        self.maps = []
+        for layer in chosen:
+            file = folder / name_of(layer)
+            if not file.is_file() or file.stat().st_size != total * self.width * 2:
+                raise AdaptError(f"{file}: is damaged. Remove its folder: it is computed again.")
+            size = total * self.width
+            one = torch.from_file(str(file), size=size, dtype=torch.bfloat16)
+            self.maps.append(one.view(total, self.width))
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, number: int) -> Tensor:  # type: ignore[override]
+        """Return the states of one text in fp32 [N H], or of its tokens [T, N H]."""
+        lines = slice(self.starts[number], self.starts[number] + self.lines[number])
+        states = torch.cat([one[lines] for one in self.maps], -1).float()
+        return states[0] if self.flat else states
+
+
+def stored(scorer: Scorer, feed: Feed, root: Path, show: Show) -> tuple[CachedFeed, bool]:
+    """Return the features of every example from a folder; the first time they are put there.
+
+    True: they have just been computed. Processes that share the folder wait for each other.
+
+    Raises:
+        AdaptError: the folder holds a damaged file.
+        MachineError: the disk is full or cannot be written; nothing half-written is left.
+    """
+    features = frozen(scorer.prepared.adaptation)
+    stands_for = description(scorer.prepared, feed)
+    folder = root / hashlib.sha256(to_json(stands_for).encode()).hexdigest()[:32]
+    main = is_main_process()
+    with held(root) if main else contextlib.nullcontext():
+        new = gathered(main and not (folder / INDEX).is_file())[0]
+        if new and main:
+            with making_folder(folder) as made:
+                write(made, scorer, feed, stands_for, show)
+        elif new:  # takes its part in computing
+            for _ in scorer.features(feed, range(features.depth), show):
+                pass
+        gathered(None)  # all is written
+    return CachedFeed(feed, Stored(folder, features.chosen)), new
+
+
+def write(folder: Path, scorer: Scorer, feed: Feed, stands_for: dict[str, Any], show: Show) -> None:
+    """Write the states of all layers and the index."""
+    depth = frozen(scorer.prepared.adaptation).depth
+    starts: list[int] = []
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context((folder / name_of(n)).open("wb")) for n in range(depth)]
+        for number, states in scorer.features(feed, range(depth), show):
+            flat, width = states[0].dim() == 1, states[0].shape[-1]
+            if not starts:
+                lines = [1] * len(feed) if flat else feed.lengths
+                starts = list(accumulate(lines, initial=0))
+                check_room(folder, starts[-1] * width * 2 * depth)
+            for file, one in zip(files, states, strict=True):
+                file.seek(starts[number] * width * 2)
+                file.write(one.bfloat16().view(torch.int16).numpy().tobytes())
+    index = {"flat": flat, "width": width, "lines": lines, "stands_for": stands_for}
+    (folder / INDEX).write_text(to_json(index), encoding="utf-8")
+    for file_name in folder.iterdir():
+        sync(file_name)
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Refuse to begin what does not fit.
+
+    Raises:
+        MachineError: the disk has less room.
+    """
+    free = shutil.disk_usage(folder).free
+    if size + SPARE > free:
+        raise MachineError(
+            f"trainer.features={folder.parent}: the features of all layers take "
+            f"{size / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB. Name another folder, "
+            "leave it out (features stay in memory), or lower data.train_rows."
+        )
+
+
+def description(prepared: Prepared, feed: Feed) -> dict[str, Any]:
+    """Return what the states follow from, in plain data; long parts as digests."""
+    model, texts = prepared.adaptation.model, hashlib.sha256()
+    for name in sorted(feed.examples.column_names):
+        if name != "target":  # a control task reads the same
+            texts.update(f"{name} {to_json(feed.examples[name][:])}".encode())
+    weights = hashlib.sha256()
+    for name, tensor in sorted(cast("nn.Module", model.body).state_dict().items()):
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return {
+        "texts": texts.hexdigest(),
+        "weights": weights.hexdigest(),
+        "config": config_of(model).to_diff_dict(),
+        "precision": prepared.precision,
+        "device": prepared.device.type,
+        "summary": frozen(prepared.adaptation).summary,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+def name_of(layer: int) -> str:
+    """Return the file of a layer; 0: the embeddings."""
+    return f"layer-{layer:02}.bin"
+
+
+@contextlib.contextmanager
+def held(root: Path) -> Iterator[None]:
+    """Wait until no other process adds features here, and let none do so meanwhile."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("w")
+    except OSError as error:
+        raise MachineError(f"trainer.features={root}: cannot be written: {error}.") from error
+    with lock:
+        with contextlib.suppress(ImportError):  # Windows has no such lock
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in root.glob(".*.tmp"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        yield
