@@ -109,7 +109,7 @@ class Sweep:
         """Show and store the table of several jobs; return the worst exit status."""
         if len(self.outcomes) > 1 or self.total > 1:
             sweep.table(self.outcomes, self.total)
-            if file := sweep.store(self.outcomes, self.started):
+            for file in sweep.files(self.outcomes, self.started):
                 print(f"  {console.short(str(file))}", flush=True)
         statuses = [outcome.status for outcome in self.outcomes]
         return max(statuses, key=lambda s: WORST.index(s) if s in WORST else s, default=0)

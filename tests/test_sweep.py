@@ -18,6 +18,7 @@ from test_cli import WITHOUT_TORCH, process
 
 from adaptkit.config.overrides import sweep_lengths
 from adaptkit.errors import ConfigError
+from adaptkit.reports import curves
 from adaptkit.terminal import sweep
 from adaptkit.train import Outcome, Sweep
 
@@ -171,6 +172,32 @@ def test_selectivity_is_the_difference_from_the_control_tasks() -> None:
         "method.layer=0: accuracy 0.8000, of the control task 0.5500, selectivity 0.2500"
     ]
     assert sweep.selectivities([runs[0], runs[3]]) == sweep.selectivities([]) == []
+
+
+def test_curves_of_layers_and_their_selectivity(tmp_path: Path, monkeypatch: Any) -> None:
+    runs = [probed(0, None, 0.8), probed(0, 0, 0.5), probed(0, 1, 0.6), probed(2, None, 0.9)]
+    for run in runs:
+        run.settings["method.hidden"] = None
+    wide = [probed(layer, None, 0.1) for layer in (0, 1)]
+    for run in wide:
+        run.settings["method.hidden"] = 9
+    last = probed(-1, None, 0.3)  # from above: nobody here knows its number
+    small, large = curves.curves([*runs, *wide, last], sweep.CONTROLLED)
+    assert (small.name, large.name) == ("hidden=None", "hidden=9")
+    assert small.own == {0: [0.8], 2: [0.9]}
+    assert small.control == {0: [0.5, 0.6]}
+    assert small.selectivity() == {0: pytest.approx(0.25)}
+    assert large.selectivity() == {}
+    assert curves.curves([runs[0], last], sweep.CONTROLLED) == []  # one layer is no curve
+    facts = {"task": "t", "model": "m", "method": "probe", "data": {"source": "sample"},
+             "baseline": {"name": "majority tag", "value": 0.2}}  # fmt: skip
+    every = [SimpleNamespace(result=SimpleNamespace(**vars(run), **facts)) for run in runs]
+    drawn = sweep.picture(every, tmp_path / "sweep.png")
+    assert drawn is not None
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(curves, "can_draw", lambda: False)
+    assert sweep.picture(every, tmp_path / "other.png") is None
+    assert [file.name for file in tmp_path.iterdir()] == ["sweep.png"]
 
 
 def test_repeated_runs_have_a_mean_drop_with_an_interval_over_the_seeds() -> None:

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit.errors import MachineError
+from adaptkit.reports import curves
 from adaptkit.storage.files import write_text
 from adaptkit.terminal.console import decimal, error, harmless, say
 from adaptkit.terminal.suite import signed
 
 REPEATED = ("seed", "data.fold", "task.demonstrations")  # what repetitions may differ in
+CONTROLLED = (*REPEATED, "task.control", "task.control_shares", "output_dir")
 COLUMNS = ("run", "status", "task", "model", "method", "seed", "data", "metric", "score",
            "baseline", "ood_score", "ood_drop", "seconds", "error")  # fmt: skip
 
@@ -38,6 +40,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
+def files(outcomes: Sequence[Any], started: datetime) -> list[Path]:
+    """Write the table of a sweep, and a picture of what probes read off layers; return both."""
+    table = store(outcomes, started)
+    drawn = picture(outcomes, table.with_suffix(".png")) if table else None
+    return [file for file in (table, drawn) if file]
+
+
 def store(outcomes: Sequence[Any], started: datetime) -> Path | None:
     """Write the table of a sweep into the folder that holds its runs; None if there is none."""
     folders = [os.path.dirname(outcome.directory) for outcome in outcomes if outcome.directory]
@@ -51,6 +60,24 @@ def store(outcomes: Sequence[Any], started: datetime) -> Path | None:
     try:
         write_text(file, text.getvalue())
     except MachineError as problem:  # the runs are worth more than their table
+        error(str(problem))
+        return None
+    return file
+
+
+def picture(outcomes: Sequence[Any], file: Path) -> Path | None:
+    """Draw what probes read off several layers; None if there is no such thing to draw."""
+    records = [outcome.result for outcome in outcomes if outcome.result]
+    found = curves.curves(records, CONTROLLED) if len({one.task for one in records}) == 1 else []
+    if not found:
+        return None
+    if not curves.can_draw():
+        say("a picture of the layers needs matplotlib: pip install 'adaptkit[plots]'")
+        return None
+    probe = next(one for one in records if curves.is_layer(one.settings))
+    try:
+        curves.draw(found, probe, file)
+    except MachineError as problem:
         error(str(problem))
         return None
     return file
@@ -140,8 +167,7 @@ def selectivities(records: Sequence[Any]) -> list[str]:
 
     accuracy - accuracy of the control task, of the means over seeds and control tasks.
     """
-    ignored = (*REPEATED, "task.control", "task.control_shares", "output_dir")
-    flat = [{k: str(v) for k, v in one.settings.items() if k not in ignored} for one in records]
+    flat = [{k: str(v) for k, v in one.settings.items() if k not in CONTROLLED} for one in records]
     varied = [k for k in (flat[0] if flat else ()) if len({one.get(k) for one in flat}) > 1]
     alike: dict[tuple[str, ...], tuple[list[Any], list[Any]]] = {}
     for record, settings in zip(records, flat, strict=True):
