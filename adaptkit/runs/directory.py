@@ -37,7 +37,8 @@ IRRELEVANT = (
 FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": ("balanced",),
                              "task.demonstrations": ([],)}  # fmt: skip
 # Options that came later, and the value that older runs had: they are the same runs with it.
-ADDED: dict[str, Any] = {"optimizer.bias_correction": True, "trainer.features": None}
+ADDED: dict[str, Any] = {"optimizer.bias_correction": True, "trainer.features": None,
+                         "trainer.description_length": False}  # fmt: skip
 
 
 def write_config(run: Settings) -> None:

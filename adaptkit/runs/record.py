@@ -59,6 +59,7 @@ class RunResult:
     details: dict[str, Any] = field(default_factory=dict)  # by split: classes, confusion, ...
     baseline: dict[str, Any] = field(default_factory=dict)  # name, value
     remarks: list[str] = field(default_factory=list)  # what a reader of the score should know
+    description: dict[str, Any] = field(default_factory=dict)  # runs/description.py: code length
     labels: list[str] = field(default_factory=list)  # names of the classes
     data: dict[str, Any] = field(default_factory=dict)  # source, path, rows, fingerprint, notes
     made_of: dict[str, Any] = field(default_factory=dict)  # runs/identity.py

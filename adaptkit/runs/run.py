@@ -20,6 +20,7 @@ from adaptkit.counts import count
 from adaptkit.errors import AdaptError, machine_failures
 from adaptkit.models.heads import BEGINNINGS
 from adaptkit.runs.delta import digest, save_delta
+from adaptkit.runs.description import check_described, description_length
 from adaptkit.runs.directory import (
     CHECKPOINTS,
     check_place,
@@ -186,7 +187,10 @@ def train(
             f"method={settings.method_name}: trains nothing, so there are no updates to make. Set "
             "trainer.max_steps=0 to score it as it is."
         )
+    check_described(settings, prepared)
     trainer, proof, lengths = trainer_of(settings, splits, prepared, interface)
+    described = settings.trainer.description_length and updates > 0
+    start = {n: t.clone() for n, t in prepared.adaptation.delta().items()} if described else {}
     resumed, passed_over = last_checkpoint(directory / CHECKPOINTS, trainer.identity)
     for remark in passed_over:
         interface.say(remark)
@@ -213,6 +217,7 @@ def train(
         "params": asdict(params),
         "remarks": [ended_worse(trainer.state.log_history)],
         "lengths": lengths,
+        "description": description_length(trainer, start, interface.counting) if described else {},
         "delta_bytes": size,
         "delta_sha256": digest(directory) if is_main_process() else "",
         "time": {"before_seconds": before, **times(trainer, seconds, len(rows or ()))},

@@ -195,10 +195,18 @@ def line(record: RunResult) -> str:
     score = f"{record.metric} {decimal(record.score)}{baseline(record)}"
     return (
         f"{name} seed {record.seed}: {score}{others}{sample(record)} "
-        f"({record.split}, {record.data['rows']['validation']} rows{best}); "
+        f"({record.split}, {record.data['rows']['validation']} rows{best}){described(record)}; "
         f"{record.params['trainable']:,} parameters, {size(record.delta_bytes)}, "
         f"{record.time['total_seconds']:.0f} s"
     )
+
+
+def described(record: RunResult) -> str:
+    """Return the description length of the labels, if it was measured."""
+    if not record.description:
+        return ""
+    kilobits, shorter = record.description["bits"] / 1000, record.description["compression"]
+    return f"; description length {kilobits:.1f} kbit, compression {shorter:.2f}"
 
 
 def baseline(record: RunResult) -> str:

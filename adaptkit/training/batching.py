@@ -65,6 +65,24 @@ class CachedFeed(Feed):
     __getitems__ = batch
 
 
+class Part(Feed):
+    """Some examples of a feed."""
+
+    def __init__(self, feed: Feed, indices: Sequence[int]) -> None:
+        self.feed, self.indices = feed, list(indices)
+        self.form, self.reader = feed.form, feed.reader
+        self.lengths = [feed.lengths[index] for index in self.indices]
+        self.rows = [feed.rows[index] for index in self.indices]
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Return the examples with these numbers."""
+        if not indices:
+            return self.batch([0])._replace(weight=0)
+        return self.feed.batch([self.indices[index] for index in indices])
+
+    __getitems__ = batch
+
+
 class BucketSampler(Sampler[int]):
     """A seeded shuffle in which each batch holds texts of similar length.
 

@@ -42,6 +42,8 @@ class TrainerSettings:
     cache_frozen: Literal["auto", "never"] = "auto"
     # folder that keeps such features, of all layers, for other runs; null: in memory, for this one
     features: str | None = None
+    # of the labels under a probe: also train it on growing shares of the rows (an online code)
+    description_length: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs is not None:
