@@ -388,6 +388,26 @@ def test_what_passes_by_is_counted(method: str) -> None:
         assert found.passing > 0
 
 
+@pytest.mark.parametrize(
+    ("words", "copies"),
+    [
+        (("method=full",), 0),
+        (("method=lora",), 0),
+        (("method=full", "regularizer=[l2_sp]"), 1),
+        (("method=lora", "regularizer=[l2_sp]"), 1),
+        (("method=full", "regularizer=[recadam]"), 1),
+        (("method=full", "regularizer=[weight_decay_to_pretrained]"), 1),
+        (("method=adalora",), 2),  # means of importance and of its variation
+    ],
+)
+def test_copies_of_what_trains_are_counted(words: tuple[str, ...], copies: int) -> None:
+    found = planned("model=mini-bert", *words, memory=True)
+    assert found.memory is not None
+    close = pytest.approx(4 * copies * found.params.body_trainable, rel=0.002)
+    assert found.memory.copies == close
+    assert found.memory.total > found.memory.copies
+
+
 def test_a_run_records_what_it_planned_and_took(checkpoints: Any, tmp_path: Path) -> None:
     data = sentiment(tmp_path / "data")
     changes = {"trainer.max_steps": 1}

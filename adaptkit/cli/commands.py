@@ -77,7 +77,15 @@ def show_plan(costs: Plan) -> None:
     screen.print(roles)
     if m := costs.memory:
         memory = Table(f"memory ({costs.precision})", "", box=None)
-        parts = ("weights", "gradients", "optimizer", "activations", "passing", "libraries")
+        parts = (
+            "weights",
+            "gradients",
+            "optimizer",
+            "copies",
+            "activations",
+            "passing",
+            "libraries",
+        )
         for name in (*parts, "total"):
             memory.add_row(name, console.size(getattr(m, name)))
         screen.print(memory)

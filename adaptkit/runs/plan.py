@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,7 @@ class Memory:
     weights: int
     gradients: int
     optimizer: int
+    copies: int  # of weights, that methods and regularizers keep next to the model
     activations: int  # saved for the backward pass, at the longest input
     passing: int  # values between two operations, at the peak of a step or of an evaluation
     libraries: int  # what Python, torch and the data take once a run goes on, on a CPU
@@ -43,7 +45,7 @@ class Memory:
     @property
     def total(self) -> int:
         """The sum of the parts."""
-        lasting = self.weights + self.gradients + self.optimizer
+        lasting = self.weights + self.gradients + self.optimizer + self.copies
         return lasting + self.activations + self.passing + self.libraries
 
 
@@ -109,7 +111,10 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
             prompted=form.prompted,
             form=form,
         )
-        adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
+        with Living(storages(empty.model)) as made:
+            adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
+        gc.collect()  # what only took part in it
+        copies = made.held() - made.held(storages(adaptation.model))
         counts = count(adaptation)
         trains = by_role(adaptation, roles)
         shapes = {name: list(tensor.shape) for name, tensor in adaptation.trainable.items()}
@@ -117,6 +122,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         needed = None
         if memory:
             needed = memory_of(run, adaptation, wrapped, counts, precision, config)
+            needed = replace(needed, copies=copies)
         for last in adaptation.finish:
             last()
         counts = replace(counts, stored=count(adaptation).stored)
@@ -158,6 +164,7 @@ def memory_of(
         weights=4 * counts.trainable + frozen,
         gradients=gradients,
         optimizer=run.optimizer.state_bytes * counts.trainable,
+        copies=0,  # known to `plan`
         activations=saved,
         passing=max(0, highest - gradients - saved, evaluating - gradients - saved),
         libraries=LIBRARIES if device_of(run.trainer.device).type == "cpu" else 0,
@@ -196,7 +203,7 @@ def step(
             saved[storage._cdata] = storage.nbytes()
         return tensor
 
-    own = parameters | {buffer.untyped_storage()._cdata for buffer in model.buffers()}
+    own = storages(model)
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with Living(own) as living, torch.set_grad_enabled(backward), hooks:
         with autocast(precision, torch.device("cpu")):
@@ -211,13 +218,18 @@ def step(
     return sum(saved.values()), living.highest
 
 
+def storages(model: torch.nn.Module) -> set[int]:
+    """Return where the parameters and buffers of a model lie."""
+    return {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+
+
 class Living(TorchDispatchMode):
     """Counts the bytes of all tensors that are alive, `own` storages left out."""
 
     def __init__(self, own: set[int]) -> None:
         super().__init__()
         self.own, self.now, self.highest = own, 0, 0
-        self.known: set[int] = set()
+        self.known: dict[int, int] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -233,11 +245,15 @@ class Living(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         if key in self.own or key in self.known:
             return
-        self.known.add(key)
+        self.known[key] = size
         self.now += size
         self.highest = max(self.highest, self.now)
         weakref.finalize(storage, self._gone, key, size)
 
     def _gone(self, key: int, size: int) -> None:
-        self.known.discard(key)
+        self.known.pop(key, None)
         self.now -= size
+
+    def held(self, among: set[int] | None = None) -> int:
+        """Return the bytes of what is alive, or of the part of it that lies in some storages."""
+        return sum(size for key, size in self.known.items() if among is None or key in among)
