@@ -126,6 +126,19 @@ def test_a_pull_that_overshoots_is_rejected():
     with pytest.raises(ConfigError, match=r"recadam\.gamma=5000.*below 3333\.33"):
         settings(compose(words))
     settings(compose([*words[:3], "optimizer.lr=1e-4"]))
+    decay = "regularizer.weight_decay_to_pretrained.strength"
+    words = ["method=full", "regularizer=[weight_decay_to_pretrained]", "optimizer.lr=1e-3"]
+    with pytest.raises(ConfigError, match=r"strength=1000\.0.*below 1000, 1 / optimizer\.lr"):
+        settings(compose([*words, f"{decay}=1000"]))
+    settings(compose([*words, f"{decay}=999"]))
+
+
+@pytest.mark.parametrize("name", ["l2_sp", "mixout", "recadam", "weight_decay_to_pretrained"])
+def test_random_weights_are_nothing_to_be_pulled_back_to(name):
+    words = ["method=full", f"regularizer=[{name}]"]
+    settings(compose(words))
+    with pytest.raises(ConfigError, match=f"no pretrained weights, and regularizer={name} pulls"):
+        settings(compose([*words, "model.random_weights=true"]))
 
 
 # ---- Mixout ----

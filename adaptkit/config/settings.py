@@ -15,21 +15,18 @@ from typing import Any
 
 from adaptkit.adaptation import Method
 from adaptkit.config.build import build, coerce, registered
+from adaptkit.config.combinations import check
 from adaptkit.config.suggest import of_key
 from adaptkit.config.suite import Suite, suite_in
 from adaptkit.errors import ConfigError, folder_name, invalid, within
 from adaptkit.methods import METHODS
-from adaptkit.methods.diff_pruning import DiffPruning
-from adaptkit.methods.hard_prompt import HardPrompt
 from adaptkit.models.checkpoint import head_of
 from adaptkit.models.model import Model
 from adaptkit.optimizers import OPTIMIZERS, OptimizerSettings
 from adaptkit.regularizers import REGULARIZERS
-from adaptkit.regularizers.recadam import RecAdam
 from adaptkit.tasks import TASKS
 from adaptkit.tasks.data import Data
 from adaptkit.tasks.task import Task
-from adaptkit.tasks.worded import Worded
 from adaptkit.training.settings import Recipe, Tracker, TrainerSettings
 
 KEYS = ("model", "method", "task", "optimizer", "trainer", "tracker", "data", "seed", "output_dir")
@@ -128,9 +125,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     seed = coerce(plain["seed"], int, "seed")
     within("seed", seed, 0, 2**32)
     trainer = build(TrainerSettings, plain["trainer"], "trainer")
-    check_untrained(parts["task"], parts["method"], trainer)
-    check_regularizers(regularizers, parts["method"], parts["optimizer"].lr)
-    return Settings(
+    made = Settings(
         model=model,
         method_name=plain["method"]["name"],
         regularizers=regularizers,
@@ -143,44 +138,8 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         suite=suite,
         **parts,
     )
-
-
-def check_untrained(task: Task, method: Method, trainer: TrainerSettings) -> None:
-    """Reject updates where there must be none, and weights that a method does not keep.
-
-    Hard prompts train nothing; training has moved the decision that a calibration would move. The
-    best weights of diff pruning may be from before its mask is fixed.
-
-    Raises:
-        ConfigError: there are updates, or such weights are wanted.
-    """
-    if isinstance(method, DiffPruning) and trainer.keep == "best":
-        raise invalid("trainer.keep", trainer.keep, "may keep weights from before the mask of "
-                      "method=diff_pruning is fixed", "Set trainer.keep=last")  # fmt: skip
-    untrained = trainer.max_steps == 0 or (trainer.max_steps is None and trainer.epochs == 0)
-    if isinstance(method, HardPrompt) and not untrained:
-        raise invalid("trainer.max_steps", trainer.max_steps, "method=hard_prompt trains nothing",
-                      "Leave it out")  # fmt: skip
-    if isinstance(task, Worded) and task.calibration != "none" and not untrained:
-        raise invalid("task.calibration", task.calibration, "belongs to a model that is not "
-                      "trained", "Set trainer.max_steps=0")  # fmt: skip
-
-
-def check_regularizers(regularizers: Mapping[str, Method], method: Method, lr: float) -> None:
-    """Reject regularizers of what is not trained, or whose step would overshoot.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    if regularizers and isinstance(method, HardPrompt):
-        raise invalid("regularizer", [*regularizers], "method=hard_prompt trains nothing",
-                      "Leave it out")  # fmt: skip
-    for one in regularizers.values():
-        if isinstance(one, RecAdam) and lr * one.gamma * one.weight >= 1:
-            raise invalid(
-                "regularizer.recadam.gamma", one.gamma, f"must be below {1 / lr / one.weight:g}, "
-                f"1 / optimizer.lr: its pull would overshoot the pretrained weights", "Lower it"
-            )  # fmt: skip
+    check(made)
+    return made
 
 
 PATHS = (("data", "root"), ("task", "path"), ("model", "path"), ("model", "from_run"),

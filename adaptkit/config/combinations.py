@@ -1,0 +1,92 @@
+"""Combinations that make no sense, although each part does: found before anything is loaded.
+
+What depends on the model's anatomy is checked where it is adapted. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from adaptkit.errors import invalid
+from adaptkit.methods.diff_pruning import DiffPruning
+from adaptkit.methods.hard_prompt import HardPrompt
+from adaptkit.regularizers.l2_sp import L2SP
+from adaptkit.regularizers.mixout import Mixout
+from adaptkit.regularizers.recadam import RecAdam
+from adaptkit.regularizers.weight_decay_to_pretrained import WeightDecayToPretrained
+from adaptkit.tasks.worded import Worded
+
+if TYPE_CHECKING:
+    from adaptkit.config.settings import Settings
+
+PULLING = (L2SP, Mixout, RecAdam, WeightDecayToPretrained)  # towards the weights of the start
+
+
+def check(run: Settings) -> None:
+    """Reject a run whose parts do not go together.
+
+    Raises:
+        ConfigError: they do not; the message names the field to change.
+    """
+    for rule in RULES:
+        rule(run)
+
+
+def untrained(run: Settings) -> bool:
+    """Tell whether there are no updates."""
+    trainer = run.trainer
+    return trainer.max_steps == 0 or (trainer.max_steps is None and trainer.epochs == 0)
+
+
+def mask_before_best(run: Settings) -> None:
+    """The best weights of diff pruning may be from before its mask is fixed."""
+    if isinstance(run.method, DiffPruning) and run.trainer.keep == "best":
+        raise invalid("trainer.keep", run.trainer.keep, "may keep weights from before the mask of "
+                      "method=diff_pruning is fixed", "Set trainer.keep=last")  # fmt: skip
+
+
+def nothing_to_train(run: Settings) -> None:
+    """Hard prompts train nothing."""
+    if not isinstance(run.method, HardPrompt):
+        return
+    if not untrained(run):
+        raise invalid("trainer.max_steps", run.trainer.max_steps, "method=hard_prompt trains "
+                      "nothing", "Leave it out")  # fmt: skip
+    if run.regularizers:
+        raise invalid("regularizer", [*run.regularizers], "method=hard_prompt trains nothing",
+                      "Leave it out")  # fmt: skip
+
+
+def moved_decision(run: Settings) -> None:
+    """Training has moved the decision that a calibration would move."""
+    if isinstance(run.task, Worded) and run.task.calibration != "none" and not untrained(run):
+        raise invalid("task.calibration", run.task.calibration, "belongs to a model that is not "
+                      "trained", "Set trainer.max_steps=0")  # fmt: skip
+
+
+def no_start(run: Settings) -> None:
+    """Weights that were drawn anew are nothing to be pulled back to."""
+    pulling = [name for name, one in run.regularizers.items() if isinstance(one, PULLING)]
+    if pulling and run.model.random_weights:
+        raise invalid("model.random_weights", True, "leaves no pretrained weights, and "
+                      f"regularizer={pulling[0]} pulls back to them", "Leave one out")  # fmt: skip
+
+
+def overshooting(run: Settings) -> None:
+    """A pull of 1 or more goes past the weights of the start."""
+    lr = run.optimizer.lr
+    for one in run.regularizers.values():
+        if isinstance(one, RecAdam) and lr * one.gamma * one.weight >= 1:
+            raise invalid("regularizer.recadam.gamma", one.gamma, f"must be below "
+                          f"{1 / lr / one.weight:g}, 1 / optimizer.lr: its pull would overshoot "
+                          "the pretrained weights", "Lower it")  # fmt: skip
+        if isinstance(one, WeightDecayToPretrained) and lr * one.strength >= 1:
+            raise invalid("regularizer.weight_decay_to_pretrained.strength", one.strength,
+                          f"must be below {1 / lr:g}, 1 / optimizer.lr: its pull would overshoot "
+                          "the pretrained weights", "Lower it")  # fmt: skip
+
+
+RULES: tuple[Callable[[Settings], None], ...] = (
+    mask_before_best, nothing_to_train, moved_decision, no_start, overshooting,
+)  # fmt: skip
