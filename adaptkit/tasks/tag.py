@@ -2,14 +2,12 @@
 
 Weights of the tags and smoothing are those of classification, with words in place of rows.
 
-A control task (Hewitt & Liang 2019, arXiv:1909.03368) has the same words and tags, but every word
-has one random tag wherever it stands, drawn with the shares of the tags in training. What a probe
-gets right of it, it has learnt by heart: selectivity = accuracy - accuracy of the control task.
+A control task (`control.py`) has the same words and tags, but every word has one random tag
+wherever it stands, drawn with the shares of the tags in training.
 """
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -19,8 +17,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, invalid, one_of, within
+from adaptkit.tasks.control import controlled, drawn
 from adaptkit.tasks.data import Data
 from adaptkit.tasks.forms.tag import TagForm
+from adaptkit.tasks.forms.words import check_words
 from adaptkit.tasks.labels import Namer, classes_in
 from adaptkit.tasks.source import with_column
 from adaptkit.tasks.table import TableTask
@@ -132,11 +132,8 @@ class Tag(TableTask):
             counts = Counter(tag for tags in splits.train[LABEL][:] for tag in tags)
             shares = tuple(counts[name] / counts.total() for name in task.classes)
             task = replace(task, control_shares=shares)
-        validation = {s: task.controlled(rows) for s, rows in splits.validation.items()}
-        trained = None if splits.train is None else task.controlled(splits.train)
         note = f"control task (task.control={task.control}): every word has one random tag"
-        return replace(splits, task=task, train=trained, validation=validation,
-                       notes=(*splits.notes, note))  # fmt: skip
+        return controlled(replace(splits, task=task), task.controlled, note)
 
     def controlled(self, rows: Dataset) -> Dataset:
         """Return rows with the tags of the control task: equal words have equal tags."""
@@ -146,20 +143,13 @@ class Tag(TableTask):
 
         @cache
         def tag(word: str) -> str:
-            digest = hashlib.sha256(f"{self.control}:{word}".encode()).digest()
-            drawn = int.from_bytes(digest[:8]) / 2**64 * ends[-1]
-            return names[bisect_right(ends, drawn)]
+            return names[bisect_right(ends, drawn(self.control or 0, word) * ends[-1])]
 
         return with_column(rows, LABEL, [[tag(w) for w in words] for words in rows[self.words][:]])
 
     def check(self, rows: Dataset, split: str) -> None:
         """Check that every row holds a list of words."""
-        for number, words in enumerate(rows[self.words][:], 1):
-            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                raise AdaptError(
-                    f"task {self.name}, split {split}, row {number}: {self.words} is "
-                    f"{str(words)[:60]}, not a list of words."
-                )
+        check_words(rows, self.words, f"task {self.name}, split {split}")
 
     def bind(self, rows: Dataset, split: str) -> Tag:
         """Return the task with the tags that the label column holds, if it names none itself.

@@ -1,21 +1,19 @@
 """The tag form: a token classifier that labels words, for part-of-speech tags and entities.
 
-The words are joined by blanks and tokenised as a text, so that every family reads them in its own
-way. A word is labelled at its first piece, or at its last if the model is causal and has seen the
-whole word only then. A row that is longer than the model reads is cut between words into windows,
-so that every word is tagged once. The answer is one tag per word; a word of which the tokenizer
+A word is labelled at the piece where it stands (`words.py`). A row that is longer than the model
+reads is cut into windows, so that every word is tagged once. The answer is one tag per word; a word of which the tokenizer
 makes nothing has none (null) and counts as wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
-from adaptkit.errors import AdaptError
-from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs, plain_text
+from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs
+from adaptkit.tasks.forms.words import windows
 from adaptkit.tasks.ids import row_name
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 
@@ -54,66 +52,14 @@ class TagForm(Form):
         numbers = {name: i for i, name in enumerate(self.classes)}
         columns: dict[str, list] = {}
         labels = rows[LABEL][:] if LABEL in rows.column_names else None
+        longest = reader.length(self.max_length)
         for row, words in enumerate(rows[self.words][:]):
-            for window in self.windows(words, reader, row_name(rows, row)):
+            for window in windows(words, longest, reader, row_name(rows, row)):
                 if labels is not None:
                     window["target"] = [numbers[labels[row][word]] for word in window["words"]]
                 for name, value in {**window, "row": row}.items():
                     columns.setdefault(name, []).append(value)
         return Dataset.from_dict(columns)
-
-    def windows(self, words: Sequence[str], reader: Reader, row: str) -> Iterator[dict[str, Any]]:
-        """Yield the windows of one row: tokens, the words in them, and each word's position.
-
-        Raises:
-            AdaptError: a word alone is longer than the model reads.
-        """
-        longest, start = reader.length(self.max_length), 0
-        while start < len(words) or not start:
-            stop = min(len(words), start + longest)  # more words than tokens never fit
-            window = self._window(words, start, stop, reader)
-            while len(window["input_ids"]) > longest:
-                # As many words as fit by their share of the tokens, and fewer until they do.
-                fitting = (stop - start) * longest // len(window["input_ids"])
-                stop = min(stop - 1, start + max(fitting, 1))
-                if stop <= start:
-                    raise AdaptError(
-                        f"{row}: the word {words[start][:40]!r} alone has "
-                        f"{len(window['input_ids'])} tokens, the model reads {longest}. Raise "
-                        "task.max_length, or drop the row."
-                    )
-                window = self._window(words, start, stop, reader)
-            yield window
-            start = max(stop, 1)
-
-    def _window(
-        self, words: Sequence[str], start: int, stop: int, reader: Reader
-    ) -> dict[str, Any]:
-        plain = plain_text(reader.tokenizer)
-        texts = [plain(word) for word in words[start:stop]]
-        owner: list[int | None] = []  # of every character; a blank between words has none
-        for number, text in enumerate(texts, start):
-            owner += [*[number] * len(text), None]
-        tokens = reader.tokenizer(
-            " ".join(texts), split_special_tokens=True, return_offsets_mapping=True,
-            return_special_tokens_mask=True, return_attention_mask=False,
-        )  # fmt: skip
-        places: dict[int, int] = {}
-        special = tokens.pop("special_tokens_mask")
-        for place, (first, last) in enumerate(tokens.pop("offset_mapping")):
-            if special[place] or last <= first:
-                continue
-            # A piece may begin with the blank before its word, or be that blank.
-            word = next((w for w in reversed(owner[first:last]) if w is not None), None)
-            if word is not None and (reader.causal or word not in places):
-                places[word] = place
-        ids = tokens["input_ids"] or [reader.tokenizer.eos_token_id or 0]
-        kept = {"input_ids": ids, "length": len(ids)}
-        if "token_type_ids" in tokens:
-            kept["token_type_ids"] = tokens["token_type_ids"] or [0]
-        inside = sorted(places)
-        return kept | {"words": inside, "places": [places[word] for word in inside],
-                       "start": start, "stop": stop}  # fmt: skip
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Return inputs [B, T], and targets [B, T] with IGNORED where no word is labelled."""
