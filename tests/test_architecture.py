@@ -169,6 +169,7 @@ NEEDED = {
     ("task", "classify"): ["task.path=rows.csv", "task.text=[sentence]"],
     ("task", "regress"): ["task.path=rows.csv", "task.text=[sentence]"],
     ("task", "tag"): ["task.path=rows.jsonl"],
+    ("task", "dependency"): ["task.path=rows.jsonl"],
     ("task", "choice"): ["task.path=rows.csv", "task.text=premise", "task.choices=[a,b]"],
     ("task", "gap"): ["task.path=rows.jsonl", "task.text=passage"],
     ("task", "span"): ["task.path=rows.jsonl"],

@@ -31,6 +31,7 @@ from adaptkit.runs.run import Interface, run
 from adaptkit.runs.verify import verify
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.dependency import Dependency
 from adaptkit.tasks.gap import Gap
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.seq2seq import Seq2Seq
@@ -48,6 +49,11 @@ OTHERS = ["good", "the plot was bad", "a dull film", "why not", "she loved it"]
 
 def tag_of(word: str) -> str:
     return TAGS[len(word) % 3]
+
+
+def heads_of(words: list[str]) -> list[int]:
+    """Every word depends on the next one; the last is the root."""
+    return [*range(2, len(words) + 1), 0]
 
 
 def choices_of(row: int) -> list[str]:
@@ -82,6 +88,10 @@ KINDS = {
     "tag": Kind(
         Tag("t", labels=TAGS),
         {"tokens": WORDS, "label": [[tag_of(word) for word in words] for words in WORDS]},
+    ),
+    "dependency": Kind(
+        Dependency("t", rank=5),
+        {"tokens": WORDS, "label": [heads_of(words) for words in WORDS]},
     ),
     "choice": Kind(
         Choice("t", text="text", choices=("choices",)),
@@ -124,13 +134,17 @@ WRITTEN = ("seq2seq", "text", "text_generated", "text_number", "choice_continued
 ALIKE = ("text_number", "choice_listed", "span_text")  # what untrained models say to every row
 GENERATING = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gpt_neox",
               "modernbert-decoder", "gemma3_text", "t5", "bart")  # fmt: skip
-LACKING = {("tag", "opt"), ("tag", "bart"), ("span", "eurobert")}  # no such class in transformers
-LACKING |= {(kind, f) for kind in ("tag", "span") for f in ("modernbert-decoder", "gemma3_text")}
+OF_WORDS = ("tag", "dependency")  # token classifiers
+LACKING = {("span", "eurobert")}  # no such class in transformers
+LACKING |= {(kind, f) for kind in OF_WORDS for f in ("opt", "bart")}
+NO_TOKENS = ("modernbert-decoder", "gemma3_text")
+LACKING |= {(kind, family) for kind in (*OF_WORDS, "span") for family in NO_TOKENS}
 LACKING |= {(kind, family) for kind in WRITTEN for family in FAMILIES if family not in GENERATING}
 LACKING |= {(kind, f) for kind in ("cloze", "cloze_number") for f in ("xlnet", "electra")}
 SLOW = pytest.mark.slow
 QUICKLY = {  # the rest is slow
-    "classify": FAMILIES, "span": ("bert", "xlnet", "gpt2", "t5"), "seq2seq": ("gpt2", "t5"),
+    "classify": FAMILIES, "dependency": ("bert", "xlnet", "gpt2", "t5"),
+    "span": ("bert", "xlnet", "gpt2", "t5"), "seq2seq": ("gpt2", "t5"),
     "cloze": ("bert", "roberta", "deberta-v2", "gpt2", "t5", "bart"), "cloze_number": ("bert",),
     "text": ("gpt2", "t5"), "text_generated": ("t5",), "text_number": ("gpt2",),
     "choice_continued": ("gpt2",), "choice_listed": ("t5",), "gap_listed": ("gpt2", "t5"),
@@ -366,6 +380,7 @@ OPTIONS = {
     "classify": ["task=classify", "task.text=[text]", "task.labels=[bad,good]"],
     "regress": ["task=regress", "task.text=[text]"],
     "tag": ["task=tag", "task.label=label", "task.labels=[A,B,C]"],
+    "dependency": ["task=dependency", "task.label=label", "task.rank=5"],
     "choice": ["task=choice", "task.text=text", "task.choices=[choices]"],
     "gap": ["task=gap", "task.text=text", "task.label=label"],
     "span": ["task=span", "task.label=label", "task.max_length=24", "task.stride=4"],
@@ -521,6 +536,7 @@ def test_a_pretrained_head_that_the_checkpoint_lacks_is_not_drawn(checkpoints, t
 )  # of words: test_cloze.py, test_options.py
 def test_a_head_that_the_family_lacks_is_rejected(kind, family, checkpoints):
     wanted = {"seq2seq": "cannot generate texts", "tag": "have no token classifier",
+              "dependency": "have no token classifier",
               "span": "have no span classifier"}  # fmt: skip
     lacking = f"models {wanted[kind]}"
     with pytest.raises(AdaptError, match=rf"{lacking}.*which this task needs. Choose a "):
@@ -537,7 +553,8 @@ def test_pooling_under_single_tokens_is_rejected(checkpoints):
 # ---- whole runs ----
 
 
-SENSELESS = {("seq2seq", "probe"), ("seq2seq", "ensemble"), ("span", "ensemble")}
+SENSELESS = {("seq2seq", "probe"), ("seq2seq", "ensemble"), ("span", "ensemble"),
+             ("dependency", "ensemble")}  # fmt: skip
 SENSELESS |= {(kind, method) for kind in WORDED for method in ("probe", "ensemble")}
 RUNS = [
     pytest.param(kind, method, marks=[SLOW] * (kind in WORDED and (kind, method) not in (

@@ -59,6 +59,10 @@ KINDS: dict[str, tuple[list[str], list[dict[str, Any]]]] = {
         ["task=tag", "task.labels=[A,B,C]", "task.max_length=16"],  # some rows give two windows
         [{"tokens": [*text.split(), ""]} for text in TEXTS],
     ),
+    "dependency": (
+        ["task=dependency", "task.rank=5", "task.max_length=16"],  # some rows are cut
+        [{"tokens": [*text.split(), ""]} for text in TEXTS],
+    ),
     "span": (
         ["task=squad", "task.stride=4", "task.max_length=24"],
         [{"question": "why", "context": text} for text in TEXTS],
@@ -97,6 +101,7 @@ def test_details_hold_the_plain_answer(kind: str, checkpoints: Any) -> None:
     assert len(plain) == len(detailed) == len(table)
     more = {
         "classify": {"probabilities"}, "choice": {"probabilities"}, "tag": {"probabilities"},
+        "dependency": {"probabilities"},
         "span": {"score"}, "span2": {"span", "no_answer", "score"},
     }.get(kind, set())  # fmt: skip
     for one, full in zip(plain, detailed, strict=True):

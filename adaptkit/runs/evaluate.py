@@ -27,8 +27,10 @@ from adaptkit.tasks.worded import OPTIONS
 from adaptkit.training.batching import Feed
 from adaptkit.training.scorer import Prepared, Scored
 
-# Of a task: how it is put to a model in words, and whether its tags are those of a control task.
-WORDING = ("form", *OPTIONS, "demonstrations", "listed", "step", "control", "control_shares")
+# Of a task: how it is put to a model in words, whether its answers are those of a control task, and
+# how many outputs score a pair of words.
+WORDING = ("form", *OPTIONS, "demonstrations", "listed", "step", "control", "control_shares",
+           "rank")  # fmt: skip
 
 
 def score(run: Settings, prepared: Prepared, splits: Splits) -> dict[str, Scored]:

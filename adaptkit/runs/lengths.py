@@ -28,10 +28,18 @@ def by_split(feeds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cut_of(feed: Feed) -> dict[str, int]:
-    """Return how many examples are cut, how many tokens they have, and how many are lost."""
+    """Return how many examples are cut, how many tokens they have, and how many are lost.
+
+    If every word needs an answer and a row is read once: also how many words there are, and how
+    many have none, because they are cut away or the tokenizer makes nothing of them.
+    """
     lost = feed.examples["cut"][:] if "cut" in feed.examples.column_names else []
     whole = [n + k for n, k in zip(feed.lengths, lost, strict=True) if k] if lost else []
-    return {"rows": len(feed), "cut": len(whole), "tokens": sum(whole), "lost_tokens": sum(lost)}
+    found = {"rows": len(feed), "cut": len(whole), "tokens": sum(whole), "lost_tokens": sum(lost)}
+    if "size" not in feed.examples.column_names:
+        return found
+    words, read = sum(feed.examples["size"][:]), sum(map(len, feed.examples["words"][:]))
+    return found | {"words": words, "lost_words": words - read}
 
 
 def lines_about(lengths: Mapping[str, Any]) -> list[str]:
@@ -50,6 +58,9 @@ def lines_about(lengths: Mapping[str, Any]) -> list[str]:
                 else "A shorter prompt, or a model with more positions, leaves room for more"
             )
             lines[-1] = f"WARNING: {lines[-1]}. {way_out}."
+        if lost := cut.get("lost_words"):
+            then = "are not learnt from" if name == "training" else "count as wrong"
+            lines.append(f"{lost} of {cut['words']} {name} words have no tokens left and {then}")
     return lines
 
 

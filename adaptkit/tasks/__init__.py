@@ -5,6 +5,7 @@ Like `adaptkit.methods`, these modules do not import torch at import time.
 
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.dependency import Dependency
 from adaptkit.tasks.gap import Gap
 from adaptkit.tasks.lm import LM
 from adaptkit.tasks.regress import Regress
@@ -16,6 +17,7 @@ TASKS: dict[str, type] = {
     "classify": Classify,
     "regress": Regress,
     "tag": Tag,
+    "dependency": Dependency,
     "choice": Choice,
     "gap": Gap,
     "span": Span,

@@ -1,8 +1,9 @@
-"""News with a summary (xsum), and tagged sentences (ud_ewt)."""
+"""News with a summary (xsum), and tagged sentences with heads (ud_ewt)."""
 
 from __future__ import annotations
 
 import random
+import re
 
 from .grammar import Grammar, Row, Splits, draw, phrases, sentence, shuffled, words
 from .pairs import NEWS
@@ -146,7 +147,13 @@ UPOS = words(
     "NOUN, PUNCT, ADP, NUM, SYM, SCONJ, ADJ, PART, DET, CCONJ, PROPN, PRON, X, _, ADV, INTJ, VERB, "
     "AUX"
 )
-# `word/TAG`; an entry of several words has a tag on each; many words bear two tags on purpose
+PARTS = re.compile(r"[<>\[\]^]|[^<>\[\]^\s]+")
+STRENGTH = {"VERB": 4, "NOUN": 3, "PROPN": 3, "PRON": 3, "SYM": 3, "ADJ": 2, "ADV": 2, "NUM": 2,
+            "INTJ": 1, "X": 1}  # fmt: skip
+MARKED = 5
+# `word/TAG`; an entry of several words has a tag on each; many words bear two tags on purpose.
+# The head of an entry is what `^` marks, else its strongest tag (STRENGTH), of equal ones the last;
+# it is the head of all other parts. What stands between < and > is a part that is never the head.
 TAGGED = {
     "det": words("the/DET, this/DET, that/DET, my/PRON, our/PRON, every/DET, another/DET, a/DET"),
     "adj": words(
@@ -192,14 +199,14 @@ TAGGED = {
         "booking/VERB, planning/VERB, calling/VERB, cooking/VERB, cleaning/VERB, doing/VERB"
     ),
     "name": words(
-        "Peter/PROPN, Clara/PROPN Novak/PROPN, Mr./PROPN Rowe/PROPN, Emma/PROPN, Hugo/PROPN, "
-        "Lumen/PROPN Glass/PROPN, May/PROPN, Will/PROPN, Dr./PROPN Marsh/PROPN, Mark/PROPN"
+        "Peter/PROPN, Clara/PROPN <Novak/PROPN>, Mr./PROPN <Rowe/PROPN>, Emma/PROPN, Hugo/PROPN, "
+        "Lumen/PROPN <Glass/PROPN>, May/PROPN, Will/PROPN, Dr./PROPN <Marsh/PROPN>, Mark/PROPN"
     ),
     "town": words(
-        "Oslo/PROPN, Brenton/PROPN, Northgate/PROPN, Lake/PROPN Verity/PROPN, Lima/PROPN"
+        "Oslo/PROPN, Brenton/PROPN, Northgate/PROPN, Lake/PROPN <Verity/PROPN>, Lima/PROPN"
     ),
     "subject": words(
-        "I/PRON, we/PRON, they/PRON, you/PRON, the/DET {nouns}, {name} and/CCONJ {name}, "
+        "I/PRON, we/PRON, they/PRON, you/PRON, the/DET {nouns}, {name} <and/CCONJ {name}>, "
         "most/ADJ {nouns}"
     ),
     "he": words(
@@ -208,8 +215,8 @@ TAGGED = {
     "him": words("him/PRON, them/PRON, it/PRON, us/PRON, me/PRON, {name}, her/PRON"),
     "object": words(
         "{det} {noun}, {det} {adj} {noun}, {him}, {nouns}, {num} {nouns}, "
-        "{det} {noun} of/ADP {name}, "
-        "{det} {noun} that/PRON {he} {past}"
+        "{det} {noun} <of/ADP {name}>, "
+        "{det} {noun} <that/PRON {he} {past}>"
     ),
     "num": words("two/NUM, three/NUM, 12/NUM, 40/NUM, seven/NUM, 1500/NUM"),
     "share": words("12/NUM, 40/NUM, 7.5/NUM, 90/NUM"),
@@ -225,7 +232,7 @@ TAGGED = {
     ),
     "then": words(
         "{end}, yesterday/NOUN, last/ADJ week/NOUN, on/ADP May/PROPN 12/NUM, late/ADV, "
-        "an/DET hour/NOUN ago/ADV"
+        "<an/DET hour/NOUN> ago/ADV"
     ),
     "can": words("can/AUX, will/AUX, may/AUX, might/AUX, should/AUX, could/AUX, must/AUX"),
     "be": words("is/AUX, was/AUX"),
@@ -237,46 +244,48 @@ TAGGED = {
 }  # fmt: skip
 SHAPES = phrases("""
     {he} {past} {object} {then} ./PUNCT
-    {he} {third} {object} ,/PUNCT but/CCONJ {subject} {can} not/PART {base} {object} ./PUNCT
+    {he} {third} {object} <,/PUNCT but/CCONJ {subject} {can} not/PART {base} {object}> ./PUNCT
     {subject} {can} {base} {object} {end} ./PUNCT
     {subject} {adv} {past} {object} ./PUNCT
-    {he} {be} {state} ,/PUNCT and/CCONJ {he} {be} {state} again/ADV ./PUNCT
+    {he} {be} ^{state} <,/PUNCT and/CCONJ {he} {be} ^{state} again/ADV> ./PUNCT
     {he} {be} {ing} {object} {end} ./PUNCT
     did/AUX {he} {base} {object} {then} ?/PUNCT
     {can} {he} {base} {object} ?/PUNCT
     {subject} do/AUX n't/PART {base} {object} {end} ./PUNCT
-    {subject} want/VERB to/PART {base} {object} {end} ./PUNCT
-    {subject} went/VERB to/ADP {det} {noun} to/PART {base} {object} ./PUNCT
-    {if} {he} {past} {object} ,/PUNCT {subject} {past} {object} ./PUNCT
-    {subject} think/VERB that/SCONJ {he} {past} {object} ./PUNCT
+    {subject} want/VERB <to/PART {base} {object} {end}> ./PUNCT
+    {subject} went/VERB <to/ADP {det} {noun}> <to/PART {base} {object}> ./PUNCT
+    <{if} {he} {past} {object}> ,/PUNCT {subject} {past} {object} ./PUNCT
+    {subject} think/VERB <that/SCONJ {he} {past} {object}> ./PUNCT
     {subject} know/VERB that/PRON ./PUNCT
     {oh} ,/PUNCT {he} {third} {object} {end} !/PUNCT
     {base} {object} {end} ,/PUNCT please/INTJ !/PUNCT
-    there/PRON {be} {det} {adj} {noun} {in} {det} {noun} ./PUNCT
-    {det} {noun} costs/VERB $/SYM {num} {end} ./PUNCT
+    there/PRON {be} {det} {adj} {noun} <{in} {det} {noun}> ./PUNCT
+    <{det} {noun}> costs/VERB <$/SYM {num}> {end} ./PUNCT
     who/PRON {past} {object} {then} ?/PUNCT
-    he/PRON 's/AUX {ing} {object} ,/PUNCT is/AUX n't/PART he/PRON ?/PUNCT
-    thanks/NOUN for/ADP {object} ./PUNCT
-    {det} {adj} {noun} in/ADP {town} :/PUNCT {state} ,/PUNCT {state} and/CCONJ {state}
-    {he} has/AUX {adv} been/AUX {state} or/CCONJ {state} ./PUNCT
-    {name} (/PUNCT {town} )/PUNCT {past} {share} %/SYM of/ADP the/DET {nouns} ./PUNCT
-    what/PRON {subject} {past} {be} {det} {noun} ./PUNCT
-    {nouns} ,/PUNCT {nouns} ,/PUNCT etc./X
+    he/PRON 's/AUX {ing} {object} <,/PUNCT is/AUX n't/PART he/PRON> ?/PUNCT
+    thanks/NOUN <for/ADP {object}> ./PUNCT
+    {det} {adj} {noun} <in/ADP {town}> <:/PUNCT {state} <,/PUNCT {state}> <and/CCONJ {state}>>
+    {he} has/AUX {adv} been/AUX ^{state} <or/CCONJ {state}> ./PUNCT
+    <{name} <(/PUNCT {town} )/PUNCT>> {past} <{share} %/SYM <of/ADP the/DET {nouns}>> ./PUNCT
+    <what/PRON <{subject} {past}>> {be} {det} {noun} ./PUNCT
+    {nouns} <,/PUNCT {nouns}> <,/PUNCT etc./X>
 """)
 
 
 def ud_ewt(rng: random.Random) -> Splits:
-    """Make sentences with a tag on each word."""
+    """Make sentences with a tag and a head on each word."""
     grammar = Grammar(TAGGED, rng)
 
     def make(_: int) -> Row:
-        pairs = [word.rsplit("/", 1) for word in _whole(grammar, rng.choice(SHAPES)).split()]
+        parts = PARTS.findall(_whole(grammar, rng.choice(SHAPES)))
+        pairs = [part.rsplit("/", 1) for part in parts if "/" in part]
         tokens = [word for word, _ in pairs]
         tokens[0] = sentence(tokens[0])
         tokens = ["an" if t == "a" and n[0] in "aeiou" else t
                   for t, n in zip(tokens, [*tokens[1:], "."], strict=True)]  # fmt: skip
         tags = [UPOS.index(tag) for _, tag in pairs]
-        return {"text": joined(tokens), "tokens": tokens, "upos": tags}
+        row = {"text": joined(tokens), "tokens": tokens, "upos": tags}
+        return {**row, "head": _heads(parts)}
 
     splits = draw(make, {"train": 400, "validation": 200}, lambda row: row["text"], 1)
     for split, rows in shuffled(splits, rng, numbered=False).items():
@@ -289,8 +298,34 @@ def _whole(grammar: Grammar, template: str) -> str:
     while "{" in template:
         start = template.index("{")
         end = template.index("}", start)
-        template = template[:start] + grammar.pick(template[start + 1 : end]) + template[end + 1 :]
+        entry = grammar.pick(template[start + 1 : end])
+        template = f"{template[:start]}[ {entry} ]{template[end + 1 :]}"
     return template
+
+
+def _heads(parts: list[str]) -> list[int]:
+    """Return the number of each word's head, from 1; the root has 0. See TAGGED."""
+    heads: dict[int, int] = {}
+    # Of every open entry: whether it is marked, and the strength and head of each of its parts.
+    entries: list[tuple[bool, list[tuple[int, int]]]] = [(False, [])]
+    marked, word = False, 0
+    for part in [*parts, "]"]:
+        if part in "[<":
+            entries.append((marked, []))
+        elif part in "]>":
+            was_marked, found = entries.pop()
+            strength, head = max(found)
+            heads |= {word: head for _, word in found if word != head}
+            if entries:
+                strength = MARKED if was_marked else -1 if part == ">" else strength
+                entries[-1][1].append((strength, head))
+            else:
+                heads[head] = 0
+        elif part != "^":
+            word += 1
+            entries[-1][1].append((STRENGTH.get(part.rsplit("/", 1)[1], 0), word))
+        marked = part == "^"
+    return [heads[word] for word in sorted(heads)]
 
 
 def joined(tokens: list[str]) -> str:

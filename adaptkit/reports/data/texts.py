@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
+from adaptkit.tasks.dependency import Dependency
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.seq2seq import Seq2Seq
 from adaptkit.tasks.source import has_text
@@ -57,7 +58,8 @@ def labels_of(task: Task, rows: Dataset) -> list[frozenset[str]]:
 def _right(task: Task, label: Any) -> list[Any]:
     if isinstance(label, Mapping):  # of a span; without a text there is no answer
         return same(label["text"]) or [""]
-    several = isinstance(label, list) and not task.classes  # a list of tags is one answer
+    # A list of tags or heads is one answer.
+    several = isinstance(label, list) and not isinstance(task, Tag | Dependency)
     return same(label) if several else [label]
 
 

@@ -1,8 +1,8 @@
 """The tag form: a token classifier that labels words, for part-of-speech tags and entities.
 
 A word is labelled at the piece where it stands (`words.py`). A row that is longer than the model
-reads is cut into windows, so that every word is tagged once. The answer is one tag per word; a word of which the tokenizer
-makes nothing has none (null) and counts as wrong.
+reads is cut into windows, so that every word is tagged once. The answer is one tag per word; a word
+of which the tokenizer makes nothing has none (null) and counts as wrong.
 """
 
 from __future__ import annotations
