@@ -79,13 +79,14 @@ class DependencyForm(Form):
         import torch
 
         targets: dict[str, Any] = {
-            "places": padded([example["places"] for example in examples], 0),
+            "places": padded([example["places"] or [0] for example in examples], 0),
             "counts": torch.tensor([len(example["places"]) for example in examples]),
             **{name: [example[name] for example in examples] for name in ("words", "size")},
         }
         weight = 0
         if "target" in examples[0]:
-            targets["target"] = padded([example["target"] for example in examples], IGNORED)
+            heads = [example["target"] or [IGNORED] for example in examples]
+            targets["target"] = padded(heads, IGNORED)
             weight = int((targets["target"] != IGNORED).sum())
         inputs = padded_inputs(examples, reader.tokenizer)
         return Batch(inputs, targets, [example["row"] for example in examples], weight)
