@@ -307,10 +307,18 @@ def test_tagged_words(compressed, tmp_path):
     assert row == {"tokens": ["do", "n't", "go"], "upos": ["AUX", "PART", "VERB"]}
 
 
-def test_a_line_of_tagged_words_that_lacks_a_column(tmp_path):
-    put(tmp_path / "x.conll", b"EU B-ORG\nrejects\n")
-    with pytest.raises(AdaptError, match="line 2: number of columns is 1, but must be 2"):
-        read_file(tmp_path / "x.conll")
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("x.conll", "EU B-ORG\nrejects\n", "line 2: number of columns is 1, but must be 2"),
+        ("x.conllu", CONLLU.replace("VBP\t_\t3", "VBP\t3"), "line 3: number of columns is 9, but"),
+        ("x.conllu", CONLLU + "4 !\n", "line 7: number of columns is 1, but must be 10"),
+    ],
+)
+def test_a_line_of_tagged_words_that_lacks_a_column(name, text, why, tmp_path):
+    put(tmp_path / name, text.encode())
+    with pytest.raises(AdaptError, match=why):
+        read_file(tmp_path / name)
 
 
 @pytest.mark.parametrize("blank", "\u00a0\u0085\u2028\u2029\x0c\x1c")

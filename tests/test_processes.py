@@ -92,6 +92,7 @@ CHILDREN = {"F": f"{CHILD} method.mode=F", "D": f"{CHILD} method.fisher=example"
         ),
         pytest.param("classify", {"LATE": "1"}, id="classify"),
         pytest.param("tag", {"LATE": "0"}, id="tag", marks=pytest.mark.reliability),
+        pytest.param("dependency", {}, id="dependency", marks=pytest.mark.reliability),
         pytest.param("cloze", {}, id="cloze", marks=pytest.mark.reliability),
         pytest.param(
             "classify", {"TWO_PASSES": "1"}, id="two passes", marks=pytest.mark.reliability
