@@ -270,7 +270,7 @@ def test_a_conllu_file(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "why"),
     [("task.rank=0", "task.rank=0: must be 1 or more"), ("task.control=-1", "0 or more"),
-     ("task.metric=las", "task.metric=las")],
+     ("task.metric=las", "task.metric=las"), ("task.folder=a/b", "must be the name of a folder")],
 )  # fmt: skip
 def test_options_out_of_range(typed, why):
     with pytest.raises(ConfigError, match=why):

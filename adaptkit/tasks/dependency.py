@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.errors import AdaptError, at_least, one_of
+from adaptkit.errors import AdaptError, at_least, folder_name, one_of
 from adaptkit.tasks.control import controlled, drawn
 from adaptkit.tasks.data import Data
 from adaptkit.tasks.forms.dependency import DependencyForm
@@ -37,7 +37,7 @@ class Dependency(TableTask):
     words: str = "tokens"  # column of lists of words
     label: str = "head"  # column of lists of heads: numbers of words from 1, 0 for the root
     rank: int = 256  # of the bilinear map that scores a pair of words; Hewitt & Liang 2019: 1000
-    folder: str | None = None  # whose rows: under data.root and of the samples; null: the name
+    folder: str | None = None  # of the rows, under data.root or of a sample; null: the name
     control: int | None = None  # seed of a control task: a word has one random answer; null: none
     metric: str = "uas"  # share of the words with the right head
 
@@ -47,6 +47,8 @@ class Dependency(TableTask):
         one_of("task.metric", self.metric, ("uas",))
         super().__post_init__()
         at_least("task.rank", self.rank, 1)
+        if self.folder is not None:
+            folder_name("task.folder", self.folder)
         if self.control is not None:
             at_least("task.control", self.control, 0)
 
