@@ -104,6 +104,21 @@ def test_one_pass_serves_every_layer_and_control_task(checkpoints, tagged, tmp_p
         assert sum("read from" in line for line in said) == (2 if number else 0)
 
 
+def test_other_tasks_read_the_same_texts(checkpoints, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    line = {"idx": "a", "tokens": ["the", "film"], "upos": ["DET", "NOUN"], "head": [2, 0]}
+    for split in ("train", "validation"):
+        lines = [{**line, "tokens": [split, "film"]}] * 2
+        (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for task in ("ud_ewt", "ud_ewt_heads"):
+        made = configure(tmp_path / task, checkpoints["bert"], data, f"task={task}", "method=probe",
+                         **{"trainer.features": str(tmp_path / "store"), "task.id": None,
+                            "trainer.max_steps": 1})  # fmt: skip
+        carry_out(made)
+        assert len(folders(tmp_path / "store")) == 2
+
+
 def test_what_the_states_follow_from_has_its_own_place(checkpoints, rows, tmp_path):
     def count(*words: str, model: str = "bert", **changes: Any) -> int:
         number = len(list(tmp_path.glob("run*")))

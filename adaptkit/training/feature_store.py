@@ -32,6 +32,7 @@ from adaptkit.training.batching import CachedFeed, Feed
 from adaptkit.training.scorer import Prepared, Scorer, Show, frozen, gathered
 
 INDEX = "index.json"
+OF_TASKS = ("id2label", "label2id", "problem_type", "architectures")  # entries of a config
 SPARE = 1 << 28  # bytes that the disk keeps
 
 
@@ -126,9 +127,10 @@ def check_room(folder: Path, size: int) -> None:
 def description(prepared: Prepared, feed: Feed) -> dict[str, Any]:
     """Return what the states follow from, in plain data; long parts as digests."""
     model, texts = prepared.adaptation.model, hashlib.sha256()
-    for name in sorted(feed.examples.column_names):
-        if name != "target":  # a control task reads the same
-            texts.update(f"{name} {to_json(feed.examples[name][:])}".encode())
+    for index in range(len(feed)):  # what the model reads alone: other tasks read the same texts
+        for name, tensor in sorted(feed.batch([index]).inputs.items()):
+            texts.update(f"{name} {tuple(tensor.shape)}".encode())
+            texts.update(tensor.contiguous().numpy().tobytes())
     weights = hashlib.sha256()
     for name, tensor in sorted(cast("nn.Module", model.body).state_dict().items()):
         weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -136,7 +138,7 @@ def description(prepared: Prepared, feed: Feed) -> dict[str, Any]:
     return {
         "texts": texts.hexdigest(),
         "weights": weights.hexdigest(),
-        "config": config_of(model).to_diff_dict(),
+        "config": {k: v for k, v in config_of(model).to_diff_dict().items() if k not in OF_TASKS},
         "precision": prepared.precision,
         "device": prepared.device.type,
         "summary": frozen(prepared.adaptation).summary,
