@@ -61,7 +61,8 @@ def pairs() -> list[tuple[str, str, list[str]]]:
         for group, name, overrides in tried
         for mini in minis
     ]
-    tasks = [name for name in options("task") if name in bundled.sampled_tasks()]
+    sampled = {*bundled.sampled_tasks(), "ud_ewt_heads"}  # it reads the sample of ud_ewt
+    tasks = [name for name in options("task") if name in sampled]
     posed = [(f"task={name}", [f"task={name}"]) for name in tasks if name != "sst2"]
     posed += [
         (f"task={name} task.form={form}", [f"task={name}", f"task.form={form}"])
