@@ -176,6 +176,7 @@ NEEDED = {
     ("task", "seq2seq"): ["task.path=rows.jsonl", "task.source=text"],
     ("task", "summarize"): ["task.path=rows.jsonl"],
     ("task", "lm"): ["task.path=rows.jsonl"],
+    ("task", "mlm"): ["task.path=rows.jsonl"],
     ("model", "auto"): ["model.path=some/model"],
 }
 ALL = [(part, name) for part in groups.GROUPS for name in groups.options(part)]

@@ -33,6 +33,7 @@ from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.dependency import Dependency
 from adaptkit.tasks.gap import Gap
+from adaptkit.tasks.mlm import MLM
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.seq2seq import Seq2Seq
 from adaptkit.tasks.span import Span
@@ -113,6 +114,7 @@ KINDS = {
         Seq2Seq("t", source="repeat: {text}", max_length=64, max_target_length=8),
         {"text": TEXTS, "label": [OTHERS[i % 5] for i in range(len(TEXTS))]},
     ),
+    "mlm": Kind(MLM("t", max_length=12), {"text": TEXTS, "label": [None] * len(TEXTS)}),
 }  # fmt: skip
 WORDED = {  # the same rows in words
     "cloze": ("classify", {"form": "cloze", "template": "{first} It was {label}.",
@@ -140,7 +142,8 @@ LACKING |= {(kind, f) for kind in OF_WORDS for f in ("opt", "bart")}
 NO_TOKENS = ("modernbert-decoder", "gemma3_text")
 LACKING |= {(kind, family) for kind in (*OF_WORDS, "span") for family in NO_TOKENS}
 LACKING |= {(kind, family) for kind in WRITTEN for family in FAMILIES if family not in GENERATING}
-LACKING |= {(kind, f) for kind in ("cloze", "cloze_number") for f in ("xlnet", "electra")}
+LACKING |= {(kind, f) for kind in ("cloze", "cloze_number", "mlm") for f in ("xlnet", "electra")}
+LACKING |= {("mlm", family) for family in GENERATING}
 SLOW = pytest.mark.slow
 QUICKLY = {  # the rest is slow
     "classify": FAMILIES, "dependency": ("bert", "xlnet", "gpt2", "t5"),
@@ -148,7 +151,7 @@ QUICKLY = {  # the rest is slow
     "cloze": ("bert", "roberta", "deberta-v2", "gpt2", "t5", "bart"), "cloze_number": ("bert",),
     "text": ("gpt2", "t5"), "text_generated": ("t5",), "text_number": ("gpt2",),
     "choice_continued": ("gpt2",), "choice_listed": ("t5",), "gap_listed": ("gpt2", "t5"),
-    "span_text": ("t5",),
+    "span_text": ("t5",), "mlm": ("bert", "roberta", "deberta-v2"),
 }  # fmt: skip
 USUAL = [family for family in FAMILIES if family not in RARE]
 PAIRS = [
@@ -228,7 +231,7 @@ def test_answers_depend_on_nothing_but_the_row(kind, family, prepared):
     for row, answer in enumerate(scored.answers):
         for other in (again[order.index(row)], blind[row]):
             assert other == (pytest.approx(answer, rel=1e-3, abs=1e-4)
-                             if isinstance(answer, float) else answer)  # fmt: skip
+                             if isinstance(answer, float) or kind == "mlm" else answer)  # fmt: skip
     assert json.loads(json.dumps(scored.answers)) == scored.answers
     # Classes and what untrained models write may come out alike, numbers, tags, choices hardly.
     few = isinstance(run_settings.task, Classify) or kind in ALIKE
@@ -386,6 +389,7 @@ OPTIONS = {
     "span": ["task=span", "task.label=label", "task.max_length=24", "task.stride=4"],
     "seq2seq": ["task=seq2seq", "task.source='repeat: {text}'", "task.label=label",
                 "task.max_length=64", "task.max_target_length=8"],
+    "mlm": ["task=mlm", "task.max_length=12"],
 }  # fmt: skip
 for name, (plain, options) in WORDED.items():
     words = [f"+task.words.{key}={value}" for key, value in options.get("words", {}).items()]
@@ -532,12 +536,13 @@ def test_a_pretrained_head_that_the_checkpoint_lacks_is_not_drawn(checkpoints, t
 
 
 @pytest.mark.parametrize(
-    ("kind", "family"), sorted(pair for pair in LACKING if pair[0] not in WORDED)
+    ("kind", "family"),
+    sorted({pair for pair in LACKING if pair[0] not in WORDED} - {("mlm", "electra")}),
 )  # of words: test_cloze.py, test_options.py
 def test_a_head_that_the_family_lacks_is_rejected(kind, family, checkpoints):
     wanted = {"seq2seq": "cannot generate texts", "tag": "have no token classifier",
               "dependency": "have no token classifier",
-              "span": "have no span classifier"}  # fmt: skip
+              "span": "have no span classifier", "mlm": "have no masked-word head"}  # fmt: skip
     lacking = f"models {wanted[kind]}"
     with pytest.raises(AdaptError, match=rf"{lacking}.*which this task needs. Choose a "):
         prepare(configured(kind, checkpoints[family]), 1, "train")
@@ -554,7 +559,7 @@ def test_pooling_under_single_tokens_is_rejected(checkpoints):
 
 
 SENSELESS = {("seq2seq", "probe"), ("seq2seq", "ensemble"), ("span", "ensemble"),
-             ("dependency", "ensemble")}  # fmt: skip
+             ("dependency", "ensemble"), ("mlm", "probe"), ("mlm", "ensemble")}  # fmt: skip
 SENSELESS |= {(kind, method) for kind in WORDED for method in ("probe", "ensemble")}
 RUNS = [
     pytest.param(kind, method, marks=[SLOW] * (kind in WORDED and (kind, method) not in (

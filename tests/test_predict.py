@@ -72,6 +72,7 @@ KINDS: dict[str, tuple[list[str], list[dict[str, Any]]]] = {
         [{"question": "why", "context": text} for text in TEXTS],
     ),
     "lm": (["task=lm", "task.text=text"], [{"text": text} for text in TEXTS]),
+    "mlm": (["task=mlm", "task.max_length=16"], [{"text": text} for text in TEXTS]),
     "seq2seq": (
         ["task=seq2seq", "task.source=text", "task.max_new_tokens=3"],
         [{"text": text} for text in TEXTS],

@@ -59,11 +59,19 @@ def head_of(model: Model, wanted: str) -> str:
     "text" is whichever head generates, "words" whichever fills a slot.
 
     Raises:
-        AdaptError: the model cannot be loaded, or its family does not generate texts.
+        AdaptError: the model cannot be loaded, or its family does not generate texts, or does not
+            fill in words where they are.
     """
-    if wanted not in ("text", "lm", "words"):
+    if wanted not in ("text", "lm", "words", "mlm"):
         return wanted
     family = family_of(model_type(model))
+    if wanted == "mlm":
+        if family.causal or family.encoder_decoder:
+            raise AdaptError(
+                f"model.path={model.path}: {family.name} models have no masked-word head, which "
+                "this task needs. Choose a model such as BERT, RoBERTa or ModernBERT."
+            )
+        return wanted
     if family.encoder_decoder and wanted != "lm":
         return "seq2seq"
     if wanted == "words" and not family.causal:

@@ -8,6 +8,7 @@ from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.dependency import Dependency
 from adaptkit.tasks.gap import Gap
 from adaptkit.tasks.lm import LM
+from adaptkit.tasks.mlm import MLM
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.seq2seq import Seq2Seq
 from adaptkit.tasks.span import Span
@@ -23,4 +24,5 @@ TASKS: dict[str, type] = {
     "span": Span,
     "seq2seq": Seq2Seq,
     "lm": LM,
+    "mlm": MLM,
 }

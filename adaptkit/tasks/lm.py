@@ -58,8 +58,7 @@ class LM(TableTask):
         Raises:
             AdaptError: all texts are empty.
         """
-        if not any(rows[self.text][:]):
-            raise AdaptError(f"task {self.name}, split {split}: every {self.text} is empty.")
+        check_any(rows[self.text][:], f"task {self.name}, split {split}: every {self.text}")
         return [None] * len(rows)
 
     def score(self, answers: Sequence[Answer], rows: Dataset) -> dict[str, float]:
@@ -92,6 +91,16 @@ class LM(TableTask):
         texts = rows[self.text][:]
         sums = (math.fsum(nats[byte] for byte in text.encode()) for text in texts)
         return f"bytes by frequency{where}", [[{"nll": nll, "tokens": 0} for nll in sums]]
+
+
+def check_any(texts: Sequence[str], what: str) -> None:
+    """Reject texts that are all empty.
+
+    Raises:
+        AdaptError: they are.
+    """
+    if not any(texts):
+        raise AdaptError(f"{what} is empty.")
 
 
 def power(nll: float, count: int) -> float:

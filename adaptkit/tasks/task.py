@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Answer = Any  # plain JSON
+Variants = Mapping[str, Sequence[Sequence[Answer]]]
 SHOWN = 8  # classes in a line
 SKEWED = 10  # times as many rows as another class: worth a word
 ID, LABEL = "id", "label"  # columns that every task's rows have; a row to predict has no label
@@ -43,6 +44,7 @@ class Reader:
     causal: bool = False  # a word sees only what stands before it
     decoder_start: int | None = None  # token that a decoder reads first; None: there is no decoder
     decoder_limit: int | None = None  # tokens that such a decoder can write; a prompt takes none
+    epoch: int = 0  # of training, for what a form draws anew in each; scoring has one
 
     def length(self, wanted: int) -> int:
         """Return the number of tokens that a text may have: what is wanted, within the limit."""
@@ -187,9 +189,6 @@ class Form(Protocol):
     def variants(self, predicted: Sequence[Answer], rows: Sequence[int]) -> Variants:
         """Return further answers to the same rows, scored next to the answer: suffix -> lists."""
         return {}
-
-
-Variants = Mapping[str, Sequence[Sequence[Answer]]]
 
 
 class Task(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,6 +28,10 @@ class Feed(TorchDataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the form draw what it draws for this epoch."""
+        self.reader = replace(self.reader, epoch=epoch)
 
     def with_examples(self, examples: Dataset) -> Feed:
         """Return the same with columns added to the examples."""
@@ -135,21 +140,26 @@ class BucketSampler(Sampler[int]):
 class Shards(Sampler[list[int]]):
     """The batches of one process: the same rows per update, however an update is cut.
 
+    `feed`: of the rows; it is told of the epoch as well.
+
     The rows of an update, batch_size x accumulation x processes in the order of `sampler`, are cut
     into steps, each step into one batch per process. What is left at the end of an epoch is cut
     evenly as well, so that a process may get an empty batch.
     """
 
     def __init__(
-        self, sampler: BucketSampler, batch_size: int, accumulation: int, rank: int, world: int
-    ) -> None:
-        self.sampler, self.rank, self.world = sampler, rank, world
+        self, sampler: BucketSampler, batch_size: int, accumulation: int, rank: int, world: int,
+        feed: Feed | None = None,
+    ) -> None:  # fmt: skip
+        self.sampler, self.rank, self.world, self.feed = sampler, rank, world, feed
         self.step = batch_size * world  # rows
         self.update = self.step * accumulation
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch."""
         self.sampler.set_epoch(epoch)
+        if self.feed is not None:
+            self.feed.set_epoch(epoch)
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.sampler), self.update)

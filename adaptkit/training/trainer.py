@@ -113,7 +113,7 @@ class AdaptTrainer(Trainer):
         size, steps = args.train_batch_size, args.gradient_accumulation_steps
         by_length = self.recipe.trainer.group_by_length
         order = BucketSampler(feed.lengths, size * steps * world, self.recipe.seed, by_length)
-        return Shards(order, size, steps, rank, world)
+        return Shards(order, size, steps, rank, world, feed)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of this process; accelerate would fill the last one up."""
