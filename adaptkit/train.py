@@ -29,12 +29,11 @@ from adaptkit.config.words import readable
 from adaptkit.errors import AdaptError, ConfigError, Interrupted
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
-from adaptkit.terminal import console, suite, sweep
+from adaptkit.terminal import console, protocol, sweep
 from adaptkit.terminal.libraries import set_environment
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
-
 
 WORST = (0, 2, 1)  # exit statuses: done, the user's mistake, a failure; a signal's is above 128
 
@@ -163,7 +162,7 @@ def finished(job: Settings) -> RunResult | None:
     Raises:
         AdaptError: the directory holds another run.
     """
-    return (done := done_before(job, console.say)) and suite.evaluated(job, done)
+    return (done := done_before(job, console.say)) and protocol.completed(job, done)
 
 
 def train(job: Settings) -> RunResult:
@@ -176,7 +175,7 @@ def train(job: Settings) -> RunResult:
         from adaptkit.runs.run import run as carry_out_run
 
         result = carry_out_run(job, interface)
-    return suite.evaluated(job, result)
+    return protocol.completed(job, result)
 
 
 def checked(plain: dict[str, Any]) -> Settings:
@@ -189,6 +188,7 @@ def checked(plain: dict[str, Any]) -> Settings:
     job.tracker.check_installed()
     job.task.origin(job.data)
     hub.check_model(job.model.path, job.model.revision)
+    protocol.check(job)
     return job
 
 

@@ -16,7 +16,8 @@ from adaptkit.config.overrides import composed
 from adaptkit.config.suggest import of_choice
 from adaptkit.errors import unknown
 
-KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "suites", "experiments")
+KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "suites",
+         "protocols", "experiments")  # fmt: skip
 TEMPLATES = "templates"  # of a task: they are no group of options
 PLAIN = ("trainer", "data")  # groups of options with nothing to choose by name
 HELP = """adaptkit train: adapt a pretrained model to a task, score it, save the trained tensors.
@@ -72,7 +73,7 @@ def explain(kind: str, name: str | None, as_json: bool) -> int:
     group = kind if kind in PLAIN else kind.removesuffix("s")
     if name and name not in options(group):
         raise of_choice(group, name, options(group))
-    if group in ("experiment", "suite") and name:
+    if group in ("experiment", "suite", "protocol") and name:
         print((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"), end="")
         return 0
     found = options_of(group, name or "")

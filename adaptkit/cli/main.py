@@ -14,7 +14,7 @@ COMMANDS = {
     "export": "write a finished run as a PEFT adapter or a plain Hugging Face model",
     "import": "make a run of a PEFT adapter and score it",
     "smoke": "try everything on the bundled models and samples, with no network",
-    "list": "methods, models, tasks, regularizers, optimizers, suites, experiments, templates",
+    "list": "methods, models, tasks, regularizers, optimizers, suites, protocols, experiments, ...",
 }
 USAGE = """adaptkit: adapt a pretrained language model to a task with any published method
 

@@ -142,8 +142,13 @@ def compose_job(overrides: list[str]) -> dict[str, Any]:
     overrides = readable(overrides)
     with hydra_at_home(overrides):
         cfg = hydra_compose("config", overrides, return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)  # the directory's name is made of the overrides
-        return plain_data(without_hydra(cfg))
+        own = HydraConfig.instance()
+        before = own.cfg  # of a job that is at work
+        try:
+            own.set_config(cfg)  # the directory's name is made of the overrides
+            return plain_data(without_hydra(cfg))
+        finally:
+            own.cfg = before
 
 
 @contextmanager

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[1]
 # In a wheel conf/ is inside the package, in a checkout next to it.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 GROUPS = ("model", "method", "task", "optimizer", "regularizer", "trainer", "tracker", "suite",
-          "experiment")  # fmt: skip
+          "protocol", "experiment")  # fmt: skip
 
 
 def options(group: str) -> list[str]:

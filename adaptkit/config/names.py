@@ -23,6 +23,8 @@ UNNAMED = (
     "tracker",
     "suite",
     "~suite",
+    "protocol",
+    "~protocol",
     "~experiment",
     "data.root",
 )
@@ -42,7 +44,7 @@ def variant(overrides: list[str], root: str | None = None) -> str:
     kept = [
         f"{key}={value}"
         for key, value in values.items()
-        if key not in UNNAMED and not key.startswith("suite.")
+        if key not in UNNAMED and not key.startswith(("suite.", "protocol."))
     ]
     if root is not None:
         kept.append(f"data.root={placed(Path(root))}")

@@ -16,6 +16,7 @@ from typing import Any
 from adaptkit.adaptation import Method
 from adaptkit.config.build import build, coerce, registered
 from adaptkit.config.combinations import check
+from adaptkit.config.protocol import Protocol, protocol_in
 from adaptkit.config.suggest import of_key
 from adaptkit.config.suite import Suite, suite_in
 from adaptkit.errors import ConfigError, folder_name, invalid, within
@@ -29,6 +30,7 @@ from adaptkit.tasks.data import Data
 from adaptkit.tasks.task import Task
 from adaptkit.training.settings import Recipe, Tracker, TrainerSettings
 
+AFTERWARDS = ("suite", "protocol")  # groups that say what is done with a finished run
 KEYS = ("model", "method", "task", "optimizer", "trainer", "tracker", "data", "seed", "output_dir")
 
 
@@ -49,11 +51,13 @@ class Settings:
     output_dir: Path
     plain: dict[str, Any] = field(repr=False)  # what config.yaml holds
     suite: Suite | None = None  # scored after training; no part of what the run is
+    protocol: Protocol | None = None  # runs that follow; neither
 
     @property
     def typed(self) -> dict[str, Any]:
-        """Return what the settings are made of: `plain`, and the suite."""
-        return {**self.plain, "suite": asdict(self.suite)} if self.suite else self.plain
+        """Return what the settings are made of: `plain`, the suite and the protocol."""
+        parts = {name: getattr(self, name) for name in AFTERWARDS}
+        return {**self.plain, **{name: asdict(part) for name, part in parts.items() if part}}
 
     def bind(self, task: Task) -> Settings:
         """Return the settings with a task in which all that was read off the data is filled in."""
@@ -95,7 +99,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     }
     if absent := [name for name in KEYS if name not in plain]:
         raise ConfigError(f"{', '.join(absent)}: must be set.")
-    if more := [name for name in plain if name not in (*KEYS, "regularizer", "suite")]:
+    if more := [name for name in plain if name not in (*KEYS, "regularizer", *AFTERWARDS)]:
         nodes = {name: node for name, node in plain.items() if isinstance(node, Mapping)}
         known = [*KEYS, *(f"{name}.{key}" for name, node in nodes.items() for key in node)]
         raise ConfigError(f"{more[0]}: no such option or group; {of_key(more[0], known, [])}")
@@ -134,8 +138,9 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         data=build(Data, plain["data"], "data"),
         seed=seed,
         output_dir=Path(coerce(plain["output_dir"], str, "output_dir")),
-        plain={name: node for name, node in plain.items() if name != "suite"},
+        plain={name: node for name, node in plain.items() if name not in AFTERWARDS},
         suite=suite,
+        protocol=protocol_in(plain),
         **parts,
     )
     check(made)

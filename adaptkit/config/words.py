@@ -16,7 +16,8 @@ from adaptkit.errors import ConfigError, alike
 SPECIAL = ("'", '"', "[", "{")  # a value that begins so has a form, which may be wrong
 TEXTS = ("task.template", "task.source")  # never mappings, though they may begin with a brace
 SEVERAL = ("regularizer", "tracker", "experiment")  # groups of which several choices fit together
-EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null", "suite": "null"}
+EMPTY = {"regularizer": "[]", "tracker": "none", "experiment": "null", "suite": "null",
+         "protocol": "null"}  # fmt: skip
 NONE = tuple(f"{group}=null" for group, empty in EMPTY.items() if empty == "null")
 
 

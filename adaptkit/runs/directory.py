@@ -6,6 +6,7 @@ result.json          one flat record
 history.jsonl        one line per logged step
 predictions.jsonl    the scored split: id, prediction, label
 train.log            the log
+after/               runs that followed it
 checkpoints/         training state, removed when the run is done
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit.config.compose import load_plain, to_yaml
+from adaptkit.config.following import FOLDER
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
 from adaptkit.storage.files import is_main_process, to_json, write_text
@@ -96,7 +98,7 @@ def clear(directory: Path) -> None:
     """
     for name in (RESULT, *FILES, LOG):
         (directory / name).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, "eval", "tensorboard", "wandb"):
+    for name in (CHECKPOINTS, "eval", FOLDER, "tensorboard", "wandb"):
         shutil.rmtree(directory / name, ignore_errors=True)
 
 

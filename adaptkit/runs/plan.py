@@ -63,6 +63,7 @@ class Plan:
     memory: Memory | None
     precision: str
     extra_tokens: int  # by which the base model's input is longer than the text
+    merges: bool  # what is trained can be folded into the body's own weights
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data; the counts of parameters stand at the top as well."""
@@ -129,6 +130,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         return Plan(
             run.task.name, run.model.name, run.method_name, counts, trains, shapes,
             4 * counts.stored, needed, precision, adaptation.extra_tokens,
+            adaptation.merge is not None,
         )  # fmt: skip
 
 

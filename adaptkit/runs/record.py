@@ -81,6 +81,7 @@ class RunResult:
     from_runs: list[dict[str, Any]] = field(default_factory=list)  # parents, the nearest first
     evaluated_run: str | None = None  # a finished run on other data
     ood: dict[str, Any] = field(default_factory=dict)  # runs/suite.py: other sets, drops
+    after: dict[str, Any] = field(default_factory=dict)  # runs/protocol.py: by protocol
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""

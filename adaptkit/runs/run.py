@@ -29,6 +29,7 @@ from adaptkit.runs.directory import (
     identity,
     write_config,
 )
+from adaptkit.runs.followed import check_followed
 from adaptkit.runs.from_run import lineage
 from adaptkit.runs.frozen import kept, reader_of_features, solved
 from adaptkit.runs.identity import check_same, made_of, note
@@ -114,6 +115,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         parents = lineage(settings)
         log.info("adaptkit %s; %s, %s", now["versions"], device, number_format)
         costs = plan(settings, number_format)
+        check_followed(settings, costs)
         interface.say(counts_line(costs))
         examples = count_examples(settings, splits.train, costs.extra_tokens)
         started = datetime.now(timezone.utc)

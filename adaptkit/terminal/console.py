@@ -117,9 +117,11 @@ def interrupted(stop: KeyboardInterrupt, run: Any) -> int:
 
     directory, name = run["output_dir"], short(run["output_dir"])
     update = last_sealed(Path(directory) / CHECKPOINTS)
-    record = RunResult.read(Path(directory)) if run.get("suite") else None
+    waits = run.get("suite") or run.get("protocol")
+    record = RunResult.read(Path(directory)) if waits else None
     if record and record.status == "done":
-        way_on = "the run itself is done, and the same command scores its suite"
+        rest = "carries out its protocol" if run.get("protocol") else "scores its suite"
+        way_on = f"the run itself is done, and the same command {rest}"
     elif update is None:
         way_on = "there is no checkpoint yet, so the same command starts again"
     elif run["trainer"].get("resume") == "never":
@@ -182,6 +184,10 @@ def result(record: RunResult, directory: Path) -> None:
         from adaptkit.terminal.suite import table
 
         table(record.ood)
+    for after in record.after.values():
+        from adaptkit.terminal import protocol
+
+        protocol.table(after)
     show(f"  {directory}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from adaptkit.terminal import console
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
 
+SAMPLES = "WARNING: bundled SAMPLE data, whose scores say nothing about the real task"
 TITLES = ("set", "rows", "score", "95 %", "trivial", "drop", "95 % of the drop")
 
 
@@ -78,6 +80,20 @@ def signed(value: float | None) -> str:
     return "" if value is None else f"{round(value, 4) + 0.0:+.4f}"  # never -0.0000
 
 
+def over_runs(values: Sequence[float]) -> str:
+    """Say the mean of what repeated runs gave, with its 95 % interval over the runs.
+
+    mean +- t s / sqrt(n), t: the 97.5 % point of Student's distribution with n - 1 degrees of
+    freedom.
+    """
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    low, high = (statistics.mean(values) + sign * half for sign in (-1, 1))
+    mean = signed(statistics.mean(values))
+    return f"{mean} (95 % over the runs: {signed(low)} to {signed(high)})"
+
+
 def interval(bounds: Sequence[float] | None, form: str = ".3f") -> str:
     """Return both ends of an interval."""
     return "" if bounds is None else " to ".join(format(bound, form) for bound in bounds)
@@ -103,10 +119,7 @@ def remarks(record: Mapping[str, Any]) -> list[str]:
         if names := [entry["name"] for entry in entries if entry[key]]:
             found.append(f"{words} the trivial answer: {', '.join(names)}")
     if names := [entry["name"] for entry in entries if entry["data"] == "sample"]:
-        found.append(
-            f"WARNING: bundled SAMPLE data, whose scores say nothing about the real task: "
-            f"{', '.join(names)}"
-        )
+        found.append(f"{SAMPLES}: {', '.join(names)}")
     for name, why in record["missing"].items():  # the record has the whole reason
         found.append(f"not evaluated: {name}: {why.partition('. ')[0].rstrip('.')}")
     return found

@@ -17,7 +17,8 @@ from adaptkit.errors import MachineError
 from adaptkit.reports import curves
 from adaptkit.storage.files import write_text
 from adaptkit.terminal.console import decimal, error, harmless, say
-from adaptkit.terminal.suite import signed
+from adaptkit.terminal.protocol import differences
+from adaptkit.terminal.suite import over_runs, signed
 
 REPEATED = ("seed", "data.fold", "task.demonstrations")  # what repetitions may differ in
 CONTROLLED = (*REPEATED, "task.control", "task.control_shares", "output_dir")
@@ -159,6 +160,7 @@ def repeats(records: Sequence[Any]) -> list[str]:
             f"{decimal(statistics.mean(scores))} (standard deviation "
             f"{decimal(statistics.stdev(scores))}, {len(scores)} runs){drops(group)}"
         )
+        lines += differences(group)
     return lines
 
 
@@ -186,21 +188,14 @@ def selectivities(records: Sequence[Any]) -> list[str]:
 def drops(group: Sequence[Any]) -> str:
     """Say the mean drop out of domain of repeated runs, with its 95 % interval over the runs.
 
-    mean +- t s / sqrt(n), t: the 97.5 % point of Student's distribution with n - 1 degrees of
-    freedom. Nothing if the runs were not scored on the same sets.
+    Nothing if the runs were not scored on the same sets.
     """
     found = [record.ood.get("macro", {}) for record in group]
     values = [one.get("drop") for one in found]
     if None in values or len({tuple(one["sets"]) for one in found}) > 1:
         return ""
-    from scipy.stats import t
-
-    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    low, high = (statistics.mean(values) + sign * half for sign in (-1, 1))
-    return (
-        f"; out of domain {decimal(statistics.mean(one['score'] for one in found))}, drop "
-        f"{signed(statistics.mean(values))} (95 % over the runs: {signed(low)} to {signed(high)})"
-    )
+    score = decimal(statistics.mean(one["score"] for one in found))
+    return f"; out of domain {score}, drop {over_runs(values)}"
 
 
 def average(record: Any) -> tuple[str, str]:
