@@ -27,7 +27,8 @@ from adaptkit.config.groups import GROUPS, options
 from adaptkit.config.names import variant
 from adaptkit.storage import bundled
 
-KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "suites", "experiments")
+KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "suites",
+         "protocols", "experiments")  # fmt: skip
 METHODS = tuple(options("method"))
 FILES = {"config.yaml", "delta.safetensors", "result.json", "history.jsonl", "predictions.jsonl",
          "train.log"}  # fmt: skip

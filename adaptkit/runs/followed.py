@@ -24,9 +24,13 @@ def check_followed(run: Settings, costs: Plan) -> None:
             f"{where}: method={run.method_name} cannot be merged into the weights, so no run on "
             "another task can go on from it. Leave the protocol out, or use method=full or lora."
         )
+    built = []
     for name, pair in pairs_of(run).items():
-        if not pair.untouched.task.bound:  # its classes are read off the data
+        kind = (pair.untouched.methods, pair.untouched.head)
+        # The classes of an unbound task are read off the data.
+        if kind in built or not pair.untouched.task.bound:
             continue
+        built.append(kind)
         try:
             plan(pair.untouched, "fp32", memory=False)
         except AdaptError as error:
