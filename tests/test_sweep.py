@@ -157,7 +157,7 @@ def outcome_of(seed: int, score: float, drop: float | None, sets: tuple[str, ...
     macro = {} if drop is None else {"drop": drop, "score": score - drop, "sets": list(sets)}
     return SimpleNamespace(
         settings={"seed": seed, "method.name": "lora"}, score=score, task="t", model="m",
-        method="lora", variant="v", metric="accuracy", ood={"macro": macro},
+        method="lora", variant="v", metric="accuracy", ood={"macro": macro}, after={},
     )  # fmt: skip
 
 
