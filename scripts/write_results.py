@@ -7,7 +7,8 @@
 docs/records/*.json hold lists of records, docs/records/results.md the text around the tables. A
 record is a run's result.json and the keys `table`, `row`, `column`, `command` and `commit`; COSTS
 says which of its numbers a table can show. The records of one row and column are seeds of one
-measurement: their scores are averaged and listed, the costs are those of the first. A record marked
+measurement: their scores are averaged and listed (of five or more the standard deviation, and how
+many failed), the costs are those of the first. A record marked
 `transcribed` was copied from an older text; it makes way for a measured one of the same row and
 column. `--add` copies the result.json of finished runs into docs/records/TABLE.json.
 """
@@ -43,6 +44,7 @@ COSTS = {  # heading -> short name, key in result.json, divisor; shown if any ro
 README_TABLE, README_COLUMN = "sst2_8000_v2", "accuracy"
 README_ROWS = ("full", "lora", "dora", "vera", "ia3", "houlsby", "prefix", "bitfit", "prompt",
                "probe")  # fmt: skip
+MANY = 5  # seeds, whose spread says more than a list
 ABSOLUTE = re.compile(r"""(?:^|[\s=:,'"(\[])(?:/|~/|file:/+|[A-Za-z]:[\\/])[\w.]""")
 
 
@@ -134,8 +136,20 @@ def score_cell(records: list[Record]) -> str:
         )
     each = [s for r in records for s in r.get("each", [r["score"]])]
     score = first["score"] if len(records) == 1 else statistics.mean(each)
-    listed = f" ({', '.join(f'{s:.3f}' for s in each)})" if len(each) > 1 else ""
-    return f"{score:.3f}{listed}{mark}"
+    return f"{score:.3f}{spread(each, records)}{mark}"
+
+
+def spread(each: list[float], records: list[Record]) -> str:
+    """Return the scores of a few seeds; of many the standard deviation, and how many failed.
+
+    A run has failed if its score is at most that of the trivial answer.
+    """
+    if len(each) < MANY:
+        return f" ({', '.join(f'{s:.3f}' for s in each)})" if len(each) > 1 else ""
+    trivial = records[0].get("baseline", {}).get("value")
+    failed = sum(s <= trivial for s in each) if trivial is not None else 0
+    failures = f", {failed} of {len(each)} failed" if failed else ""
+    return f" ± {statistics.stdev(each):.3f}{failures}"
 
 
 def distinct(values: Iterable[Any]) -> list[Any]:

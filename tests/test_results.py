@@ -69,6 +69,20 @@ def test_seeds_are_averaged_and_listed(copy: Path, tmp_path: Path) -> None:
     assert line(page, "| `lora`") == f"| `lora` | 2e-3 | 0.760 (0.750, 0.760, 0.770) | {costs} |"
 
 
+def test_of_five_seeds_the_deviation_is_shown_and_how_many_failed(
+    copy: Path, tmp_path: Path
+) -> None:
+    """Scores .5 to .9: mean .7, deviation sqrt(.1 / 4); two of them do not beat .6."""
+    trivial = {"name": "majority class", "value": 0.6}
+    runs = [
+        run_dir(tmp_path / f"r{n}", seed=n, score=0.5 + n / 10, baseline=trivial) for n in range(5)
+    ]
+    done = write_results("--root", copy, "--add", "sst2_8000_v2", *runs, "--row", "five seeds")
+    assert done.returncode == 0, done.stderr
+    shown = line((copy / "docs" / "results.md").read_text(), "| five seeds")
+    assert "| 0.700 ± 0.158, 2 of 5 failed |" in shown
+
+
 def test_draws_of_a_few_shot_run_are_repetitions_too(copy: Path, tmp_path: Path) -> None:
     settings = RESULT["settings"]
     runs = [run_dir(tmp_path / f"{k}", settings={**settings, "data.fold": k}, score=0.5 + k / 10)
