@@ -162,7 +162,7 @@ def outcome_of(seed: int, score: float, drop: float | None, sets: tuple[str, ...
 
 
 def probed(layer: int, control: int | None, score: float) -> Any:
-    settings = {"method.layer": layer, "task.control": control, "seed": 0, "output_dir": score}
+    settings = {"method.layer": layer, "task.control": control, "seed": 0}
     return SimpleNamespace(settings=settings, score=score, metric="accuracy")
 
 
@@ -172,6 +172,15 @@ def test_selectivity_is_the_difference_from_the_control_tasks() -> None:
         "method.layer=0: accuracy 0.8000, of the control task 0.5500, selectivity 0.2500"
     ]
     assert sweep.selectivities([runs[0], runs[3]]) == sweep.selectivities([]) == []
+    failed = probed(0, 2, 0.1)
+    failed.score = None  # not a finite number
+    other = [probed(0, None, 0.6), probed(0, 0, 0.4)]
+    for run in other:
+        run.settings["regularizer.l2_sp.alpha"], run.metric = 0.1, "f1"
+    assert sweep.selectivities([*runs[:2], failed, *other]) == [
+        "selectivity: accuracy 0.8000, of the control task 0.5000, selectivity 0.3000",
+        "regularizer.l2_sp.alpha=0.1: f1 0.6000, of the control task 0.4000, selectivity 0.2000",
+    ]
 
 
 def test_curves_of_layers_and_their_selectivity(tmp_path: Path, monkeypatch: Any) -> None:

@@ -32,23 +32,37 @@ class Curve:
         return {n: statistics.mean(self.own[n]) - statistics.mean(self.control[n]) for n in both}
 
 
+def alike(
+    records: Sequence[Any], ignored: Sequence[str]
+) -> dict[tuple[tuple[str, str], ...], list[Any]]:
+    """Return the records by what sets them apart: the settings, with values, that are not ignored.
+
+    Settings that all records share are left out of the keys.
+    """
+    flat = [{k: str(v) for k, v in one.settings.items() if k not in ignored} for one in records]
+    names = dict.fromkeys(name for one in flat for name in one)
+    varied = [name for name in names if len({one.get(name) for one in flat}) > 1]
+    groups: dict[tuple[tuple[str, str], ...], list[Any]] = {}
+    for record, settings in zip(records, flat, strict=True):
+        key = tuple((name, settings[name]) for name in varied if name in settings)
+        groups.setdefault(key, []).append(record)
+    return groups
+
+
 def curves(records: Sequence[Any], ignored: Sequence[str]) -> list[Curve]:
     """Return a curve for each setting that runs differ in, the layer and what is ignored left out.
 
-    Runs that read no single layer, or none counted from the embeddings, are left out.
+    Runs that read no single layer, or one that is counted from the top, are left out.
     """
     probes = [one for one in records if one.score is not None and is_layer(one.settings)]
-    skipped = (*ignored, LAYER)
-    flat = [{k: str(v) for k, v in one.settings.items() if k not in skipped} for one in probes]
-    varied = [k for k in (flat[0] if flat else ()) if len({one.get(k) for one in flat}) > 1]
-    found: dict[str, Curve] = {}
-    for record, settings in zip(probes, flat, strict=True):
-        words = [f"{key.rpartition('.')[2]}={settings.get(key)}" for key in varied]
-        curve = found.setdefault(" ".join(words), Curve(" ".join(words)))
-        control = record.settings.get(CONTROL) is not None
-        points = curve.control if control else curve.own
-        points.setdefault(record.settings[LAYER], []).append(record.score)
-    return [curve for curve in found.values() if len(curve.own) > 1]
+    found = []
+    for settings, group in alike(probes, (*ignored, LAYER)).items():
+        curve = Curve(" ".join(f"{name.rpartition('.')[2]}={value}" for name, value in settings))
+        for record in group:
+            points = curve.own if record.settings.get(CONTROL) is None else curve.control
+            points.setdefault(record.settings[LAYER], []).append(record.score)
+        found.append(curve)
+    return [curve for curve in found if len(curve.own) > 1]
 
 
 def is_layer(settings: Mapping[str, Any]) -> bool:

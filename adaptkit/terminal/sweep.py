@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import statistics
 import sys
@@ -21,7 +20,7 @@ from adaptkit.terminal.protocol import differences
 from adaptkit.terminal.suite import over_runs, signed
 
 REPEATED = ("seed", "data.fold", "task.demonstrations")  # what repetitions may differ in
-CONTROLLED = (*REPEATED, "task.control", "task.control_shares", "output_dir")
+CONTROLLED = (*REPEATED, curves.CONTROL, "task.control_shares")
 COLUMNS = ("run", "status", "task", "model", "method", "seed", "data", "metric", "score",
            "baseline", "ood_score", "ood_drop", "seconds", "error")  # fmt: skip
 
@@ -145,12 +144,8 @@ def table(outcomes: list[Any], total: int = 0) -> None:
 
 def repeats(records: Sequence[Any]) -> list[str]:
     """Say the mean and the standard deviation of runs that differ in seed or draw alone."""
-    alike: dict[str, list[Any]] = {}
-    for record in records:
-        settings = {k: v for k, v in record.settings.items() if k not in REPEATED}
-        alike.setdefault(json.dumps(settings, sort_keys=True, default=str), []).append(record)
     lines = []
-    for group in alike.values():
+    for group in curves.alike(records, REPEATED).values():
         scores = [record.score for record in group if record.score is not None]
         if len(scores) < 2:
             continue
@@ -167,22 +162,22 @@ def repeats(records: Sequence[Any]) -> list[str]:
 def selectivities(records: Sequence[Any]) -> list[str]:
     """Say the selectivity of runs that differ in the control task alone (Hewitt & Liang 2019).
 
-    accuracy - accuracy of the control task, of the means over seeds and control tasks.
+    score - score of the control task, of the means over seeds and control tasks.
     """
-    flat = [{k: str(v) for k, v in one.settings.items() if k not in CONTROLLED} for one in records]
-    varied = [k for k in (flat[0] if flat else ()) if len({one.get(k) for one in flat}) > 1]
-    alike: dict[tuple[str, ...], tuple[list[Any], list[Any]]] = {}
-    for record, settings in zip(records, flat, strict=True):
-        control = record.settings.get("task.control") is not None
-        name = tuple(f"{key}={settings.get(key)}" for key in varied)
-        alike.setdefault(name, ([], []))[control].append(record.score)
-    return [
-        f"{' '.join(name) or 'selectivity'}: {records[0].metric} {decimal(statistics.mean(own))}, "
-        f"of the control task {decimal(statistics.mean(other))}, selectivity "
-        f"{decimal(statistics.mean(own) - statistics.mean(other))}"
-        for name, (own, other) in alike.items()
-        if own and other
-    ]
+    scored = [record for record in records if record.score is not None]
+    lines = []
+    for settings, group in curves.alike(scored, CONTROLLED).items():
+        own = [one.score for one in group if one.settings.get(curves.CONTROL) is None]
+        control = [one.score for one in group if one.settings.get(curves.CONTROL) is not None]
+        if not (own and control):
+            continue
+        score, by_heart = statistics.mean(own), statistics.mean(control)
+        name = " ".join(f"{name}={value}" for name, value in settings) or "selectivity"
+        lines.append(
+            f"{name}: {group[0].metric} {decimal(score)}, of the control task {decimal(by_heart)}, "
+            f"selectivity {decimal(score - by_heart)}"
+        )
+    return lines
 
 
 def drops(group: Sequence[Any]) -> str:
