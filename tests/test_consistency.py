@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import tiny_model, tiny_tokenizer
 from test_forms import KINDS, PAIRS, configured
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax, mse_loss
@@ -17,6 +18,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.layers.consistency import Bounded, distance
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.probe import Probe
+from adaptkit.models.body import draws_dropout
 from adaptkit.regularizers.r3f import R3F, R4F
 from adaptkit.regularizers.r_drop import RDrop
 from adaptkit.runs.prepare import feed_of, prepare
@@ -171,6 +173,16 @@ def test_r_drop_is_its_formula(checkpoints):
     apart = (p * (p / q).log() + q * (q / p).log()).sum(-1).mean()
     whole = sum(losses) / 2 + 0.4 / 2 * apart
     torch.testing.assert_close(losses[0] + found, whole)
+
+
+@pytest.mark.parametrize("family", ["bert", "bart", "opt", "gpt2", "llama"])
+def test_a_model_has_dropout_if_two_passes_differ(family):
+    """BART and OPT apply it without a module; the small LLaMA has none."""
+    model = tiny_model(family).train()
+    inputs = dict(tiny_tokenizer(family)(["a good film"], return_tensors="pt"))
+    one, two = (model(**inputs).logits for _ in range(2))
+    assert draws_dropout(model) is not torch.equal(one, two)
+    assert draws_dropout(model) is (family != "llama")
 
 
 def test_r4f_saves_what_it_has_divided(checkpoints):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptkit.models.anatomy import reader
-from adaptkit.models.body import bias_of, config_of, weight_of, words_of
+from adaptkit.models.body import bias_of, weight_of, words_of
 
 Kind = Literal["uniform", "normal"]
 
@@ -116,17 +116,6 @@ def set_state(state: Tensor, device: torch.device) -> None:
         torch.cuda.set_rng_state(state, device)
     else:
         torch.set_rng_state(state)
-
-
-def draws_dropout(model: nn.Module) -> bool:
-    """Tell whether two passes of a model in training differ."""
-    modules = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    settings = config_of(model).to_dict() if hasattr(model, "config") else {}
-    attention = any(
-        name in ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop") and value
-        for name, value in settings.items()
-    )
-    return modules or attention
 
 
 class Bounded:

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
+# Shares of dropout that a model applies without a module: to attention weights, or in BART and OPT.
+DROPOUT = (
+    "dropout", "activation_dropout",
+    "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop",
+)  # fmt: skip
+
 
 def config_of(model: nn.Module) -> PreTrainedConfig:
     """Return the config of a Hugging Face model."""
@@ -51,3 +57,12 @@ def bias_of(module: nn.Module) -> Tensor | None:
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of the model's first parameter."""
     return next(model.parameters()).device
+
+
+def draws_dropout(model: nn.Module) -> bool:
+    """Tell whether two passes of a model in training differ."""
+    from torch import nn
+
+    modules = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    config = config_of(model).to_dict()
+    return modules or any(config.get(name) for name in DROPOUT)

@@ -38,7 +38,8 @@ class RDrop:
         form = form_of("r_drop", start, context)
         if context.stage == "restore":
             return start
-        from adaptkit.layers.consistency import distance, draws_dropout
+        from adaptkit.layers.consistency import distance
+        from adaptkit.models.body import draws_dropout
 
         if not draws_dropout(start.model):
             raise AdaptError(
