@@ -19,7 +19,7 @@ from adaptkit.adaptation import Adaptation, Batch, Context, Step
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError
-from adaptkit.layers.child import Child, fisher, largest, masked
+from adaptkit.layers.child import Child, fisher, largest, mask_at_random
 from adaptkit.layers.mixed import Mixing, mixed
 from adaptkit.methods.full import Full
 from adaptkit.methods.lora import LoRA
@@ -301,7 +301,7 @@ def test_three_updates_of_f_as_in_the_authors_optimizer(monkeypatch):
     wanted = [(0.9, 1.0), (0.8329942, 1.0744136), (0.7811985, 1.1319356)]
     for step in range(3):
         weight.grad = torch.tensor([0.5, -0.2])
-        masked({"w": weight}, 0.3, step)
+        mask_at_random({"w": weight}, 0.3, step)
         optimizer.step()
         assert weight.tolist() == pytest.approx(wanted[step], abs=1e-6)
 
@@ -311,7 +311,7 @@ def test_one_update_of_f_with_decay_everywhere(monkeypatch):
     optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.01)
     monkeypatch.setattr(torch, "rand", lambda *_, **__: 1 - torch.tensor([1.0, 0.0, 1.0]))
     weight.grad = torch.tensor([0.5, -0.2, 0.3])
-    masked({"w": weight}, 0.3, 0)
+    mask_at_random({"w": weight}, 0.3, 0)
     optimizer.step()
     # The authors' code decays behind the step, torch before it: 0.8991 against 0.899.
     assert weight.tolist() == pytest.approx([0.899, 0.999, 0.899], abs=2e-6)
@@ -323,7 +323,7 @@ def test_masks_of_f_have_their_share_and_follow_from_the_update():
     def drawn(seed: int) -> list[Tensor]:
         for weight in weights.values():
             weight.grad = torch.ones_like(weight)
-        masked(weights, 0.25, seed)
+        mask_at_random(weights, 0.25, seed)
         return [weight.grad.clone() for weight in weights.values()]
 
     one, again, other = drawn(5), drawn(5), drawn(6)
@@ -337,7 +337,7 @@ def test_masks_of_f_have_their_share_and_follow_from_the_update():
 def _all_kept(weights: dict[str, nn.Parameter]) -> list[Tensor]:
     for weight in weights.values():
         weight.grad = torch.ones_like(weight)
-    masked(weights, 1.0, 3)
+    mask_at_random(weights, 1.0, 3)
     return [weight.grad for weight in weights.values()]
 
 

@@ -13,10 +13,11 @@ from adaptkit.adaptation import Context, Step
 def fisher(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], context: Context, by_example: bool
 ) -> dict[str, Tensor]:
-    """Return the mean squared gradient of every parameter's numbers over the training rows, fp32.
+    """Return the mean squared gradient of every number of the parameters, in fp32.
 
-    By example: of every row's own loss, without dropout. Else as the authors' code computes it: of
-    every batch's mean loss, with dropout, each tensor's gradient clipped to norm 1 by itself.
+    `by_example`: the mean over the training rows, of each row's own loss, without dropout.
+    Otherwise as in the authors' code: the mean over the batches, of each batch's mean loss, with
+    dropout, and with the gradient of each tensor clipped to norm 1 by itself.
     """
     found = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     before = model.training
@@ -30,8 +31,9 @@ def fisher(
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
                     grad = parameter.grad.float()
-                    norm = grad.norm() if not by_example else grad.new_ones(())
-                    found[name] += (grad / norm.clamp(min=1.0)).square_()
+                    if not by_example:
+                        grad = grad / grad.norm().clamp(min=1.0)
+                    found[name] += grad.square()
             count, done = count + 1, done + len(batch.rows)
             show(done, None)
     model.zero_grad(set_to_none=True)
@@ -61,9 +63,8 @@ def largest(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
 class Child:
     """A fixed mask over some parameters: the other numbers keep their values, or are zero.
 
-    A hook before an update; `after` is the one behind it.
-
-    `decay`: weight decay goes on outside the child network.
+    The object is the hook before an update, and `after` is the hook behind it. `outside_zero`: the
+    other numbers are zero. `decay`: they go on decaying, if the optimizer has weight decay.
     """
 
     def __init__(
@@ -74,9 +75,10 @@ class Child:
         decay: bool,
     ) -> None:
         self.parameters, self.masks, self.decay = parameters, dict(masks), decay
-        with torch.no_grad():
-            for name, parameter in parameters.items() if outside_zero else ():
-                parameter.mul_(masks[name])
+        if outside_zero:
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.mul_(masks[name])
         self.kept = {name: p.detach().clone() for name, p in parameters.items()}
 
     def __call__(self, step: Step) -> None:
@@ -88,7 +90,9 @@ class Child:
     @torch.no_grad()
     def after(self, step: Step) -> None:
         """Put back what weight decay has moved outside the mask."""
-        for name, parameter in () if self.decay else self.parameters.items():
+        if self.decay:
+            return
+        for name, parameter in self.parameters.items():
             mask = self.masks[name].to(parameter.device)
             kept = self.kept[name].to(parameter.device)
             parameter.copy_(torch.where(mask, parameter, kept))
@@ -108,8 +112,8 @@ class Child:
         self.kept = {name: state[f"kept.{name}"] for name in self.kept}
 
 
-def masked(parameters: Mapping[str, nn.Parameter], share: float, seed: int) -> None:
-    """Multiply gradients by Bernoulli(share) masks over `share`; `seed` decides what is drawn."""
+def mask_at_random(parameters: Mapping[str, nn.Parameter], share: float, seed: int) -> None:
+    """Multiply gradients by M / share, M ~ Bernoulli(share); `seed` decides what is drawn."""
     generators: dict[torch.device, torch.Generator] = {}
     for parameter in parameters.values():
         if (grad := parameter.grad) is None:

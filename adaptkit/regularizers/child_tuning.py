@@ -59,12 +59,12 @@ class ChildTuning:
             return start
         import torch
 
-        from adaptkit.layers.child import masked
+        from adaptkit.layers.child import mask_at_random
 
         seed = int(torch.randint(2**62, (), generator=context.generator))
 
         def mask(step: Step) -> None:
-            masked(start.trainable, self.share, seed + step.index)
+            mask_at_random(start.trainable, self.share, seed + step.index)
 
         return start.plus(before_update=mask)
 

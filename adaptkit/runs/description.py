@@ -89,7 +89,7 @@ def shorter(recipe: Recipe, rows: int, whole: int, number: int) -> Recipe:
     """Return how the probe of a block is trained: its updates, evaluations and its own folder."""
     trainer = recipe.trainer
     most = trainer.updates(whole, 1)
-    steps = max(min(trainer.updates(rows, 1), most), min(UPDATES, most))
+    steps = min(most, max(UPDATES, trainer.updates(rows, 1)))
     every = max(1, steps // 10)
     folder = recipe.directory / CHECKPOINTS / "blocks" / str(number)
     changed = replace(trainer, max_steps=steps, eval_every=every, checkpoint_every=steps)

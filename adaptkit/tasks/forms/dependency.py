@@ -67,9 +67,10 @@ class DependencyForm(Form):
             whole = example if stop == len(words) else placed(words, start, len(words), reader)
             example |= {"row": row, "size": len(words), "cut": whole["length"] - example["length"]}
             if labels is not None:
+                heads = labels[row]  # from 1; words are counted from 0 here
                 order = {word: number for number, word in enumerate(example["words"])}
                 example["target"] = [
-                    order.get((labels[row][word] or word + 1) - 1, IGNORED) for word in order
+                    order.get(heads[word] - 1 if heads[word] else word, IGNORED) for word in order
                 ]
             examples.append(example)
         return Dataset.from_dict({name: [one[name] for one in examples] for name in examples[0]})
