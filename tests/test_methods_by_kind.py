@@ -24,7 +24,7 @@ FAMILIES = {"span": ("bert", "gpt2", "t5", "bart"), "seq2seq": ("bert", "gpt2", 
 NO_TEXTS = "BERT models cannot generate texts, which this task needs. Choose a causal model"
 REJECTED = {  # what makes no sense, and the sentence that says so
     **{("seq2seq", method, "bert"): NO_TEXTS for method in METHODS},
-    **{(kind, "probe", f): "method=probe: replaces a classifier by a linear map, and this "
+    **{(kind, "probe", f): "method=probe: replaces a classifier by a probe, and this "
        "task has a " for kind in ("seq2seq", "cloze", "text") for f in FAMILIES[kind]
        if (kind, f) != ("seq2seq", "bert")},
     **{("span", "hard_prompt", family): "method=hard_prompt: trains nothing, and this task has "

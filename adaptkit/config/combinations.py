@@ -78,9 +78,9 @@ def overshooting(run: Settings) -> None:
     lr = run.optimizer.lr
     for one in run.regularizers.values():
         if isinstance(one, RecAdam) and lr * one.gamma * one.weight >= 1:
-            raise invalid("regularizer.recadam.gamma", one.gamma, f"must be below "
-                          f"{1 / lr / one.weight:g}, 1 / optimizer.lr: its pull would overshoot "
-                          "the pretrained weights", "Lower it")  # fmt: skip
+            raise invalid("regularizer.recadam.gamma", one.gamma, "must be below "
+                          f"{1 / lr / one.weight:g}, 1 / (optimizer.lr * weight): its pull would "
+                          "overshoot the pretrained weights", "Lower it")  # fmt: skip
         if isinstance(one, WeightDecayToPretrained) and lr * one.strength >= 1:
             raise invalid("regularizer.weight_decay_to_pretrained.strength", one.strength,
                           f"must be below {1 / lr:g}, 1 / optimizer.lr: its pull would overshoot "

@@ -93,7 +93,7 @@ class Draws:
 
     @contextmanager
     def again(self, device: torch.device) -> Iterator[None]:
-        """Draw the same numbers as the first pass; afterwards go on as if nothing had been."""
+        """Draw the same numbers as the first pass; afterwards go on as if nothing had happened."""
         now = state_of(device)
         set_state(self.before, device)
         try:

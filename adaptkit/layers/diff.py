@@ -4,7 +4,7 @@
     z = min(1, max(0, l + (r - l) s)),  s = sigmoid(log u - log(1 - u) + alpha),  u ~ U(0, 1)
     l = -1.5, r = 1.5:   P(z != 0) = sigmoid(alpha - log(-l / r)) = sigmoid(alpha)
 
-Structured: z is the product of an own gate and one of its tensor.
+Structured: z is the product of the gate of the number and the gate of its tensor.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class Diff(nn.Module):
     def expected(self, product: bool) -> Tensor:
         """Return the mean over all N of the probability that a difference is not 0.
 
-        Structured: of both gates, their product; else, as in the authors' code, the sum over the
-        own gates and over the tensors' gates, each divided by N.
+        Structured, with `product`: the probability that neither of the two gates is 0. Without it,
+        as in the authors' code: the sum over all gates of numbers and of tensors, divided by N.
         """
         if self.masks is not None:
             return self.zero()
@@ -169,7 +169,7 @@ class Diff(nn.Module):
 
 
 class Fixing:
-    """The hook after an update that ends stage 1; its state are the masks of stage 2."""
+    """The hook after an update that ends stage 1; its state is the masks of stage 2."""
 
     def __init__(self, diff: Diff, share: float) -> None:
         self.diff, self.share = diff, share

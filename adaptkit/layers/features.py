@@ -1,4 +1,4 @@
-"""Features: what a frozen function says of a text, through which alone a probe sees it."""
+"""Features: what a frozen base model says of a text. A probe sees the text through them alone."""
 
 from __future__ import annotations
 

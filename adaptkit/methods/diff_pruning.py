@@ -5,17 +5,19 @@
 
 Stage 1, the first `stage` of all updates, learns w and the gates. Then exactly round(density N)
 numbers are kept, those whose difference is largest, and stage 2 trains them with the mask fixed.
-The head is trained as usual and never pruned. `structured` multiplies every gate by one of its
-tensor; its penalty is that of the product, `penalty=additive` that of the authors' code, in which
-both are added up.
+The head is trained as usual and never pruned. `structured` multiplies every gate by a gate of its
+tensor. Its penalty takes P of the product, and that of `penalty=additive` (the authors' code) the
+sum of both P.
 
-Deviations: in the authors' code the stages are runs of their own, with optimizers and schedules of
-their own, the gates' rate is constant, and what is evaluated in stage 1 is the last sample of the
-gates; here gates without noise are. Gradients are clipped together. N and `strength`: the authors'
-1.25e-7 per number times the 3.4e8 of BERT-large is 42.
+`strength` is the authors' 1.25e-7 per number times the N = 3.34e8 of their BERT-large: 42.
 
-Count: 2 N during training (and one per tensor), K = round(density N) values and as many indices
-are stored: 547,411 at 0.5 % of BERT-base.
+Deviations: the authors' stages are two runs with an optimizer and a schedule each, here they are
+one run. Their gates have a constant rate, here it follows the schedule. They clip the gradients of
+w and of the gates apart, here they are clipped together. They evaluate stage 1 with the last sample
+of the gates, here the gates have no noise.
+
+Count: 2 N during training (one more per tensor if structured). K = round(density N) values and as
+many indices are stored, K = 547,411 at 0.5 % of BERT-base.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class DiffPruning:
     """Learn which few weights of the base model change, and how."""
 
     density: float = 0.005  # share of the base model's numbers that change
-    structured: bool = False  # a gate for every tensor as well
+    structured: bool = False  # also a gate for every tensor
     penalty: Literal["product", "additive"] = "product"  # structured: what is penalised
     strength: float = 42.0  # of the penalty
     alpha: float = 5.0  # gates at the start: they are open with the probability sigmoid(alpha)

@@ -6,9 +6,9 @@
     mlp, hidden=m      logits = W2 relu(W1 f + b1) + b2,  W1 [m, H], W2 [C, m]
     mix                h = gamma sum_l softmax(w)_l h_l   over all layers, the embeddings among them
 
-A probe says what can be read off the states only beside its controls: the rank and the size of the
-network bound what it can learn by heart (Hewitt & Liang 2019, arXiv:1909.03368, whose linear probe
-has the rank 1000).
+A score says what can be read off the states if it stands next to that of a control task. The rank,
+and the size of the network, bound what a probe can learn by heart (Hewitt & Liang 2019,
+arXiv:1909.03368; their linear probe has the rank 1000).
 
 pool: the mean or the maximum over the real tokens (special ones included, padding not), the
 classification token (`cls`), or the last real token (`last`). Layer 0 is the embedding output. If
@@ -74,17 +74,18 @@ class Probe:
         return () if self.hidden is None else (self.hidden,)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Replace the head by a linear map that reads pooled hidden states.
+        """Replace the head by the probe, and freeze the base model.
 
         Raises:
-            AdaptError: the layer does not exist, or the family has no classification token.
+            AdaptError: the task has no classifier, the layer does not exist, or the family has no
+                classification token.
         """
         from adaptkit.layers.probing import Probing
 
         tokens = context.head in ("token", "span")
         if context.head != "sequence" and not tokens:
             raise AdaptError(
-                f"method=probe: replaces a classifier by a linear map, and this task has a "
+                f"method=probe: replaces a classifier by a probe, and this task has a "
                 f"{HEADS[context.head].words}. Choose another method, for example method=lora."
             )
         if tokens and self.pooling != "mean":

@@ -2,12 +2,12 @@
 
     trained: layers L - K + 1 .. L, the norm behind the last layer, the pooler, the head
 
-`layers` names others, counted from 1 at the embeddings. Of two stacks, the same layers of encoder
-and decoder are trained. T5's relative positions are a table of the first layer of each stack. The
-norm behind the last layer (GPT-2, LLaMA, T5 ...) belongs to the top, as it reads the last layer. A
-pretrained head stays frozen. Layers below stay in training mode, dropout included, as in published
-runs (Child-Tuning, diff pruning): their outputs are computed for every batch. ALBERT is rejected:
-its layers share their weights.
+`layers` names others; layer 1 is the lowest. Of two stacks, the same layers of encoder and decoder
+are trained. T5's relative positions are a table of the first layer of each stack. The norm behind
+the last layer (GPT-2, LLaMA, T5 ...) belongs to the top, as it reads the last layer. A pretrained
+head stays frozen. Layers below stay in training mode, dropout included, as in published runs
+(Child-Tuning, diff pruning): their outputs are computed for every batch. ALBERT is rejected: its
+layers share their weights.
 
 Count: K layers, norm and pooler; for BERT-base 7,087,872 K + 590,592.
 """
@@ -28,7 +28,7 @@ class TopK:
     """Train the last layers of the base model."""
 
     last: int | None = None  # how many layers, from the top; null: 2, or those of `layers`
-    layers: tuple[int, ...] = ()  # layers that train instead, counted from 1 at the embeddings
+    layers: tuple[int, ...] = ()  # numbers of the layers that train instead; 1: the lowest
 
     def __post_init__(self) -> None:
         if self.last is not None:

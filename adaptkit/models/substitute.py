@@ -1,4 +1,4 @@
-"""Other tensors in the place of a model's parameters, for the length of one call."""
+"""Other tensors in place of a model's parameters, for one call."""
 
 from __future__ import annotations
 

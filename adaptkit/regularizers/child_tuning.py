@@ -3,6 +3,7 @@
     F   g <- g M / p,   M ~ Bernoulli(p) for every number of every update, of all that trains
     D   g <- g M,       M fixed: the share p of all weights in the layers whose Fisher information
                         is largest; embeddings, pooler and head are trained as usual
+    p                   `share`
 
 Gradients are masked after they are clipped, as in the authors' code. In F a masked weight still
 moves by Adam's momentum. The Fisher information is the mean squared gradient over the training rows
@@ -30,7 +31,7 @@ class ChildTuning:
     # F: a new random mask in every update, D: one by Fisher information
     mode: Literal["F", "D"] = "D"
     share: float = 0.3  # of the weights that are updated
-    fisher: Literal["batch", "example"] = "batch"  # D: gradients of what are squared
+    fisher: Literal["batch", "example"] = "batch"  # D: what the squared gradients are of
     outside: Literal["frozen", "zero"] = "frozen"  # D: what the other weights of the layers are
     decay: bool = False  # D: the other weights decay as well
 

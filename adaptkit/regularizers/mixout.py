@@ -3,9 +3,10 @@
     W' = (M W + (1 - M) U - p U) / (1 - p),   M ~ Bernoulli(1 - p),   E W' = W
 
 W' takes the place of W in every pass of training, U is what W was at the start: the pretrained
-weights, or what a method has added. One mask per pass. `mask=column`, the authors' code, draws one
-number per input of a linear map (vectors: per number), `mask=element` one per weight. The head has
-no pretrained weights and is left out, and so are tables of embeddings.
+weights, or what a method has added. Every pass draws new masks: one number for each input of a
+linear map and for each number of a vector (`mask=column`, the authors' code), or one for each
+weight (`mask=element`). The head has no pretrained weights and is left out, and so are tables of
+embeddings.
 
 Deviation: the authors' code mixes the linear maps alone, and its gradient lacks the factor
 1 / (1 - p): `gradient=official`.

@@ -3,8 +3,8 @@
     penalty = lambda D(f(x), f(x + e)),   e uniform in +-eps, or normal, on the word embeddings
     D(p, q) = KL(p || q) + KL(q || p)     of numbers (p - q)^2; a mean over rows, words or tokens
 
-Both passes are trained. With `dropout=independent` they draw their own dropout masks, as in the
-authors' code, and D is mostly the difference of those: with eps 1e-5 the noise itself adds next to
+Gradients flow through both passes. With `dropout=independent` they draw their own dropout masks, as
+in the authors' code. D is then mostly their difference: with eps 1e-5 the noise itself adds next to
 nothing. `dropout=shared` uses the masks of the first pass again and keeps the effect of the noise.
 Noise is added in fp32: in bf16 it would be rounded away.
 

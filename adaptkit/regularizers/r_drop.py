@@ -3,7 +3,8 @@
     loss = (L(f1(x)) + L(f2(x))) / 2 + alpha / 2 (KL(p1 || p2) + KL(p2 || p1))
 
 f1 and f2 are the model with two draws of its dropout, p1 and p2 what it predicts; of numbers the
-distance is (p1 - p2)^2. The penalty is all of this but L(f1(x)), which the trainer adds.
+distance is (p1 - p2)^2. The paper's formula sums both losses; the authors' code takes their mean,
+as here. The penalty is all of this but L(f1(x)), which the trainer adds.
 """
 
 from __future__ import annotations

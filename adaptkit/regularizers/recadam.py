@@ -9,9 +9,12 @@
 
 For the body alone; the head takes the optimizer's own steps. theta0 is what a parameter was at the
 start: the pretrained weights, or what a method has added. As in the authors' code lambda is not
-inside Adam's moments, and the pull follows the step. Until about t0 - 5 / k the body hardly moves:
-training starts at the pretrained weights (the paper's RecAdam + PI). If lr gamma w is 1 or more the
-pull overshoots, so that is rejected. Weight decay is a part of u, and 0 in the authors' runs.
+inside Adam's moments, and the pull follows the step. Training starts at the pretrained weights (the
+paper's RecAdam + PI), so the body hardly moves until about t0 - 5 / k. If lr gamma w is 1 or more
+the pull overshoots, so that is rejected.
+
+Deviation: weight decay is a part of u; in the authors' code it is not scaled. It is 0 in their
+runs.
 
 Source: https://aclanthology.org/2020.emnlp-main.634
 """
@@ -31,7 +34,7 @@ class RecAdam:
     """Scale the steps of the body, and pull it to where it started."""
 
     anneal: Literal["sigmoid", "linear", "constant"] = "sigmoid"  # how lambda grows
-    k: float = 0.5  # sigmoid: how fast
+    k: float = 0.1  # sigmoid: how fast
     t0: int = 250  # updates after which lambda is half of its end (sigmoid), or all of it (linear)
     gamma: float = 1000.0  # strength of the pull
     weight: float = 1.0  # w of the formula

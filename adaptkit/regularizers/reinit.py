@@ -26,7 +26,7 @@ class Reinit:
     """Start the last layers from random values."""
 
     last: int = 1  # how many layers, from the top
-    pooler: bool = True  # the pooler as well, if the base model has one
+    pooler: bool = True  # draw the pooler too, if the base model has one
 
     def __post_init__(self) -> None:
         at_least("regularizer.reinit.last", self.last, 0)

@@ -51,7 +51,8 @@ class WeightDecayToPretrained:
                 if share >= 1:
                     raise AdaptError(
                         f"regularizer.weight_decay_to_pretrained.strength={self.strength}: times "
-                        f"the learning rate it is {share:.3g}, and must be below 1. Lower one."
+                        f"the learning rate it is {share:.3g}, and must be below 1. Lower one of "
+                        "the two."
                     )
                 weight.detach().lerp_(anchor[name].to(weight), share)
 

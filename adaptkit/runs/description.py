@@ -4,11 +4,12 @@ The online code of Voita & Titov (2020, arXiv:2003.12298). The rows are sent in 
 after 0.1, 0.2, 0.4, ... 50 and 100 % of them, in an order drawn from the seed. The first costs
 log2 C bits a label. Each further one is coded by a probe trained on all blocks before it:
 
-    L = t_1 log2 C - sum_i log2 p_i(labels t_i+1 .. t_{i+1})      compression = n log2 C / L
+    L = t_1 log2 C - sum_i log2 p_i(labels t_i + 1 to t_{i+1})      compression = n log2 C / L
 
-n counts labels: words in tagging. Every probe starts from the values of the run's own, makes the
-updates of as many epochs (300 at least, or those of the run if they are fewer), and keeps its best
-weights on the validation rows, if the run does so.
+Block i ends with label t_i, and n is the number of all labels (in tagging, of words). Every probe
+starts from the values that the run's own probe starts from, and trains for as many epochs, but for
+at least 300 updates (or all of the run's, if those are fewer). It keeps its best weights on the
+validation rows if the run does.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def description_length(
 ) -> dict[str, Any]:
     """Train a probe for each block; return the bits of the blocks, their sum and the compression.
 
-    `start`: the values of what trains, before training. The model is left with other ones.
+    `start`: the values of what trains, before training. Afterwards the model holds other values.
     """
     feed, recipe = trainer.feed, trainer.recipe
     order = np.random.default_rng(recipe.seed).permutation(len(feed)).tolist()

@@ -1,8 +1,8 @@
 """Control tasks (Hewitt & Liang 2019, arXiv:1909.03368): equal words have equal random answers.
 
-What a probe gets right of such a task, it has learnt by heart: selectivity = score of the task -
-score of its control task. The answer of a word is drawn from a digest of seed and word, so that it
-depends on neither the order of the rows nor on where the word stands.
+A probe can only learn such a task by heart: selectivity = score of the task - score of its control
+task. The answer of a word is drawn from a digest of seed and word, so that it depends neither on
+the order of the rows nor on where the word stands.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Dependency(TableTask):
     words: str = "tokens"  # column of lists of words
     label: str = "head"  # column of lists of heads: numbers of words from 1, 0 for the root
     rank: int = 256  # of the bilinear map that scores a pair of words; Hewitt & Liang 2019: 1000
-    folder: str | None = None  # of the rows, under data.root or of a sample; null: the name
+    folder: str | None = None  # of the rows, in data.root and in the samples; null: the name
     control: int | None = None  # seed of a control task: a word has one random answer; null: none
     metric: str = "uas"  # share of the words with the right head
 
@@ -67,7 +67,7 @@ class Dependency(TableTask):
 
     @property
     def posed(self) -> DependencyForm:
-        """A token classifier, of whose outputs pairs of words are scored."""
+        """A token classifier whose outputs score pairs of words."""
         return DependencyForm(self.words, self.rank, self.max_length)
 
     def check(self, rows: Dataset, split: str) -> None:
@@ -173,8 +173,7 @@ def head_of(value: Any, place: int, words: int, where: str) -> int:
     if value in (None, "None", "_"):
         raise AdaptError(
             f"{where}: word {place} has no head ({value!r}). Leave out what stands for several "
-            "words (1-2) or for a word that is not in the text (1.1); of a .conllu file it is left "
-            "out."
+            "words (1-2) or for a word that is not in the text (1.1). .conllu files are read so."
         )
     head = whole(value)
     if not isinstance(head, int) or not 0 <= head <= words:

@@ -1,13 +1,13 @@
 """Features of a frozen base model in a folder, for every run that reads the same texts with it.
 
-    FOLDER/<key>/layer-00.bin   bf16 [N, H]: one line per text, or per token of all texts in order
+    FOLDER/<key>/layer-00.bin   bf16 [lines, H]: one line per text, or per token of all texts
     FOLDER/<key>/index.json     what the key stands for, and the shapes
 
 All layers are computed in one pass and read memory-mapped: probes of every layer, with or without a
 control task, share them. The key is a digest of all that the states follow from: the weights and
 config of the base model as it is (tuned, drawn anew or merged), its number format and device, how
-tokens are summed up, the encoded texts, and the versions of the libraries. Rounding to bf16 is what
-distinguishes a run from one that keeps its features in memory.
+tokens are summed up, the encoded texts, and the versions of the libraries. A run that reads
+features here differs from one that keeps them in memory by the rounding to bf16 alone.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from adaptkit.errors import AdaptError, MachineError
 from adaptkit.models.body import config_of
 from adaptkit.storage.files import is_main_process, making_folder, sync, to_json
 from adaptkit.training.batching import CachedFeed, Feed
-from adaptkit.training.scorer import Prepared, Scorer, Show, frozen, gathered
+from adaptkit.training.scorer import Prepared, Scorer, Show, features_of, gathered
 
 INDEX = "index.json"
 OF_TASKS = ("id2label", "label2id", "problem_type", "architectures")  # entries of a config
-SPARE = 1 << 28  # bytes that the disk keeps
+SPARE = 1 << 28  # bytes to leave free on the disk
 
 
 class Stored(Sequence[Tensor]):
@@ -48,7 +48,7 @@ class Stored(Sequence[Tensor]):
         for layer in chosen:
             file = folder / name_of(layer)
             if not file.is_file() or file.stat().st_size != total * self.width * 2:
-                raise AdaptError(f"{file}: is damaged. Remove its folder: it is computed again.")
+                raise AdaptError(f"{file} is damaged. Remove its folder; a run computes it again.")
             size = total * self.width
             one = torch.from_file(str(file), size=size, dtype=torch.bfloat16)
             self.maps.append(one.view(total, self.width))
@@ -64,16 +64,16 @@ class Stored(Sequence[Tensor]):
 
 
 def stored(scorer: Scorer, feed: Feed, root: Path, show: Show) -> tuple[CachedFeed, bool]:
-    """Return the features of every example from a folder; the first time they are put there.
+    """Return the features of every example, read from a folder, and whether they are new there.
 
-    True: they have just been computed. Processes that share the folder wait for each other.
+    New ones have just been computed. Runs that share the folder wait for each other.
 
     Raises:
         AdaptError: the folder holds a damaged file.
         MachineError: the disk is full or cannot be written; nothing half-written is left.
     """
-    features = frozen(scorer.prepared.adaptation)
-    stands_for = description(scorer.prepared, feed)
+    features = features_of(scorer.prepared.adaptation)
+    stands_for = provenance(scorer.prepared, feed)
     folder = root / hashlib.sha256(to_json(stands_for).encode()).hexdigest()[:32]
     main = is_main_process()
     with held(root) if main else contextlib.nullcontext():
@@ -90,7 +90,7 @@ def stored(scorer: Scorer, feed: Feed, root: Path, show: Show) -> tuple[CachedFe
 
 def write(folder: Path, scorer: Scorer, feed: Feed, stands_for: dict[str, Any], show: Show) -> None:
     """Write the states of all layers and the index."""
-    depth = frozen(scorer.prepared.adaptation).depth
+    depth = features_of(scorer.prepared.adaptation).depth
     starts: list[int] = []
     with contextlib.ExitStack() as opened:
         files = [opened.enter_context((folder / name_of(n)).open("wb")) for n in range(depth)]
@@ -120,11 +120,11 @@ def check_room(folder: Path, size: int) -> None:
         raise MachineError(
             f"trainer.features={folder.parent}: the features of all layers take "
             f"{size / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB. Name another folder, "
-            "leave it out (features stay in memory), or lower data.train_rows."
+            "leave trainer.features out (they stay in memory), or lower data.train_rows."
         )
 
 
-def description(prepared: Prepared, feed: Feed) -> dict[str, Any]:
+def provenance(prepared: Prepared, feed: Feed) -> dict[str, Any]:
     """Return what the states follow from, in plain data; long parts as digests."""
     model, texts = prepared.adaptation.model, hashlib.sha256()
     for index in range(len(feed)):  # what the model reads alone: other tasks read the same texts
@@ -141,7 +141,7 @@ def description(prepared: Prepared, feed: Feed) -> dict[str, Any]:
         "config": {k: v for k, v in config_of(model).to_diff_dict().items() if k not in OF_TASKS},
         "precision": prepared.precision,
         "device": prepared.device.type,
-        "summary": frozen(prepared.adaptation).summary,
+        "summary": features_of(prepared.adaptation).summary,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
 
@@ -153,7 +153,7 @@ def name_of(layer: int) -> str:
 
 @contextlib.contextmanager
 def held(root: Path) -> Iterator[None]:
-    """Wait until no other process adds features here, and let none do so meanwhile."""
+    """Wait until no other process adds features here, and keep others from it meanwhile."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / ".lock").open("w")

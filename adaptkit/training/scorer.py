@@ -144,7 +144,7 @@ class Scorer:
 
     @torch.no_grad()
     def features(self, feed: Feed, layers: Sequence[int], show: Show) -> Iterator[States]:
-        """Yield what the frozen part says of every example: its number, its states per layer.
+        """Yield every example's number with its states, one tensor per layer.
 
         Every process gets all of them. `show` is told how many are done, and of how many.
         """
@@ -156,7 +156,7 @@ class Scorer:
             for indices in batches[start + rank : start + rank + 1]:
                 batch = feed.batch(indices).to(self.prepared.device)
                 with autocast(self.prepared.precision, self.prepared.device):
-                    states = frozen(adaptation).states(batch.inputs, layers)
+                    states = features_of(adaptation).states(batch.inputs, layers)
                 every = zip(*(one.float().cpu() for one in states), strict=True)
                 found += [
                     (i, [_cut(one, feed.lengths[i]) for one in each])
@@ -170,7 +170,7 @@ class Scorer:
 
     def cached(self, feed: Feed, show: Show = lambda done, total: None) -> CachedFeed:
         """Compute the features that the frozen part yields for every example, once."""
-        chosen = frozen(self.prepared.adaptation).chosen
+        chosen = features_of(self.prepared.adaptation).chosen
         every = dict(self.features(feed, chosen, show))
         return CachedFeed(feed, [torch.cat(every[index], -1) for index in range(len(feed))])
 
@@ -182,7 +182,7 @@ class Scorer:
         return batches[rank::world]
 
 
-def frozen(adaptation: Adaptation) -> Features:
+def features_of(adaptation: Adaptation) -> Features:
     """Return the function through which alone the trainable part sees the text."""
     if adaptation.features is None:
         raise ValueError("nothing is frozen in front of what trains")

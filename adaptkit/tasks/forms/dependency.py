@@ -8,11 +8,13 @@ words of the sentence:
 
 With linear maps d = L x and h = R x this is x_i^T A x_j, A = L^T R / sqrt(r): the bilinear probe in
 its factored form (Hewitt & Liang 2019, arXiv:1909.03368). With networks it is the arc scorer of
-Dozat & Manning (2017, arXiv:1611.01734). The root, as in attention, keeps scores of any r in the
-same range, so that one learning rate suits all. The loss is the sum over words of -log p(head).
+Dozat & Manning (2017, arXiv:1611.01734). Division by sqrt(r), as in attention, keeps scores of any
+r in the same range, so that one learning rate suits all. The loss is -log p(head), summed over
+words.
 
 A word is read where it stands (`words.py`). Words that a cut row loses, or of which the tokenizer
-makes nothing, are no candidates: they have no answer (null), and words that depend on them no loss.
+makes nothing, are not candidates: they have no answer (null). Words that depend on them have no
+loss.
 """
 
 from __future__ import annotations
@@ -48,10 +50,11 @@ class DependencyForm(Form):
         return 2 * self.rank
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
-        """Return one example per row: its tokens, where which word stands, and with which head.
+        """Return one example per row: its tokens, the words that are read, their places and heads.
 
-        `size` is the number of the row's words, `cut` of the tokens that it loses. A target is the
-        place of the head in the list of words that are read, a word's own place for the root.
+        `size` is the number of the row's words, and `cut` that of the tokens it loses. A target is
+        the place of the head in the list of words that are read, or a word's own place for the
+        root.
 
         Raises:
             AdaptError: the first word alone is longer than the model reads.
@@ -93,14 +96,14 @@ class DependencyForm(Form):
         return Batch(inputs, targets, [example["row"] for example in examples], weight)
 
     def scores(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return s [B, W, W] of words as dependents and as heads, -inf where there is no head."""
+        """Return s [B, W, W] of words as dependents and as heads, -inf where there is no word."""
         import torch
 
         places, counts = batch.targets["places"], batch.targets["counts"]
         logits = outputs.logits.float()
         index = places[..., None].expand(-1, -1, logits.shape[-1])
         dependents, heads = logits.gather(1, index).chunk(2, -1)
-        with torch.autocast(logits.device.type, enabled=False):  # bf16 would make equals of many
+        with torch.autocast(logits.device.type, enabled=False):  # bf16 would make many equal
             scores = dependents @ heads.transpose(1, 2) / heads.shape[-1] ** 0.5
         absent = torch.arange(places.shape[1], device=places.device) >= counts[:, None]
         return scores.masked_fill(absent[:, None], float("-inf"))
