@@ -1,4 +1,4 @@
-"""Recipes on small sets: a rate for each from held-out training rows, then several seeds.
+"""Recipes on small sets: a learning rate from held-out training rows, then several seeds.
 
     OMP_NUM_THREADS=1 python scripts/compare_recipes.py --model DIR --data DIR --out DIR \\
         --task sst2 cola --recipe full lora,r3f ...
@@ -6,12 +6,13 @@
 A recipe is a line of RECIPES. For each recipe and task:
 
 1. HELD rows of the training split are put aside, and one run with seed 0 for each of RATES learns
-   from ROWS of the others. The rate with the best score on the held-out rows is chosen.
-2. Runs with the seeds 0 to SEEDS - 1 learn at that rate and are scored on the validation split.
+   from --rows of the others. The rate with the best score on the held-out rows is chosen.
+2. Runs with the seeds 0 to --seeds - 1 learn at that rate and are scored on the validation split.
 
 No run chooses among its epochs: the weights after the last update are scored. A run has failed if
-its score is at most that of the commonest class, or if it died. A
-finished run is not repeated, so the command may be stopped and given again.
+it died, or if its score is at most that of the baseline (the commonest class, or the mean). An
+undefined score counts as 0. A finished run is not repeated, so the command may be stopped and given
+again.
 """
 
 from __future__ import annotations
@@ -75,9 +76,14 @@ def train(recipe: str, task: str, data: Path, place: str, words: list[str], args
     return [json.loads(file.read_text()) for file in sorted(folder.glob(pattern))]
 
 
+def score(record: dict[str, Any]) -> float:
+    """Return the score of a run; an undefined one (a correlation with a constant) is 0."""
+    return record["score"] or 0.0
+
+
 def failed(record: dict[str, Any]) -> bool:
-    """Tell whether a run is no better than the commonest class."""
-    return bool(record["score"] <= record["baseline"]["value"])
+    """Tell whether a run is not better than the baseline."""
+    return score(record) <= (record["baseline"]["value"] or 0.0)
 
 
 def main() -> None:
@@ -97,11 +103,11 @@ def main() -> None:
             rates = "optimizer.lr=" + ",".join(RATES)
             held = train(recipe, task, args.out / "held", "rate${optimizer.lr}",
                          [rates, "seed=0"], args)  # fmt: skip
-            best = max(held, key=lambda r: r["score"])
+            best = max(held, key=score)
             rate = best["settings"]["optimizer.lr"]
             runs = train(recipe, task, args.data, "seed${seed}",
                          [f"optimizer.lr={rate}", f"seed=range(0,{args.seeds})"], args)  # fmt: skip
-            scores = [record["score"] for record in runs]
+            scores = [score(record) for record in runs]
             spread = statistics.stdev(scores) if len(scores) > 1 else float("nan")
             lost = args.seeds - len(runs) + sum(map(failed, runs))
             print(f"| {task} | {recipe} | {rate:g} | {statistics.mean(scores):.3f} ± {spread:.3f} "

@@ -1,14 +1,14 @@
-"""What all layers of a model cost a probe: features once in a folder, against encoding every epoch.
+"""What probes of all layers cost: features kept in a folder, compared with encoding every epoch.
 
     OMP_NUM_THREADS=1 python scripts/probe_cost.py --model DIR --data DIR --out DIR [--layers 12]
 
-Without weights of its own, `--layers` draws a BERT of that many layers and width 384 with the
-tokenizer of --model: the weights do not change the cost. Two commands are timed from start to end:
+The base model has random weights, which do not change the cost: --layers layers of the width of
+--model, with its tokenizer. Two commands are timed from start to end:
 
 once     a sweep over all layers with trainer.features: one pass, and a probe of each layer
 epoch    one probe of the last layer with trainer.cache_frozen=never: a pass in every epoch
 
-The ratio is (number of layers) x epoch / once.
+The ratio is (layers + 1) x epoch / once; the embeddings are the one.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import math
 import random
 from collections import defaultdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +24,6 @@ from adaptkit.metrics.dependency import Dependency as Metric
 from adaptkit.runs.predicting.predictor import Predictor
 from adaptkit.runs.prepare import feed_of, prepare, scorer_of
 from adaptkit.tasks.dependency import Dependency
-from adaptkit.terminal import sweep
 
 ROWS = [
     {"tokens": ["she", "loved", "the", "film"], "head": [2, 0, 4, 2]},
@@ -204,16 +202,6 @@ def test_a_control_task_has_one_answer_per_word(tmp_path):
     counts = [list(one.values()).count(kind) for kind in ("itself", "first", "last")]
     assert min(counts) > 0.27 * len(one)
     assert sum(one[w] == other[w] for w in one) == pytest.approx(len(one) / 3, rel=0.2)
-
-
-def test_the_selectivity_of_heads_is_said():
-    runs = [
-        SimpleNamespace(metric="uas", score=value, settings={"task.control": control})
-        for value, control in ((0.8, None), (0.7, 0))
-    ]
-    assert sweep.selectivities(runs) == [
-        "selectivity: uas 0.8000, of the control task 0.7000, selectivity 0.1000"
-    ]
 
 
 # ---- rows ----

@@ -171,9 +171,10 @@ def test_damage_and_kills(checkpoints, rows, tmp_path, monkeypatch):
         return carry_out(made)[1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(feature_store, "name_of", lambda layer: f"layer-{layer:02}.bin" * (layer < 2))
+        # The third file has the name of its folder, which cannot be opened.
+        patch.setattr(feature_store, "name_of", lambda layer: f"{layer}.bin" if layer < 2 else "")
         with pytest.raises(MachineError, match="cannot be written"):
-            run("full")  # a file that cannot be opened
+            run("full")
     assert folders(store) == []
     assert [path.name for path in store.iterdir()] == [".lock"]
     (store / ".left.7.tmp").mkdir()  # of a process that was killed
