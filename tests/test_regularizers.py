@@ -133,6 +133,17 @@ def test_a_pull_that_overshoots_is_rejected():
     settings(compose([*words, f"{decay}=999"]))
 
 
+def test_a_pull_that_overshoots_by_a_parameters_own_rate_is_rejected():
+    """A rate of 5e-4 is fine for gamma = 1000; 16 times as much (LoRA+) is not."""
+    adaptation = RecAdam(gamma=1000.0).adapt(start_of(One([0.4])), context())
+    (before,), (after,) = adaptation.before_update, adaptation.after_update
+    before(Step(0, 3, 5e-4))
+    after(Step(1, 3, 5e-4))
+    before(Step(1, 3, 5e-4))
+    with pytest.raises(AdaptError, match=r"below 125, as the learning rate of body is 0\.008"):
+        after(Step(2, 3, 5e-4, {"body": 16.0}))
+
+
 @pytest.mark.parametrize("name", ["l2_sp", "mixout", "recadam", "weight_decay_to_pretrained"])
 def test_random_weights_are_nothing_to_be_pulled_back_to(name):
     words = ["method=full", f"regularizer=[{name}]"]

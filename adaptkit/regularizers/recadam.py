@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adaptkit.adaptation import Adaptation, Context, Step
-from adaptkit.errors import above, at_least
+from adaptkit.errors import AdaptError, above, at_least
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,11 @@ class RecAdam:
         return self.weight * (1 + math.tanh(self.k * (update - self.t0) / 2)) / 2  # no overflow
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Add the hooks around the update; they keep two copies of the body's trainable part."""
+        """Add the hooks around the update; they keep two copies of the body's trainable part.
+
+        Raises:
+            AdaptError: while training, the pull on a parameter with a rate of its own overshoots.
+        """
         if context.stage == "restore":
             return start
         import torch
@@ -74,7 +78,16 @@ class RecAdam:
                 if share != 1:
                     w.copy_(before[name] + share * (w - before[name]))
                 if pull:
+                    self._check(name, step.rate(name))
                     w.sub_(step.rate(name) * pull * (w - anchor[name].to(w.device)))
             before.clear()
 
         return start.plus(before_update=remember, after_update=correct)
+
+    def _check(self, name: str, rate: float) -> None:
+        if rate * self.gamma * self.weight >= 1:  # a method may give it a multiple of the rate
+            raise AdaptError(
+                f"regularizer.recadam.gamma={self.gamma}: must be below "
+                f"{1 / rate / self.weight:g}, as the learning rate of {name} is {rate:g}: its pull "
+                "would overshoot the start. Lower it."
+            )
