@@ -206,3 +206,13 @@ def test_what_is_rejected(checkpoints: Any, tmp_path: Path):
     start = Adaptation.of(model, frozenset()).only(lambda name: True)
     with pytest.raises(AdaptError, match="cannot follow another"):
         DiffPruning().adapt(start, Context(None, torch.Generator(), 1))
+
+
+@pytest.mark.parametrize("name", ["mixout", "weight_decay_to_pretrained", "l2_sp"])
+def test_regularizers_of_what_trains_let_a_run_be_loaded(name: str, checkpoints: Any, tmp_path):
+    """A sparse run has nothing to train any more when it is loaded."""
+    data = sentiment(tmp_path / "data")
+    run = configure(tmp_path / "run", checkpoints["bert"], data, "method=diff_pruning",
+                    f"regularizer=[{name}]", **{"trainer.max_steps": 2})  # fmt: skip
+    carry_out(run)  # proves that what is saved gives the same logits
+    restored(load_run(tmp_path / "run"))

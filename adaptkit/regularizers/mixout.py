@@ -38,6 +38,8 @@ class Mixout:
         Raises:
             AdaptError: there are none.
         """
+        if context.stage == "restore":  # nothing will be trained
+            return start
         from torch import nn
 
         tables = {
@@ -50,7 +52,7 @@ class Mixout:
                 "regularizer=mixout: mixes weights of the base model with the pretrained ones, and "
                 "this method trains none. Choose another method, for example method=full."
             )
-        if context.stage == "restore" or self.p == 0:
+        if self.p == 0:
             return start
         from adaptkit.layers.mixed import Mixing
         from adaptkit.models.substitute import substitute

@@ -35,13 +35,15 @@ class WeightDecayToPretrained:
             AdaptError: nothing of the body is trained, or (while training) an update would go past
                 the start: the learning rate times the strength is 1 or more.
         """
+        if context.stage == "restore":  # nothing will be trained
+            return start
         body = start.body_trainable()
         if not body:
             raise AdaptError(
                 "regularizer=weight_decay_to_pretrained: pulls the base model back to its start, "
                 "and this method trains nothing of it. Leave it out."
             )
-        if context.stage == "restore" or not self.strength:  # nothing will be trained
+        if not self.strength:
             return start
         anchor = {name: weight.detach().clone() for name, weight in body.items()}
 
