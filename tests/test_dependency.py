@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,9 @@ def test_the_baseline_is_the_commonest_distance(tmp_path):
     name, (answers,) = splits.task.trivial_answers(splits, splits.validation[""])
     assert name == "commonest distance to the head (-1)" and answers == [[0, 1, 2], [0, 1]]
     assert splits.task.baseline(splits)[1] == pytest.approx(1 / 5)
+    roots = Dataset.from_dict({"tokens": [["a"]], "label": [[0]]})
+    name, (answers,) = splits.task.trivial_answers(replace(splits, train=roots), roots)
+    assert name == "commonest distance to the head (the root)" and answers == [[0]]
 
 
 def written(folder: Path, rows: list[dict[str, Any]]) -> Path:

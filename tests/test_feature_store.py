@@ -206,7 +206,7 @@ def test_where_nothing_is_frozen(checkpoints, rows, tmp_path):
     made = configure(
         tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=lora", **store
     )
-    with pytest.raises(ConfigError, match="method=lora changes what the base model says"):
+    with pytest.raises(ConfigError, match="frozen base model, and method=lora has none"):
         carry_out(made)
     with pytest.raises(ConfigError, match=r"keeps what trainer\.cache_frozen=never"):
         configure(tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=probe",

@@ -75,7 +75,8 @@ class ChildTuning:
         if not inside:
             raise AdaptError(
                 f"{self.where.split('.')[0]}=child_tuning: mode D chooses weights inside the "
-                "layers, and this method trains none there. Choose another method, or mode=F."
+                "layers, and this method trains none there. Choose another method, or "
+                f"{self.where}.mode=F."
             )
         if context.stage != "train":
             return start

@@ -29,7 +29,7 @@ def kept(settings: Settings, prepared: Prepared) -> bool:
     if settings.trainer.features is not None and not (frozen and one):
         why = "this task puts several texts per row to the model"
         if not frozen:
-            why = f"method={settings.method_name} changes what the base model says of a text"
+            why = f"method={settings.method_name} has none"
         raise invalid("trainer.features", settings.trainer.features, "keeps features of a frozen "
                       f"base model, and {why}", "Leave it out")  # fmt: skip
     return frozen and ((settings.trainer.cache_frozen == "auto" and one) or solvable(prepared))

@@ -156,7 +156,8 @@ class Dependency(TableTask):
         for count in map(len, rows[LABEL][:]):
             heads = [place + step if step else ROOT for place in range(1, count + 1)]
             lists.append([head if 1 <= head <= count else ROOT for head in heads])
-        return f"commonest distance to the head ({step:+d}){where}", [lists]
+        shown = f"{step:+d}" if step else "the root"
+        return f"commonest distance to the head ({shown}){where}", [lists]
 
 
 def known(heads: Sequence[int | None]) -> list[int]:
