@@ -203,11 +203,8 @@ def test_too_little_room_is_found_before_writing(checkpoints, rows, tmp_path, mo
 
 def test_where_nothing_is_frozen(checkpoints, rows, tmp_path):
     store = {"trainer.features": str(tmp_path / "store")}
-    made = configure(
-        tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=lora", **store
-    )
-    with pytest.raises(ConfigError, match="frozen base model, and method=lora has none"):
-        carry_out(made)
+    with pytest.raises(ConfigError, match="frozen base model, and method=lora is not a probe"):
+        configure(tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=lora", **store)
     with pytest.raises(ConfigError, match=r"keeps what trainer\.cache_frozen=never"):
         configure(tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=probe",
                   **store, **{"trainer.cache_frozen": "never"})  # fmt: skip

@@ -143,6 +143,9 @@ def test_a_pull_that_overshoots_by_a_parameters_own_rate_is_rejected():
     with pytest.raises(AdaptError, match=r"below 125, as the learning rate of body is 0\.008"):
         after(Step(2, 3, 5e-4, {"body": 16.0}))
 
+    constant = ["method=full", "regularizer=[recadam]", "regularizer.recadam.anneal=constant"]
+    settings(compose([*constant, "optimizer.lr=0.1"]))  # it never pulls
+
 
 @pytest.mark.parametrize("name", ["l2_sp", "mixout", "recadam", "weight_decay_to_pretrained"])
 def test_random_weights_are_nothing_to_be_pulled_back_to(name):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from adaptkit.errors import invalid
 from adaptkit.methods.diff_pruning import DiffPruning
 from adaptkit.methods.hard_prompt import HardPrompt
+from adaptkit.methods.probe import Probe
 from adaptkit.regularizers.l2_sp import L2SP
 from adaptkit.regularizers.mixout import Mixout
 from adaptkit.regularizers.recadam import RecAdam
@@ -73,10 +74,24 @@ def no_start(run: Settings) -> None:
                       f"regularizer={pulling[0]} pulls back to them", "Leave one out")  # fmt: skip
 
 
+def only_of_probes(run: Settings) -> None:
+    """Features can be kept if the base model is frozen, and a code needs them."""
+    if isinstance(run.method, Probe):
+        return
+    what = {"features": "keeps features of a frozen base model",
+            "description_length": "is the code length of labels under a probe"}  # fmt: skip
+    for name, words in what.items():
+        if value := getattr(run.trainer, name):
+            raise invalid(f"trainer.{name}", value, f"{words}, and method={run.method_name} is not "
+                          "a probe", "Leave it out")  # fmt: skip
+
+
 def overshooting(run: Settings) -> None:
     """A pull of 1 or more goes past the weights of the start."""
     lr = run.optimizer.lr
     for one in run.regularizers.values():
+        if isinstance(one, RecAdam) and one.anneal == "constant":  # it never pulls
+            continue
         if isinstance(one, RecAdam) and lr * one.gamma * one.weight >= 1:
             raise invalid("regularizer.recadam.gamma", one.gamma, "must be below "
                           f"{1 / lr / one.weight:g}, 1 / (optimizer.lr * weight): its pull would "
@@ -88,5 +103,6 @@ def overshooting(run: Settings) -> None:
 
 
 RULES: tuple[Callable[[Settings], None], ...] = (
-    mask_before_best, nothing_to_train, moved_decision, no_start, overshooting,
+    mask_before_best, nothing_to_train, moved_decision, no_start, only_of_probes,
+    overshooting,
 )  # fmt: skip
