@@ -75,6 +75,8 @@ def test_a_run_is_evaluated_on_its_own_control_task(checkpoints, tmp_path):
     assert done.status == 0, done.err
     again = call("eval", tmp_path / "run", f"--output={tmp_path / 'again'}")
     assert again.status == 0, again.err
+    done = call("train", *words, f"output_dir={tmp_path / 'run'}")  # typed without its shares
+    assert done.status == 0 and "done before" in done.err, done.err
     scores = [json.loads((tmp_path / name / "result.json").read_text())["scores"]
               for name in ("run", "again")]  # fmt: skip
     assert scores[0] == pytest.approx(scores[1])

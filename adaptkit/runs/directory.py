@@ -37,7 +37,8 @@ IRRELEVANT = (
 )  # fmt: skip
 # As typed; read off the data in config.yaml.
 FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": ("balanced",),
-                             "task.demonstrations": ([],)}  # fmt: skip
+                             "task.demonstrations": ([],),
+                             "task.control_shares": ([],)}  # fmt: skip
 # Options that came later, and the value that older runs had: they are the same runs with it.
 ADDED: dict[str, Any] = {"optimizer.bias_correction": True, "trainer.features": None,
                          "trainer.description_length": False}  # fmt: skip
