@@ -14,9 +14,11 @@ from runs import carry_out, configure, sentiment
 from test_processes import SCRIPT
 from test_processes import carry_out as in_processes
 
+from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
 from adaptkit.layers.probing import Probing
 from adaptkit.runs.prepare import feed_of, prepare, scorer_of
+from adaptkit.runs.verify import verify
 from adaptkit.training import feature_store
 from adaptkit.training.feature_store import INDEX, stored
 
@@ -159,6 +161,7 @@ def test_the_head_can_be_solved_for_from_the_store(checkpoints, tmp_path):
         )  # fmt: skip
         assert any("solved by ridge regression" in line for line in said)
         scores.append(record["score"])
+        assert verify(tmp_path / f"run{len(scores) - 1}") == ""  # a rebuilt run rounds as well
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
 
 
@@ -177,16 +180,38 @@ def test_damage_and_kills(checkpoints, rows, tmp_path, monkeypatch):
             run("full")
     assert folders(store) == []
     assert [path.name for path in store.iterdir()] == [".lock"]
-    (store / ".left.7.tmp").mkdir()  # of a process that was killed
+    left, other = store / f".{'0a' * 16}.7.tmp", store / ".model.7.tmp"
+    left.mkdir()  # of a process that was killed
+    other.mkdir()  # of a process that does something else
     run("first")
     assert len(folders(store)) == 2
-    assert not (store / ".left.7.tmp").exists()
+    assert not left.exists() and other.exists()
     file = folders(store)[0] / "layer-03.bin"
     file.write_bytes(file.read_bytes()[:-2])
     with pytest.raises(AdaptError, match=r"is damaged\. Remove its folder"):
         run("second")
+    for text in ("", '{"lines": [', "{}", "[]"):
+        (file.parent / INDEX).write_text(text)
+        with pytest.raises(AdaptError, match=r"index\.json: is damaged\. Remove its folder"):
+            run("second")
     shutil.rmtree(file.parent)
     assert sum("kept in" in line for line in run("third")) == 1
+
+
+def test_places_that_are_not_folders(checkpoints, rows, tmp_path, monkeypatch):
+    def configured(place: str) -> Settings:
+        return configure(tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=probe",
+                         **{"trainer.features": place, "trainer.max_steps": 1})  # fmt: skip
+
+    for place, why in (("", "is not a folder"), ("x" * 300, "too long"), ("a\0b", "zero byte")):
+        with pytest.raises(ConfigError, match=rf"trainer\.features=.*{why}"):
+            configured(place)
+    (tmp_path / "file").touch()
+    with pytest.raises(AdaptError, match=r"trainer\.features=.*is a file\. Name a folder"):
+        carry_out(configured(str(tmp_path / "file")))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    carry_out(configured("~/store"))
+    assert len(folders(tmp_path / "store")) == 2
 
 
 def test_too_little_room_is_found_before_writing(checkpoints, rows, tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
 
 
 PATHS = (("data", "root"), ("task", "path"), ("model", "path"), ("model", "from_run"),
-         ("", "output_dir"))  # fmt: skip
+         ("", "output_dir"), ("trainer", "features"))  # fmt: skip
 
 
 def check_path(field: str, value: Any) -> None:

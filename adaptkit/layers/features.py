@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class Features:
     """The states of a frozen model's layers; called, those that are read."""
 
@@ -18,7 +18,9 @@ class Features:
     depth: int  # of layers with states, the embeddings among them
     chosen: tuple[int, ...]  # layers that are read
     summary: str  # how the tokens are summed up
+    rounded: bool = False  # to bf16 when called, as a folder keeps them
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the states of the chosen layers next to each other [.., N H]."""
-        return torch.cat(self.states(inputs, self.chosen), -1)
+        states = torch.cat(self.states(inputs, self.chosen), -1)
+        return states.bfloat16().float() if self.rounded else states

@@ -46,7 +46,7 @@ def reader_of_features(
         with interface.counting("texts read by the frozen base model") as show:
             if folder is None:
                 return scorer.cached(feed, show)
-            found, new = stored(scorer, feed, Path(folder), show)
+            found, new = stored(scorer, feed, Path(folder).expanduser(), show)
         done = "of all layers computed and kept in" if new else "read from"
         interface.say(f"features of {len(feed):,} texts {done} {folder}")
         return found

@@ -113,6 +113,8 @@ def prepare(
     )
     adaptation = apply(Adaptation.of(base.model, base.new), run.methods, context)
     precision.cast(adaptation, number_format)
+    if adaptation.features is not None:  # a rebuilt run reads what its head was trained on
+        adaptation.features.rounded = run.trainer.features is not None
     if stage == "train":
         resume_delta(run, adaptation)
     if adaptation.form is not None:

@@ -7,7 +7,8 @@ All layers are computed in one pass and read memory-mapped: probes of every laye
 control task, share them. The key is a digest of all that the states follow from: the weights and
 config of the base model as it is (tuned, drawn anew or merged), its number format and device, how
 tokens are summed up, the encoded texts, and the versions of the libraries. A run that reads
-features here differs from one that keeps them in memory by the rounding to bf16 alone.
+features here differs from one that keeps them in memory by the rounding to bf16 alone. Rebuilt from
+its delta, it rounds as well.
 """
 
 from __future__ import annotations
@@ -40,15 +41,18 @@ class Stored(Sequence[Tensor]):
     """The states of chosen layers, read from a folder when asked for."""
 
     def __init__(self, folder: Path, chosen: Sequence[int]) -> None:
-        index = json.loads((folder / INDEX).read_text())
-        total, self.width = sum(index["lines"]), index["width"]
-        self.flat, self.lines = index["flat"], index["lines"]
+        try:
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            self.width, self.flat, self.lines = index["width"], index["flat"], index["lines"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(folder / INDEX) from error
+        total = sum(self.lines)
         self.starts = list(accumulate(self.lines, initial=0))
         self.maps = []
         for layer in chosen:
             file = folder / name_of(layer)
             if not file.is_file() or file.stat().st_size != total * self.width * 2:
-                raise AdaptError(f"{file} is damaged. Remove its folder; a run computes it again.")
+                raise damaged(file)
             size = total * self.width
             one = torch.from_file(str(file), size=size, dtype=torch.bfloat16)
             self.maps.append(one.view(total, self.width))
@@ -69,7 +73,7 @@ def stored(scorer: Scorer, feed: Feed, root: Path, show: Show) -> tuple[CachedFe
     New ones have just been computed. Runs that share the folder wait for each other.
 
     Raises:
-        AdaptError: the folder holds a damaged file.
+        AdaptError: the folder holds a damaged file, or is a file.
         MachineError: the disk is full or cannot be written; nothing half-written is left.
     """
     features = features_of(scorer.prepared.adaptation)
@@ -146,6 +150,11 @@ def provenance(prepared: Prepared, feed: Feed) -> dict[str, Any]:
     }
 
 
+def damaged(file: Path) -> AdaptError:
+    """Return the error for a file that is not whole."""
+    return AdaptError(f"{file}: is damaged. Remove its folder: it is computed again.")
+
+
 def name_of(layer: int) -> str:
     """Return the file of a layer; 0: the embeddings."""
     return f"layer-{layer:02}.bin"
@@ -153,7 +162,14 @@ def name_of(layer: int) -> str:
 
 @contextlib.contextmanager
 def held(root: Path) -> Iterator[None]:
-    """Wait until no other process adds features here, and keep others from it meanwhile."""
+    """Wait until no other process adds features here, and keep others from it meanwhile.
+
+    Raises:
+        AdaptError: a file lies there.
+        MachineError: the folder cannot be written.
+    """
+    if root.exists() and not root.is_dir():
+        raise AdaptError(f"trainer.features={root}: is a file. Name a folder.")
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / ".lock").open("w")
@@ -164,6 +180,6 @@ def held(root: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in root.glob(".*.tmp"):  # by a process that was killed
+        for left in root.glob(f".{'[0-9a-f]' * 32}.*.tmp"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         yield

@@ -58,6 +58,8 @@ class TrainerSettings:
             if getattr(self, name) is not None:
                 at_least(f"trainer.{name}", getattr(self, name), 1)
         at_least("trainer.generate_every", self.generate_every, 0)
+        if self.features == "":
+            raise invalid("trainer.features", "", "is not a folder", "Name one, or leave it out")
         if self.features is not None and self.cache_frozen == "never":
             raise invalid(
                 "trainer.features", self.features,
