@@ -375,6 +375,17 @@ def test_activations_are_what_torch_keeps(family: str, method: str, checkpoints:
     assert found.activations == pytest.approx(real_activations(settings, 96), rel=0.10)
 
 
+@pytest.mark.parametrize("task", ["ud_ewt", "sst2"])
+def test_a_prompt_of_a_model_with_and_without_its_decoder(task: str) -> None:
+    """T5 tags words with its encoder alone, and classifies with both stacks."""
+    settings = composed(f"task={task}", "model=mini-t5", "method=prompt", "model.pooling=null")
+    if task == "ud_ewt":
+        settings = settings.bind(dataclasses.replace(settings.task, labels=("NOUN", "VERB")))
+    found = plan.plan(settings, "fp32")
+    assert found.memory.activations > 0
+    assert found.params.body_trainable == found.extra_tokens * 192
+
+
 @pytest.mark.parametrize("method", ["full", "lora", "probe"])
 def test_what_passes_by_is_counted(method: str) -> None:
     """A step holds more than what autograd saves; an evaluation of 64 rows more than a probe."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import weakref
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config.settings import Settings
 from adaptkit.counts import Params, count
 from adaptkit.methods.chain import apply
-from adaptkit.models.anatomy import ROLES, family, family_of, roles_of, width
+from adaptkit.models.anatomy import ROLES, family_of, roles_of, width
 from adaptkit.models.body import base_of
 from adaptkit.models.empty import empty_model, gaps
 from adaptkit.models.loading import load_config
@@ -175,13 +176,13 @@ def memory_of(
     )
 
 
-def text_of(model: torch.nn.Module, batch: int, tokens: int) -> dict[str, torch.Tensor]:
-    """Return inputs [B, T] for the body alone: a classifier's pooling would look at values.
+def text_of(reader: torch.nn.Module, batch: int, tokens: int) -> dict[str, torch.Tensor]:
+    """Return inputs [B, T] of a body alone: a classifier's pooling would look at values.
 
     The mask has no known values: like a batch with padding, it keeps attention off its short cuts.
     """
     inputs = {name: torch.ones(batch, tokens).long() for name in ("input_ids", "attention_mask")}
-    if family(model).encoder_decoder:
+    if "decoder_input_ids" in inspect.signature(reader.forward).parameters:
         inputs["decoder_input_ids"] = inputs["input_ids"]
     return inputs
 
@@ -209,11 +210,11 @@ def step(
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with Living(own) as living, torch.set_grad_enabled(backward), hooks:
         with autocast(precision, torch.device("cpu")):
-            inputs = text_of(model, batch, tokens)
             if adaptation.features is not None:
-                read = adaptation.features(inputs)
+                read = adaptation.features(text_of(model, batch, tokens))
             else:
-                read = base_of(model)(**inputs)[0]
+                base = base_of(model)
+                read = base(**text_of(base, batch, tokens))[0]
         if backward and read.requires_grad:
             read.sum().backward()
     model.zero_grad(set_to_none=True)
