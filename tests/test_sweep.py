@@ -163,7 +163,7 @@ def outcome_of(seed: int, score: float, drop: float | None, sets: tuple[str, ...
 
 def probed(layer: int, control: int | None, score: float) -> Any:
     settings = {"method.layer": layer, "task.control": control, "seed": 0}
-    return SimpleNamespace(settings=settings, score=score, metric="accuracy")
+    return SimpleNamespace(settings=settings, score=score, metric="accuracy", task="t")
 
 
 def test_selectivity_is_the_difference_from_the_control_tasks() -> None:
@@ -183,7 +183,30 @@ def test_selectivity_is_the_difference_from_the_control_tasks() -> None:
     ]
 
 
+def test_what_some_runs_lack_and_other_tasks_are_not_mixed_in() -> None:
+    """A regularizer has options that the first run does not have."""
+    runs = [probed(0, None, 0.8), probed(0, 0, 0.5), probed(1, None, 0.7)]
+    pulled = [probed(0, None, 0.6), probed(0, 0, 0.5), probed(1, None, 0.4)]
+    for run in pulled:
+        run.settings["regularizer.l2_sp.alpha"] = 0.1
+    assert sweep.selectivities([*runs[:2], *pulled[:2]]) == [
+        "selectivity: accuracy 0.8000, of the control task 0.5000, selectivity 0.3000",
+        "regularizer.l2_sp.alpha=0.1: accuracy 0.6000, of the control task 0.5000, selectivity "
+        "0.1000",
+    ]
+    drawn = curves.curves([*runs, *pulled], sweep.CONTROLLED)
+    assert [curve.own for curve in drawn] == [{0: [0.8], 1: [0.7]}, {0: [0.6], 1: [0.4]}]
+    other = [probed(0, None, 0.4), probed(0, 0, 0.3)]
+    for run in other:
+        run.task, run.metric = "heads", "uas"
+    assert sweep.selectivities([*runs[:2], *other]) == [
+        "t selectivity: accuracy 0.8000, of the control task 0.5000, selectivity 0.3000",
+        "heads selectivity: uas 0.4000, of the control task 0.3000, selectivity 0.1000",
+    ]
+
+
 def test_curves_of_layers_and_their_selectivity(tmp_path: Path, monkeypatch: Any) -> None:
+    draw = curves.draw
     runs = [probed(0, None, 0.8), probed(0, 0, 0.5), probed(0, 1, 0.6), probed(2, None, 0.9)]
     for run in runs:
         run.settings["method.hidden"] = None
@@ -198,11 +221,15 @@ def test_curves_of_layers_and_their_selectivity(tmp_path: Path, monkeypatch: Any
     assert small.selectivity() == {0: pytest.approx(0.25)}
     assert large.selectivity() == {}
     assert curves.curves([runs[0], last], sweep.CONTROLLED) == []  # one layer is no curve
-    facts = {"task": "t", "model": "m", "method": "probe", "data": {"source": "sample"},
+    facts = {"model": "m", "method": "probe", "data": {"source": "sample"},
              "baseline": {"name": "majority tag", "value": 0.2}}  # fmt: skip
     every = [SimpleNamespace(result=SimpleNamespace(**vars(run), **facts)) for run in runs]
-    drawn = sweep.picture(every, tmp_path / "sweep.png")
+    every[1].result.baseline = {"name": "of the control task", "value": 0.4}
+    shown = []
+    monkeypatch.setattr(curves, "draw", lambda *words: shown.append(words[1]) or draw(*words))
+    drawn = sweep.picture([every[1], *every], tmp_path / "sweep.png")
     assert drawn is not None
+    assert shown == [every[0].result]
     assert drawn.read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(curves, "can_draw", lambda: False)
     assert sweep.picture(every, tmp_path / "other.png") is None

@@ -74,7 +74,10 @@ def picture(outcomes: Sequence[Any], file: Path) -> Path | None:
     if not curves.can_draw():
         say("a picture of the layers needs matplotlib: pip install 'adaptkit[plots]'")
         return None
-    probe = next(one for one in records if curves.is_layer(one.settings))
+    probe = next(  # whose baseline is drawn
+        one for one in records
+        if curves.is_layer(one.settings) and one.settings.get(curves.CONTROL) is None
+    )  # fmt: skip
     try:
         curves.draw(found, probe, file)
     except MachineError as problem:
@@ -164,6 +167,11 @@ def selectivities(records: Sequence[Any]) -> list[str]:
 
     score - score of the control task, of the means over seeds and control tasks.
     """
+    tasks = list(dict.fromkeys(one.task for one in records))
+    if len(tasks) > 1:  # which differ in many options
+        apart = [(task, selectivities([one for one in records if one.task == task]))
+                 for task in tasks]  # fmt: skip
+        return [f"{task} {line}" for task, lines in apart for line in lines]
     scored = [record for record in records if record.score is not None]
     lines = []
     for settings, group in curves.alike(scored, CONTROLLED).items():
