@@ -160,6 +160,32 @@ def test_what_cannot_be_folded_in_goes_on_by_itself(
     assert answer.status == 2 and "only the same method with the same options" in answer.err
 
 
+def test_adapters_go_on_with_a_pooler_that_the_checkpoint_lacks(
+    place: Path, checkpoints: Any, tmp_path: Path
+) -> None:
+    """And regularizers keep to the parent's tensors; at such a rate nothing else moves."""
+    bert = shallow(checkpoints["bert"], tmp_path / "bert") / "model.safetensors"
+    tensors = load_file(bert)
+    save_file({n: t for n, t in tensors.items() if "pooler" not in n}, bert, {"format": "pt"})
+    model = [
+        f"model.path={bert.parent}",
+        "model.pooling=null",
+        "method=houlsby",
+        "trainer.keep=last",
+    ]
+    parent = train(place, tmp_path / "parent", *model)
+    theirs = load_file(parent / "delta.safetensors")
+    assert any("pooler" in name for name in theirs)
+    strong = "regularizer.weight_decay_to_pretrained.strength=9e8"
+    for name, *options in (("weight_decay_to_pretrained", strong), ("child_tuning",)):
+        child = train(place, tmp_path / name, *model, f"model.from_run={parent}",
+                      f"regularizer={name}", *options, "optimizer.lr=1e-9",
+                      "trainer.max_steps=2")  # fmt: skip
+        mine = load_file(child / "delta.safetensors")
+        for key, tensor in theirs.items():
+            torch.testing.assert_close(mine[key], tensor, rtol=0, atol=1e-6, msg=key)
+
+
 def test_fine_tuned_bodies_below_a_prefix(
     place: Path, parents: dict[str, Path], tmp_path: Path
 ) -> None:

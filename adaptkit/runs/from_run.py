@@ -163,7 +163,10 @@ def resume_delta(run: Settings, adaptation: Adaptation) -> None:
             f"model.from_run={saved.directory}: its prompt has other places in the template. Use "
             "the same task.template."
         )
-    mine = {n: t for n, t in adaptation.delta().items() if n not in adaptation.head}
+    head, body = adaptation.head, base_prefix(adaptation.model)
+    # A pooler that the checkpoint lacks is new, and yet a part of the body.
+    delta = adaptation.delta().items()
+    mine = {name: t for name, t in delta if name not in head or name.startswith(body)}
     shapes = {n: t.shape for n, t in saved.tensors.items()}
     if any(shapes.get(name) != tensor.shape for name, tensor in mine.items()):
         raise AdaptError(

@@ -111,12 +111,14 @@ def prepare(
         load_run=load_run,
         **looks_at_data,
     )
-    adaptation = apply(Adaptation.of(base.model, base.new), run.methods, context)
+    adaptation = apply(Adaptation.of(base.model, base.new), run.methods[:1], context)
+    if stage == "train":
+        resume_delta(run, adaptation)
+    # Regularizers pull to what they find, or mask by it: the parent's tensors, if there are any.
+    adaptation = apply(adaptation, run.methods[1:], context)
     precision.cast(adaptation, number_format)
     if adaptation.features is not None:  # a rebuilt run reads what its head was trained on
         adaptation.features.rounded = run.trainer.features is not None
-    if stage == "train":
-        resume_delta(run, adaptation)
     if adaptation.form is not None:
         form = adaptation.form(form)
     reader = base.reader(adaptation.extra_tokens)
