@@ -100,6 +100,23 @@ def test_what_can_be_read_off_is_short_and_the_run_stays_as_it_is(checkpoints, t
     )
 
 
+def test_rows_without_words_cost_nothing(checkpoints, tmp_path):
+    """Six rows, of which one has two words: in a block of its own, or behind the first one."""
+    data = tagged(tmp_path / "data")
+    lines = [{"idx": "a", "tokens": ["the", "film"], "upos": ["DET", "NOUN"]},
+             *({"idx": str(n), "tokens": [], "upos": []} for n in range(5))]  # fmt: skip
+    (data / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    made = configure(tmp_path / "run", checkpoints["bert"], data, "task=ud_ewt", "method=probe",
+                     **MEASURED, **{"task.labels": ["DET", "NOUN", "VERB", "ADJ", "ADV"]},
+                     **{"optimizer.lr": 1e-12})  # fmt: skip
+    found = carry_out(made)[0]["description"]
+    assert found["uniform_bits"] == pytest.approx(2 * math.log2(5))
+    costs = [block["bits"] for block in found["blocks"]]
+    assert sum(cost > 0 for cost in costs) == 1
+    assert found["bits"] == pytest.approx(sum(costs))
+    assert found["compression"] == pytest.approx(2 * math.log2(5) / sum(costs))
+
+
 def test_what_has_no_code(checkpoints, tmp_path):
     rows = sentiment(tmp_path / "rows")
     cases: list[tuple[tuple[str, ...], dict[str, Any], str]] = [

@@ -79,11 +79,13 @@ def description_length(
             trainer.adaptation.load_delta({n: t.clone() for n, t in start.items()})
             fit(trainer, Part(feed, order[:known]), shorter(recipe, known, len(feed), number))
             _, nats = trainer.scorer.predicted(Part(feed, order[known:stop]))
-            bits = nats / math.log(2) * sum(weights[known:stop])
+            labels = sum(weights[known:stop])
+            bits = nats / math.log(2) * labels if labels else 0.0  # rows may have no words
             blocks.append({"rows": stop - known, "bits": bits})
             show(number, len(stops) - 1)
     bits, whole = sum(block["bits"] for block in blocks), sum(weights) * uniform
-    return {"bits": bits, "uniform_bits": whole, "compression": whole / bits, "blocks": blocks}
+    compression = whole / bits if bits else 1.0
+    return {"bits": bits, "uniform_bits": whole, "compression": compression, "blocks": blocks}
 
 
 def shorter(recipe: Recipe, rows: int, whole: int, number: int) -> Recipe:
