@@ -13,6 +13,8 @@ import pytest
 import torch
 from runs import carry_out, configure, sentiment
 from safetensors.torch import load_file
+from test_processes import SCRIPT
+from test_processes import carry_out as in_processes
 from torch.nn.functional import cross_entropy
 
 from adaptkit.errors import ConfigError
@@ -98,6 +100,25 @@ def test_what_can_be_read_off_is_short_and_the_run_stays_as_it_is(checkpoints, t
     assert len((tmp_path / "measured" / "history.jsonl").read_text().splitlines()) == len(
         (tmp_path / "plain" / "history.jsonl").read_text().splitlines()
     )
+
+
+@pytest.mark.reliability
+def test_two_processes_find_the_length_of_one(checkpoints, tmp_path):
+    data, found = tagged(tmp_path / "data"), []
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    for processes in (1, 2):
+        run = tmp_path / str(processes)
+        words = [
+            "task=ud_ewt", f"task.path={data}", "method=probe", "model=auto", "trainer.epochs=3",
+            f"model.path={checkpoints['bert']}", f"trainer.batch_size={8 // processes}",
+            "trainer.device=cpu", "trainer.precision=fp32", "trainer.description_length=true",
+            f"output_dir={run}",
+        ]  # fmt: skip
+        in_processes(processes, script, words)
+        found.append(json.loads((run / "result.json").read_text())["description"])
+    assert found[0]["bits"] == pytest.approx(found[1]["bits"], rel=1e-3)
+    assert [block["rows"] for block in found[0]["blocks"]] == [1, 1, 2, 4, 7, 15, 30]
 
 
 def test_rows_without_words_cost_nothing(checkpoints, tmp_path):

@@ -77,7 +77,8 @@ def description_length(
     with counting("blocks of rows coded by probes") as show:
         for number, (known, stop) in enumerate(pairwise(stops), 1):
             trainer.adaptation.load_delta({n: t.clone() for n, t in start.items()})
-            fit(trainer, Part(feed, order[:known]), shorter(recipe, known, len(feed), number))
+            shorter = of_block(recipe, known, len(feed), number, trainer.args.world_size)
+            fit(trainer, Part(feed, order[:known]), shorter)
             _, nats = trainer.scorer.predicted(Part(feed, order[known:stop]))
             labels = sum(weights[known:stop])
             bits = nats / math.log(2) * labels if labels else 0.0  # rows may have no words
@@ -88,11 +89,11 @@ def description_length(
     return {"bits": bits, "uniform_bits": whole, "compression": compression, "blocks": blocks}
 
 
-def shorter(recipe: Recipe, rows: int, whole: int, number: int) -> Recipe:
+def of_block(recipe: Recipe, rows: int, whole: int, number: int, processes: int) -> Recipe:
     """Return how the probe of a block is trained: its updates, evaluations and its own folder."""
     trainer = recipe.trainer
-    most = trainer.updates(whole, 1)
-    steps = min(most, max(UPDATES, trainer.updates(rows, 1)))
+    most = trainer.updates(whole, processes)
+    steps = min(most, max(UPDATES, trainer.updates(rows, processes)))
     every = max(1, steps // 10)
     folder = recipe.directory / CHECKPOINTS / "blocks" / str(number)
     changed = replace(trainer, max_steps=steps, eval_every=every, checkpoint_every=steps)
