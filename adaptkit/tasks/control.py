@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def drawn(seed: int, word: str) -> float:
     """Return a number from 0 to 1, without 1, that is the same wherever the word stands."""
     digest = hashlib.sha256(f"{seed}:{word}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def controlled(splits: Splits, relabelled: Callable[[Dataset], Dataset], what: str) -> Splits:
