@@ -247,7 +247,7 @@ def test_two_processes_fill_the_store_of_one(checkpoints, tagged, tmp_path):
             "trainer.device=cpu", "trainer.precision=fp32", "trainer.eval_batch_size=2",
             f"trainer.features={tmp_path}/store{processes}", f"output_dir={tmp_path}/{processes}",
         ]  # fmt: skip
-        in_processes(processes, script, words)
+        in_processes(processes, script, words, LATE="0")  # the other one must wait
     one, two = (folders(tmp_path / f"store{processes}") for processes in (1, 2))
     assert [folder.name for folder in one] == [folder.name for folder in two]
     assert len(one) == 2

@@ -57,6 +57,7 @@ from adaptkit.runs.repeat import check_bound, done_before, starts_again
 from adaptkit.storage.files import is_main_process
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
+from adaptkit.training.arguments import meet
 from adaptkit.training.batching import Feed
 from adaptkit.training.checkpoints import number
 from adaptkit.training.interruption import Interruption
@@ -244,6 +245,7 @@ def trainer_of(
     train_feed = train_feed.with_examples(prepared.form.prepare(train_feed.examples, load_base))
     proof = feeds[""]
     if kept(settings, prepared):
+        meet(settings.recipe, prepared.precision, prepared.device)  # they share the work
         read = reader_of_features(settings.trainer.features, scorer, interface)
         train_feed = read(train_feed)
         feeds = {s: read(feed) for s, feed in feeds.items()}

@@ -28,6 +28,11 @@ def parameter_groups(adaptation: Adaptation, optimizer: OptimizerSettings) -> Gr
     ]
 
 
+def meet(recipe: Recipe, precision: str, device: torch.device) -> None:
+    """Let the processes of a run find each other, as the Trainer's arguments do."""
+    training_arguments(recipe, precision, device)
+
+
 def training_arguments(recipe: Recipe, precision: str, device: torch.device) -> TrainingArguments:
     """Translate our settings into the Trainer's."""
     trainer, optimizer, directory = recipe.trainer, recipe.optimizer, recipe.directory
