@@ -227,6 +227,18 @@ def test_random_weights_follow_from_the_seed_and_know_nothing(family, checkpoint
     assert not any(torch.equal(one[name], kept[name]) for name in matrices)
 
 
+@pytest.mark.parametrize("options", [{}, {"random_weights": True}])
+def test_t5s_token_classifier_is_drawn_as_small_as_its_other_heads(options, checkpoints):
+    """transformers draws it with deviation 1, the other heads with 1 / sqrt(d)."""
+    model = Model("m", str(checkpoints["t5"]), **options)
+    config = load_config(model, "token", 200)
+    set_seed(0)
+    loaded = load_model(model, config, "token").model
+    (weight,) = [p for n, p in loaded.named_parameters() if n == "classifier.weight"]
+    assert weight.shape == (200, config.d_model)
+    assert weight.std().item() == pytest.approx(config.d_model**-0.5, rel=0.05)
+
+
 def test_random_weights_and_a_parent_exclude_each_other():
     with pytest.raises(ConfigError, match=r"model\.random_weights=True: .*model\.from_run"):
         Model("m", "x", from_run="y", random_weights=True)

@@ -176,6 +176,8 @@ def load_model(
     check_finite(model, loaded)
     if model.random_weights:
         _draw(loaded, dict(loaded.named_parameters()))
+    if head == "token" and (begins in ("new", "replaced") or model.random_weights):
+        _temper(loaded, config)
     new = new_names(loaded, lacking, head)
     return Loaded(with_hooks(loaded, model, HEADS[head]), new, fingerprint(loaded, lacking), begins)
 
@@ -188,6 +190,17 @@ def _draw(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
         for drawn in (parameter, *owners):  # its mark of what is not to be drawn
             vars(drawn)["_is_hf_initialized"] = False
     cast("PreTrainedModel", model).initialize_weights()
+
+
+@torch.no_grad()
+def _temper(model: nn.Module, config: PretrainedConfig) -> None:
+    """Draw T5's token classifier with the deviation 1 / sqrt(d) of its other heads, in place.
+
+    That of transformers is 1: the first logits are then so large that the head hardly learns.
+    """
+    if config.model_type in ("t5", "mt5", "umt5"):
+        weight = next(tensor for tensor in _output_map(model).values() if tensor.dim() == 2)
+        weight.normal_(std=weight.shape[1] ** -0.5)
 
 
 def _output_map(model: nn.Module) -> dict[str, nn.Parameter]:
