@@ -214,6 +214,28 @@ def test_places_that_are_not_folders(checkpoints, rows, tmp_path, monkeypatch):
     assert len(folders(tmp_path / "store")) == 2
 
 
+def test_what_is_there_is_read_without_a_lock_and_its_place_does_not_matter(
+    checkpoints, rows, tmp_path, monkeypatch
+):
+    def run(name: str, store: str) -> list[str]:
+        place = {"trainer.features": str(tmp_path / store), "trainer.max_steps": 1}
+        made = configure(
+            tmp_path / name, checkpoints["bert"], rows, "task=sst2", "method=probe", **place
+        )
+        return carry_out(made)[1]
+
+    run("first", "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_store, "held", None)  # a folder that cannot be written has no lock
+        assert sum("read from" in line for line in run("second", "store")) == 2
+    shutil.copytree(tmp_path / "store", tmp_path / "moved")
+    assert any("done before" in line for line in run("first", "moved"))
+    made = configure(tmp_path / "first", checkpoints["bert"], rows, "task=sst2", "method=probe",
+                     **{"trainer.max_steps": 1})  # fmt: skip
+    with pytest.raises(AdaptError, match=r"other settings.*trainer\.features"):
+        carry_out(made)  # in memory it does not round
+
+
 def test_too_little_room_is_found_before_writing(checkpoints, rows, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda _: usage(1, 1, 1 << 20))

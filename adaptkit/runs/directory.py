@@ -68,7 +68,7 @@ def differences(directory: Path, plain: Mapping[str, Any]) -> list[str]:
         key
         for key in before.keys() | now.keys()
         if key not in IRRELEVANT
-        and before.get(key, ADDED.get(key)) != now.get(key)
+        and effect(key, before.get(key, ADDED.get(key))) != effect(key, now.get(key))
         and now.get(key) not in FILLED_IN.get(key, ())
     )
 
@@ -76,7 +76,13 @@ def differences(directory: Path, plain: Mapping[str, Any]) -> list[str]:
 def relevant(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that say what a run computes, in a fixed order."""
     options = sorted(flat(plain).items())
-    return {k: v for k, v in options if k not in IRRELEVANT and (k not in ADDED or v != ADDED[k])}
+    named = {k: effect(k, v) for k, v in options if k not in IRRELEVANT}
+    return {k: v for k, v in named.items() if k not in ADDED or v != effect(k, ADDED[k])}
+
+
+def effect(key: str, value: Any) -> Any:
+    """Return what matters of an option's value: where features are kept does not, whether does."""
+    return value is not None if key == "trainer.features" else value
 
 
 def identity(plain: Mapping[str, Any], rows: str, body: str) -> str:

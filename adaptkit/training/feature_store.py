@@ -80,8 +80,9 @@ def stored(scorer: Scorer, feed: Feed, root: Path, show: Show) -> tuple[CachedFe
     stands_for = provenance(scorer.prepared, feed)
     folder = root / hashlib.sha256(to_json(stands_for).encode()).hexdigest()[:32]
     main = is_main_process()
-    with held(root) if main else contextlib.nullcontext():
-        new = gathered(main and not (folder / INDEX).is_file())[0]
+    absent = main and not (folder / INDEX).is_file()  # whole once it is there: needs no lock
+    with held(root) if absent else contextlib.nullcontext():
+        new = gathered(absent and not (folder / INDEX).is_file())[0]
         if new and main:
             with making_folder(folder) as made:
                 write(made, scorer, feed, stands_for, show)
