@@ -445,6 +445,7 @@ def test_d_leaves_embeddings_pooler_and_head_alone(checkpoints):
         (PromptTuning(length=3), ChildTuning(), "trains none there"),
         (Probe(), Mixout(), "this method trains none"),
         (Probe(), ChildTuning(), "trains none there"),
+        (Full(), ChildTuning(share=1e-9), "keeps none of"),
     ],
 )
 def test_what_is_rejected(method, regularizer, why, checkpoints):

@@ -149,6 +149,7 @@ def test_a_run_that_diverges_says_so(place, checkpoints):
                   "optimizer.lr=1e3", "optimizer.warmup_ratio=0", "output_dir=run")  # fmt: skip
     assert answer.status == 0, answer.err
     assert "ended worse than it started" in answer.err
+    assert "best at update " in answer.out
     remarks = json.loads((place / "run" / "result.json").read_text())["remarks"]
     assert any("ended worse" in remark for remark in remarks)
 
@@ -171,6 +172,13 @@ def test_the_line_says_how_the_trivial_answer_compares(between, trivial, said):
     for name in ("indistinct", "below_trivial"):
         setattr(record, name, getattr(RunResult, name).fget(record))
     assert baseline(record).strip() == said
+
+
+def test_the_last_weights_are_not_called_the_best(place, checkpoints):
+    answer = call("train", *tiny(checkpoints["bert"]), "method=full", "data.root=data",
+                  "trainer.keep=last", "trainer.max_steps=4", "output_dir=run")  # fmt: skip
+    assert answer.status == 0, answer.err
+    assert ", after update 4)" in answer.out
 
 
 def test_the_latest_weights_count_as_long_as_no_score_is_defined():

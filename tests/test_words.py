@@ -49,6 +49,12 @@ def test_files_of_any_name(checkpoints, tmp_path: Path, monkeypatch: pytest.Monk
     assert answer.status == 0, answer.err
 
 
+def test_a_home_folder_within_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave ~ as it is there."""
+    monkeypatch.setenv("HOME", "/home/one")
+    assert compose(["output_dir=~/run"])["output_dir"] == "/home/one/run"
+
+
 def test_entries_of_a_mapping() -> None:
     plain = compose(["method=lora", "method.ranks={query:4}", "task=sst2",
                      "task.also={test:validation}"])  # fmt: skip

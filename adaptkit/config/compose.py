@@ -62,6 +62,8 @@ def typed(hydra: Any) -> str:
 def with_absolute_paths(plain: dict[str, Any]) -> dict[str, Any]:
     """Make paths absolute where they exist, so that a run can be read from any folder."""
     places = (("data", "root"), ("task", "path"), ("model", "path"), ("model", "from_run"))
+    if isinstance(plain.get("output_dir"), str):
+        plain["output_dir"] = os.path.expanduser(plain["output_dir"])
     for group, key in places:
         node = plain.get(group)
         value = node.get(key) if isinstance(node, dict) else None

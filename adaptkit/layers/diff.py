@@ -149,7 +149,9 @@ class Diff(nn.Module):
         Without `values` only the sizes are right.
         """
         device = self.zero().device
-        self.delta_indices = torch.zeros(self.kept, dtype=torch.int32, device=device)
+        wide = sum(w.numel() for w in self.base.values()) > torch.iinfo(torch.int32).max
+        number = torch.int64 if wide else torch.int32
+        self.delta_indices = torch.zeros(self.kept, dtype=number, device=device)
         self.delta_values = torch.zeros(self.kept, device=device)
         if values:
             if self.masks is None:
@@ -157,7 +159,7 @@ class Diff(nn.Module):
             flat = torch.cat([w.flatten() for w in self.w.values()])
             mask = torch.cat([mask.flatten() for mask in self.masks or ()]).to(device)
             indices = mask.nonzero().squeeze(-1)
-            self.delta_indices, self.delta_values = indices.int(), flat[indices].clone()
+            self.delta_indices, self.delta_values = indices.to(number), flat[indices].clone()
         self.w, self.alpha, self.group = nn.ParameterDict(), nn.ParameterDict(), None
 
     @torch.no_grad()

@@ -52,7 +52,7 @@ class ChildTuning:
         """Add the hooks that mask gradients; D passes over the training rows once.
 
         Raises:
-            AdaptError: D, and nothing in the layers trains.
+            AdaptError: D, and nothing in the layers trains, or nothing of it would be kept.
         """
         if self.mode == "D":
             return self._fixed(start, context)
@@ -78,6 +78,10 @@ class ChildTuning:
                 "layers, and this method trains none there. Choose another method, or "
                 f"{self.where}.mode=F."
             )
+        count = sum(start.trainable[name].numel() for name in inside)
+        if round(self.share * count) == 0:
+            raise invalid(f"{self.where}.share", self.share, f"keeps none of {count:,} numbers",
+                          "Raise it")  # fmt: skip
         if context.stage != "train":
             return start
         from adaptkit.layers.child import Child, fisher, largest

@@ -195,6 +195,8 @@ def line(record: RunResult) -> str:
     """Return a finished run as one sentence."""
     name = "/".join((record.task, record.model, record.method))
     best = f", best at update {record.best_update} of {record.updates}" if record.updates else ""
+    if best and record.settings.get("trainer.keep") == "last":
+        best = f", after update {record.updates}"
     others = "".join(
         f", {key} {decimal(value)}" for key, value in record.scores.items() if key != record.metric
     )
