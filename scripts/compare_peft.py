@@ -79,7 +79,7 @@ def run_peft(args: argparse.Namespace) -> dict[str, float]:
     files = {s: str(args.data / "sst2" / f"{s}.parquet") for s in ("train", "validation")}
     rows = load_dataset("parquet", data_files=files)
     if args.rows:
-        from adaptkit.tasks.source import subset
+        from adaptkit.tasks.reading.source import subset
 
         labels = rows["train"]["label"][:]
         rows["train"] = subset(rows["train"], args.rows, args.seed, labels)

@@ -94,7 +94,7 @@ def words(args: argparse.Namespace) -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    from adaptkit.tasks.source import subset
+    from adaptkit.tasks.reading.source import subset
 
     files = {s: str(args.data / "sst2" / f"{s}.parquet") for s in ("train", "validation")}
     rows = load_dataset("parquet", data_files=files)
@@ -221,7 +221,7 @@ def text(args: argparse.Namespace) -> None:
     from datasets import load_dataset
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    from adaptkit.tasks.source import subset
+    from adaptkit.tasks.reading.source import subset
 
     folder = bundled.MINIS / "mini-t5"
     tokenizer = AutoTokenizer.from_pretrained(folder)

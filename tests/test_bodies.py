@@ -32,7 +32,7 @@ from adaptkit.models.empty import empty_model, gaps
 from adaptkit.models.heads import HEADS, outputs_by_name
 from adaptkit.models.model import Model
 from adaptkit.models.weights import ties
-from adaptkit.runs.export import export
+from adaptkit.runs.exchange.export import export
 
 NAMES = ("negative", "neutral", "positive")
 LANGUAGE = [name for name, head in HEADS.items() if not head.new]

@@ -403,7 +403,15 @@ def check_record(found: dict) -> None:
     assert found["time"]["total_seconds"] >= found["time"]["eval_seconds"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+# One of each kind of delta; the others have them in common.
+QUICKLY = ("full", "lora", "adalora", "prefix", "prompt", "houlsby", "probe", "diff_pruning",
+           "hard_prompt", "chain")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[pytest.mark.slow] * (m not in QUICKLY)) for m in METHODS],
+)
 def test_run_from_start_to_verification(place: Path, checkpoints, method: str) -> None:
     words = [f"method={method}", *tiny(checkpoints["bert"]), "data.root=../data"]
     answer = call("train", *words)

@@ -13,7 +13,7 @@ from test_tasks import Given
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError
-from adaptkit.runs.evaluate import keep_wording
+from adaptkit.runs.evaluating.evaluate import keep_wording
 from adaptkit.tasks.tag import Tag
 
 TAGS = ("A", "B", "C")

@@ -12,7 +12,7 @@ from runs import shallow
 from sklearn.metrics import f1_score
 
 from adaptkit.config.compose import compose
-from adaptkit.runs.evaluate import keep_wording
+from adaptkit.runs.evaluating.evaluate import keep_wording
 
 ROWS = [("good film", "yes_"), ("bad film", "no_"), ("a dull story", "no_"), ("i liked it", "yes_")]
 

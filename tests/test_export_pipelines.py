@@ -17,7 +17,7 @@ from transformers.pipelines import Pipeline
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import Settings, settings
 from adaptkit.runs.delta import SavedRun
-from adaptkit.runs.export import write as export
+from adaptkit.runs.exchange.export import write as export
 from adaptkit.runs.predicting.predictor import Predictor
 from adaptkit.runs.prepare import feed_of, prepare, scorer_of
 from adaptkit.training.scorer import Prepared

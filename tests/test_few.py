@@ -14,7 +14,7 @@ from datasets import Dataset
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.data import FOLDS, Data
-from adaptkit.tasks.few import digests, training_rows
+from adaptkit.tasks.reading.few import digests, training_rows
 from adaptkit.tasks.regress import Regress
 
 TASK = Classify("mine", text=("text",), labels=("no", "yes"))

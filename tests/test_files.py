@@ -19,8 +19,8 @@ from adaptkit.errors import AdaptError
 from adaptkit.storage import hub
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.data import Data
-from adaptkit.tasks.files import EXTENSIONS, read_file
-from adaptkit.tasks.ids import row_name
+from adaptkit.tasks.reading.files import EXTENSIONS, read_file
+from adaptkit.tasks.reading.ids import row_name
 
 TEXTS = ["a, b", 'say "no"', " blanks ", "l1\nl2", "tab\there", "naïve – 日本 🙂", "", "null", "NA"]
 ROWS = [{"text": text, "label": f"c{i % 2}"} for i, text in enumerate(TEXTS)]

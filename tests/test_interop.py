@@ -45,9 +45,9 @@ from adaptkit.methods.prompt import PromptTuning
 from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.vera import VeRA
 from adaptkit.models.loading import head_names
-from adaptkit.runs.card import base_name, licence
-from adaptkit.runs.export import save_form
-from adaptkit.runs.import_peft import check_task_type
+from adaptkit.runs.exchange.card import base_name, licence
+from adaptkit.runs.exchange.export import save_form
+from adaptkit.runs.exchange.import_peft import check_task_type
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -777,7 +777,7 @@ def test_refusals_of_export(run_of: Any, tmp_path: Path) -> None:
 def test_a_plain_model_with_other_logits_is_not_kept(
     run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adaptkit.runs import export as export_run
+    from adaptkit.runs.exchange import export as export_run
 
     honest = export_run.outputs_of
 

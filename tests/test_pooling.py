@@ -25,7 +25,7 @@ from adaptkit.models.model import Model
 from adaptkit.models.padding import with_padding_moved
 from adaptkit.models.pooling import Pooled
 from adaptkit.runs.delta import load_run
-from adaptkit.runs.export import export
+from adaptkit.runs.exchange.export import export
 
 SEQUENCE = MODEL_HEADS["sequence"]
 

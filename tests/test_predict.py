@@ -36,7 +36,7 @@ from adaptkit.runs.predicting.predictor import Predictor
 from adaptkit.runs.predicting.rows import Rows
 from adaptkit.runs.prepare import feed_of, prepare, scorer_of
 from adaptkit.tasks.forms.head import HeadForm
-from adaptkit.tasks.stream import count_in, rows_in
+from adaptkit.tasks.reading.stream import count_in, rows_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TEXTS = SENTENCES[:7]

@@ -24,8 +24,8 @@ from adaptkit.config.settings import settings
 from adaptkit.errors import ConfigError
 from adaptkit.models import loading
 from adaptkit.models.model import Model
+from adaptkit.runs.evaluating.protocol import with_protocol
 from adaptkit.runs.prepare import reader_of
-from adaptkit.runs.protocol import with_protocol
 from adaptkit.runs.record import RunResult
 from adaptkit.runs.run import Interface
 from adaptkit.tasks.forms.mlm import MLMForm
@@ -235,7 +235,7 @@ def test_a_kill_in_a_run_that_follows(words, here):
 
 @pytest.mark.slow
 def test_an_interrupted_protocol_goes_on(words, here, monkeypatch):
-    from adaptkit.runs import protocol
+    from adaptkit.runs.evaluating import protocol
 
     done = []
     run = protocol.run

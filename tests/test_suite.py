@@ -21,8 +21,8 @@ from adaptkit.config.overrides import sweep_lengths
 from adaptkit.config.settings import settings
 from adaptkit.config.suite import suite_in
 from adaptkit.errors import AdaptError, ConfigError
-from adaptkit.runs.mapped import mapping, merged
-from adaptkit.runs.suite import Outcome, check_other, macro, under, with_drop
+from adaptkit.runs.evaluating.mapped import mapping, merged
+from adaptkit.runs.evaluating.suite import Outcome, check_other, macro, under, with_drop
 from adaptkit.tasks.cells import accuracy_by
 from adaptkit.tasks.classify import Classify
 from adaptkit.training.scorer import Scored
@@ -399,7 +399,7 @@ def test_training_goes_on_with_the_suite(words, run):
 @pytest.mark.slow
 def test_an_interrupted_suite_goes_on(words, run, monkeypatch):
     """The run is done by then: nothing starts again."""
-    from adaptkit.runs import suite
+    from adaptkit.runs.evaluating import suite
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -21,8 +21,8 @@ from adaptkit.models import loading
 from adaptkit.models.model import Model
 from adaptkit.runs.delta import load_run
 from adaptkit.runs.directory import relevant
-from adaptkit.runs.evaluate import as_recorded, changed
-from adaptkit.runs.mapped import in_classes_of
+from adaptkit.runs.evaluating.evaluate import as_recorded, changed
+from adaptkit.runs.evaluating.mapped import in_classes_of
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.forms.verbalizer import pieces_of
 from adaptkit.tasks.gap import Gap

@@ -32,8 +32,8 @@ from adaptkit.models.checkpoint import head_of
 from adaptkit.models.model import Model
 from adaptkit.runs.prepare import feed_of, prepare, scorer_of
 from adaptkit.tasks.data import Data
+from adaptkit.tasks.reading.source import DataSource
 from adaptkit.tasks.seq2seq import Seq2Seq
-from adaptkit.tasks.source import DataSource
 from adaptkit.tasks.task import Reader, Splits
 from adaptkit.tasks.template import Template
 from adaptkit.tasks.trivial import lead

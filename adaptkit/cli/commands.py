@@ -114,7 +114,7 @@ def eval_(arguments: list[str]) -> int:
     if suite:
         return evaluation(args.run, suite, overrides, args.output, args.json)
     with console.working():
-        from adaptkit.runs.evaluate import evaluate
+        from adaptkit.runs.evaluating.evaluate import evaluate
         from adaptkit.runs.lengths import lines_about
 
         result, place = evaluate(args.run, overrides, args.output)
@@ -169,7 +169,7 @@ def export_(arguments: list[str]) -> int:
     check_run(args.run)
     check_free(args.out, "--out")
     with console.working():
-        from adaptkit.runs.export import export
+        from adaptkit.runs.exchange.export import export
 
         written = export(args.run, args.format, args.out)
     console.show(f"{args.out}: {written}")
@@ -191,7 +191,7 @@ def import_(arguments: list[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
     check_free(args.out, "--out")
     with console.working():
-        from adaptkit.runs.import_peft import import_adapter
+        from adaptkit.runs.exchange.import_peft import import_adapter
 
         result = import_adapter(args.adapter, args.overrides, args.out)
     for remark in result.remarks:

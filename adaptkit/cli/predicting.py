@@ -9,7 +9,7 @@ from adaptkit.cli.commands import check_run
 from adaptkit.cli.parser import Parser, command
 from adaptkit.errors import AdaptError
 from adaptkit.runs.predicting.answer_file import check_output
-from adaptkit.tasks.files import ENDINGS, kind_of
+from adaptkit.tasks.reading.files import ENDINGS, kind_of
 from adaptkit.terminal import console
 
 

@@ -186,7 +186,7 @@ def write_prompt(model: nn.Module, task_type: str) -> PeftForm | None:
     if prompt.skip:
         raise AdaptError(
             f"PEFT puts a prompt before the first token of a {family(model).name} model, adaptkit "
-            "behind it: another function, so there is no PEFT form. Keep the run."
+            "after it: another function, so there is no PEFT form. Keep the run."
         )
     if task_type == CLASSIFIER:
         raise AdaptError(

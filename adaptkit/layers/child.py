@@ -63,7 +63,7 @@ def largest(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
 class Child:
     """A fixed mask over some parameters: the other numbers keep their values, or are zero.
 
-    The object is the hook before an update, and `after` is the hook behind it. `outside_zero`: the
+    The object is the hook before an update, and `after` is the hook after it. `outside_zero`: the
     other numbers are zero. `decay`: they go on decaying, if the optimizer has weight decay.
     """
 

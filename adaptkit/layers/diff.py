@@ -135,7 +135,7 @@ class Diff(nn.Module):
         changes = list(self.differences(sample=False))
         scores = {name: c.abs() for name, c in zip(self.base, changes, strict=True)}
         missing = self.kept - sum(int((score > 0).sum()) for score in scores.values())
-        if missing > 0:  # too many gates are closed: the rest are the largest behind them
+        if missing > 0:  # too many gates are closed: the rest are the largest of those
             for score, w in zip(scores.values(), self.w.values(), strict=True):
                 score.copy_(torch.where(score > 0, torch.inf, w.abs()))
         self.masks = list(largest(scores, self.density).values())

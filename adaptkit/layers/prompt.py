@@ -72,7 +72,7 @@ class Prompt(nn.Module):
         return cast(Tensor, self.vectors if self.delta_vectors is None else self.delta_vectors)
 
     def attach(self, body: nn.Module, decoder: nn.Module | None, skip: int) -> None:
-        """Put the prompt in at every call of `body`, behind `skip` tokens of the text."""
+        """Put the prompt in at every call of `body`, after `skip` tokens of the text."""
         if self.inside:
             body.register_forward_pre_hook(self._in_places, with_kwargs=True)
             return
@@ -142,7 +142,7 @@ class Prompt(nn.Module):
         return mask.bool().int().argmax(1, keepdim=True) + self.skip
 
     def _positions(self, positions: Tensor, extra: int, start: Tensor, later: bool) -> Tensor:
-        if later:  # all of the step's tokens stand behind the prompt
+        if later:  # all of the step's tokens follow the prompt
             return positions + extra
         length = positions.shape[1]
         columns = torch.arange(length, device=positions.device)

@@ -2,7 +2,7 @@
 
     y = g (x - mean) / std + b,   g and b trained;   RMSNorm: y = g x / rms, g trained
 
-All norms of the base model take part: those of the layers, of the embeddings, behind the last
+All norms of the base model take part: those of the layers, of the embeddings, after the last
 layer, and of queries and keys (Qwen3, Gemma 3).
 
 Count: 2 H per norm; 2 H (2 L + 1) in BERT, 38,400 for BERT-base and 100,352 for BERT-large.

@@ -54,7 +54,7 @@ class PrefixTuning:
 
         Raises:
             AdaptError: the family computes attention in its own way, `init` has no tokens, or
-                stands behind a prompt.
+                follows a prompt.
         """
         from adaptkit.layers.prefix import Shape, attach_prefixes, repeat_rows
         from adaptkit.models.attention import check_replaceable

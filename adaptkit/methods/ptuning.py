@@ -13,7 +13,7 @@ The paper guesses a word at [MASK] of a template with the vectors among its word
     task.template='{first} {prompt:3} Question: {second}? {prompt:3} Answer: {label}.'
 
 The words of the template are the anchors then, and h_1 to h_3 stand at the first place. In another
-form, or without places in the template, all of the prompt stands before the text (behind [CLS]).
+form, or without places in the template, all of the prompt stands before the text (after [CLS]).
 
 Count: P d + (12 d^2 + 16 d) + (2 d^2 + 2 d) for vectors, LSTM and MLP; 8,278,272 for BERT-base
 with 9 vectors. Of these P d are stored, 6,912.

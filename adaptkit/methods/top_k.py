@@ -1,9 +1,9 @@
-"""Top-K: train the last layers and what stands behind them (Houlsby et al. 2019, arXiv:1902.00751).
+"""Top-K: train the last layers and what follows them (Houlsby et al. 2019, arXiv:1902.00751).
 
-    trained: layers L - K + 1 .. L, the norm behind the last layer, the pooler, the head
+    trained: layers L - K + 1 .. L, the norm after the last layer, the pooler, the head
 
 `layers` names others; layer 1 is the lowest. Of two stacks, the same layers of encoder and decoder
-are trained. T5's relative positions are a table of the first layer of each stack. The norm behind
+are trained. T5's relative positions are a table of the first layer of each stack. The norm after
 the last layer (GPT-2, LLaMA, T5 ...) belongs to the top, as it reads the last layer. A pretrained
 head stays frozen. Layers below stay in training mode, dropout included, as in published runs
 (Child-Tuning, diff pruning): their outputs are computed for every batch. ALBERT is rejected: its
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from adaptkit.adaptation import Adaptation, Context, no_op
 from adaptkit.errors import at_least, invalid
-from adaptkit.models.depth import behind, last_of, parameters_in, stacks
+from adaptkit.models.depth import after_layers, last_of, parameters_in, stacks
 
 DEFAULT = 2
 
@@ -41,14 +41,14 @@ class TopK:
             )
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
-        """Freeze everything but these layers, what stands behind the last one, and the head.
+        """Freeze everything but these layers, what follows the last one, and the head.
 
         Raises:
             AdaptError: there are fewer layers, or they share their weights.
         """
         model = start.model
         layers = [name for stack in stacks(model, "method=top_k") for name in self._of(stack)]
-        trained = (parameters_in(model, layers) | behind(model)) & start.loaded
+        trained = (parameters_in(model, layers) | after_layers(model)) & start.loaded
         # The trained tensors are the body's own: nothing is left to fold in.
         return replace(start.only(lambda name: name in trained), merge=no_op)
 

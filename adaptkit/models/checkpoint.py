@@ -24,7 +24,7 @@ HINT = "Check the path, and that it holds config.json, tokenizer files and *.saf
 
 
 def folder_of(path: str) -> Path | None:
-    """Return the folder behind a path or `adaptkit:NAME`, or None for a hub id."""
+    """Return the folder of a path or `adaptkit:NAME`, or None for a hub id."""
     folder = bundled.model(path) or Path(path).expanduser()
     return folder if folder.is_dir() else None
 

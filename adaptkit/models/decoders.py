@@ -86,7 +86,7 @@ DECODERS: dict[str, Family] = {
         {
             **LLAMA,
             "ffn_norm": ("layers.*.pre_feedforward_layernorm",),
-            # A norm behind each sub-layer is its last step before the residual sum.
+            # A norm after each sub-layer is its last step before the residual sum.
             **points("layers.*", "post_attention_layernorm", "post_feedforward_layernorm", "mlp"),
         },
         "layers.*",

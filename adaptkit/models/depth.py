@@ -1,4 +1,4 @@
-"""How deep a part of the base model lies: its layers, and what stands behind the last one.
+"""How deep a part of the base model lies: its layers, and what follows the last one.
 
 No torch at import time.
 """
@@ -54,8 +54,8 @@ def parameters_in(model: nn.Module, modules: Iterable[str]) -> set[str]:
     return {name for name, _ in model.named_parameters() if name.startswith(inside)}
 
 
-def behind(model: nn.Module) -> set[str]:
-    """Return the names of the base model's parameters behind its last layer: norm, pooler."""
+def after_layers(model: nn.Module) -> set[str]:
+    """Return the names of the base model's parameters after its last layer: norm, pooler."""
     return parameters_in(model, (name for name, _, _ in matches(model, family(model).top)))
 
 

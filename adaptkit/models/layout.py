@@ -49,7 +49,7 @@ class Family:
     name: str
     parts: Patterns
     layers: str  # pattern of one layer (of the encoder, if there are two stacks)
-    top: tuple[str, ...] = ()  # what stands behind the last layer: a norm, a pooler
+    top: tuple[str, ...] = ()  # what follows the last layer: a norm, a pooler
     fused: Literal["", "blocks", "heads"] = ""  # query, key and value in one map, how arranged
     padding: Literal["right", "left"] = "right"  # on which side the classifier expects padding
     cls: Literal["first", "last"] | None = "first"  # which token was trained to sum up the text

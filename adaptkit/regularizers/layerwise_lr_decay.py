@@ -2,7 +2,7 @@
 
     lr of layer l = lr * decay^(L + 1 - l),   l = 1 .. L;   embeddings: lr * decay^(L + 1)
 
-The head, and what stands behind the last layer (pooler, norm), have the full rate. These are the
+The head, and what follows the last layer (pooler, norm), have the full rate. These are the
 exponents of ULMFiT (Howard & Ruder 2018, arXiv:1801.06146) and of Zhang et al.'s code for BERT
 (arXiv:2006.05987). ELECTRA's code has one more factor of decay for all but the head. XLNet's has
 decay^0 at the top, and the full rate at the embeddings.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import AdaptError, invalid
 from adaptkit.models.anatomy import base_prefix
-from adaptkit.models.depth import behind, parameters_in, stacks
+from adaptkit.models.depth import after_layers, parameters_in, stacks
 
 
 @dataclass(frozen=True)
@@ -58,4 +58,6 @@ class LayerwiseLrDecay:
         }
         own = {name for name in body & start.loaded if name.startswith(base_prefix(model))}
         lowest = self.decay ** (max(map(len, found)) + 1)
-        return start.plus(lr_scale={**rates, **dict.fromkeys(own - layers - behind(model), lowest)})
+        return start.plus(
+            lr_scale={**rates, **dict.fromkeys(own - layers - after_layers(model), lowest)}
+        )

@@ -4,11 +4,11 @@
 
 They are drawn as transformers draws them in a new model of this config: in BERT normal with
 `initializer_range`, biases 0, gains 1; other families (GPT-2, T5, Gemma 3) have rules of their own.
-The norm behind the last layer keeps its pretrained values. Of two stacks, the last K layers of both
+The norm after the last layer keeps its pretrained values. Of two stacks, the last K layers of both
 are drawn. All of these tensors must be trained, so that they are saved with the run.
 
 Among several regularizers the order counts: one that pulls towards the start (`l2_sp`) and comes
-before this one pulls towards the pretrained values, one behind it towards the drawn ones.
+before this one pulls towards the pretrained values, one after it towards the drawn ones.
 """
 
 from __future__ import annotations

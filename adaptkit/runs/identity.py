@@ -26,7 +26,7 @@ from adaptkit.runs.directory import CHECKPOINTS
 from adaptkit.runs.record import RunResult
 from adaptkit.storage import bundled, hub
 from adaptkit.storage.files import digest, write_json
-from adaptkit.tasks.source import DataSource
+from adaptkit.tasks.reading.source import DataSource
 
 FILE = "made_of.json"  # next to the checkpoints
 WORDS = {"data": "the data files", "model": "the model's files", "processes": "processes",

@@ -22,7 +22,7 @@ from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.runs.directory import LOG, RESULT, flat
 from adaptkit.runs.foreign import check_record
 from adaptkit.storage.files import finite, is_main_process, write_json
-from adaptkit.tasks.few import drawn
+from adaptkit.tasks.reading.few import drawn
 from adaptkit.tasks.task import Splits
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class RunResult:
     imported_from: str | None = None  # an adapter of another library
     from_runs: list[dict[str, Any]] = field(default_factory=list)  # parents, the nearest first
     evaluated_run: str | None = None  # a finished run on other data
-    ood: dict[str, Any] = field(default_factory=dict)  # runs/suite.py: other sets, drops
-    after: dict[str, Any] = field(default_factory=dict)  # runs/protocol.py: by protocol
+    ood: dict[str, Any] = field(default_factory=dict)  # runs/evaluating/suite.py: other sets, drops
+    after: dict[str, Any] = field(default_factory=dict)  # runs/evaluating/protocol.py: by protocol
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""

@@ -23,7 +23,7 @@ def done_before(settings: Settings, say: Callable[[str], None]) -> RunResult | N
     origin = settings.task.origin(settings.data)
     done = already_done(settings, origin.kind, made_of(settings, origin))
     if done:
-        if is_main_process():  # a kill behind the record left them
+        if is_main_process():  # a kill after the record was written left them
             shutil.rmtree(settings.output_dir / CHECKPOINTS, ignore_errors=True)
         say(f"done before (to repeat it: trainer.resume=never): {settings.output_dir}")
     return done

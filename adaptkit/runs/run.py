@@ -29,7 +29,7 @@ from adaptkit.runs.directory import (
     identity,
     write_config,
 )
-from adaptkit.runs.followed import check_followed
+from adaptkit.runs.evaluating.followed import check_followed
 from adaptkit.runs.from_run import lineage
 from adaptkit.runs.frozen import kept, reader_of_features, solved
 from adaptkit.runs.identity import check_same, made_of, note

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from adaptkit.runs.delta import load_run
-from adaptkit.runs.evaluate import as_recorded, score
+from adaptkit.runs.evaluating.evaluate import as_recorded, score
 from adaptkit.runs.predictions import identities, read_predictions, same
 from adaptkit.runs.prepare import restored
 from adaptkit.tasks.task import LABEL

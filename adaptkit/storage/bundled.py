@@ -22,7 +22,7 @@ REINSTALL = "Install adaptkit again: pip install --force-reinstall --no-deps ada
 
 
 def model(path: str) -> Path | None:
-    """Return the folder behind `adaptkit:NAME`, or None for any other path.
+    """Return the folder of `adaptkit:NAME`, or None for any other path.
 
     Raises:
         AdaptError: there is no such model, or its files are damaged.

@@ -20,7 +20,7 @@ from adaptkit.tasks.data import Data
 from adaptkit.tasks.forms.dependency import DependencyForm
 from adaptkit.tasks.forms.words import check_words
 from adaptkit.tasks.labels import whole
-from adaptkit.tasks.source import DatasetSpec, with_column
+from adaptkit.tasks.reading.source import DatasetSpec, with_column
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
 

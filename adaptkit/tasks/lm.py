@@ -25,7 +25,7 @@ class LM(TableTask):
     label: str = ""  # there is none
     metric: str = "perplexity"  # bits per byte of the text; perplexity by tokens and by words
     max_length: int = 256  # tokens of a window
-    context: int = 1  # tokens that each token sees at least, behind the first window of a text
+    context: int = 1  # tokens that each token sees at least, after the first window of a text
 
     answer = "the probability of the text"
     larger_is_better = False

@@ -37,7 +37,7 @@ class Pattern:
 
     @cached_property
     def parts(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of a fixed text and the column or slot behind it, as Template has them.
+        """Pairs of a fixed text and the column or slot after it, as Template has them.
 
         Raises:
             ConfigError: the slot is not there once, {second} is named and there is none, or a place
@@ -146,8 +146,8 @@ class Wording:
     words: Words
 
 
-def behind(found: Sequence[Wording], causal: bool) -> Wording:
-    """Return the wording for an answer that is written behind a text: the slot ends it.
+def ending(found: Sequence[Wording], causal: bool) -> Wording:
+    """Return the wording for an answer that is written after a text: the slot ends it.
 
     Of wordings without a style the last is that for causal models.
 

@@ -14,7 +14,7 @@ from adaptkit.errors import AdaptError, at_least, invalid, one_of, unknown, with
 from adaptkit.tasks.data import Data
 from adaptkit.tasks.forms.span import SpanForm
 from adaptkit.tasks.forms.text import CUE, Generation, TextForm
-from adaptkit.tasks.ids import row_name
+from adaptkit.tasks.reading.ids import row_name
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Form, Splits
 from adaptkit.tasks.template import Template

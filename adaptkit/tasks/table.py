@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
-from adaptkit.tasks import grouping, one_file, source, trivial
+from adaptkit.tasks import trivial
 from adaptkit.tasks.data import Data
-from adaptkit.tasks.few import training_rows
-from adaptkit.tasks.ids import chosen, with_ids
 from adaptkit.tasks.labels import check_stored
 from adaptkit.tasks.notes import notes_on
+from adaptkit.tasks.reading import grouping, one_file, source
+from adaptkit.tasks.reading.few import training_rows
+from adaptkit.tasks.reading.ids import chosen, with_ids
 from adaptkit.tasks.task import ID, LABEL, Answer, Form, Splits
 from adaptkit.tasks.template import hold_texts
 

@@ -22,7 +22,7 @@ from adaptkit.tasks.data import Data
 from adaptkit.tasks.forms.tag import TagForm
 from adaptkit.tasks.forms.words import check_words
 from adaptkit.tasks.labels import Namer, classes_in
-from adaptkit.tasks.source import with_column
+from adaptkit.tasks.reading.source import with_column
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
 from adaptkit.tasks.weights import (

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.data import Data
-from adaptkit.tasks.source import DataSource
+from adaptkit.tasks.reading.source import DataSource
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -52,7 +52,7 @@ def completed(job: Settings, result: RunResult) -> RunResult:
     if held.get("asked") == job.protocol.words() and not held["missing"]:
         return result
     with console.working() as interface:
-        from adaptkit.runs.protocol import with_protocol
+        from adaptkit.runs.evaluating.protocol import with_protocol
 
         return with_protocol(job, result, interface)
 

@@ -24,7 +24,7 @@ def evaluated(job: Settings, result: RunResult) -> RunResult:
     if job.suite is None or (held and not result.ood["missing"]):
         return result
     with console.working():
-        from adaptkit.runs.suite import with_suite
+        from adaptkit.runs.evaluating.suite import with_suite
 
         return with_suite(job, result, console.say)
 
@@ -138,7 +138,7 @@ def cells(name: str, by: Mapping[str, Any]) -> list[str]:
 def evaluation(run: Path, suite: Any, words: list[str], output: Path | None, as_json: bool) -> int:
     """Score a finished run on a suite and print its record; 2: no set could be evaluated."""
     with console.working():
-        from adaptkit.runs.suite import evaluate_suite
+        from adaptkit.runs.evaluating.suite import evaluate_suite
         from adaptkit.storage.files import to_json
 
         record, file = evaluate_suite(run, suite, words, output, console.say)

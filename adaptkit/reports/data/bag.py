@@ -14,10 +14,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.tasks import source
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.forms.choice import alternatives_of, regrouped
+from adaptkit.tasks.reading import source
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.tag import Tag
 from adaptkit.tasks.task import LABEL, Answer, Splits, Task

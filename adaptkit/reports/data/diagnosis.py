@@ -34,7 +34,7 @@ from adaptkit.reports.data.split import Split, look_at
 from adaptkit.reports.data.tokens import padding
 from adaptkit.runs.lengths import by_split
 from adaptkit.runs.prepare import reader_of
-from adaptkit.tasks.source import file_of
+from adaptkit.tasks.reading.source import file_of
 from adaptkit.tasks.span import Span
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import Splits

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from adaptkit.tasks.choice import Choice
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.dependency import Dependency
+from adaptkit.tasks.reading.source import has_text
 from adaptkit.tasks.regress import Regress
 from adaptkit.tasks.seq2seq import Seq2Seq
-from adaptkit.tasks.source import has_text
 from adaptkit.tasks.tag import Tag
 from adaptkit.tasks.task import LABEL, Task
 from adaptkit.tasks.template import Template

@@ -1,7 +1,7 @@
 """Answers on their way to a file: a command that was killed goes on where it stopped.
 
 Beside OUTPUT lies .OUTPUT.partial: a line that says whose answers they are, then one JSON object
-per row, appended by whole parts. What stands behind the last whole part is computed again, so that
+per row, appended by whole parts. What follows the last whole part is computed again, so that
 every part is always the same rows, and the end is the same to the byte.
 """
 

@@ -12,15 +12,15 @@ from adaptkit.runs.predicting.answer_file import Line
 from adaptkit.runs.predicting.predictor import Predictor
 from adaptkit.runs.predicting.rows import Rows, identity
 from adaptkit.runs.predicting.submission import Submission
-from adaptkit.tasks.files import Row
-from adaptkit.tasks.ids import add_ids
+from adaptkit.tasks.reading.files import Row
+from adaptkit.tasks.reading.ids import add_ids
 from adaptkit.tasks.task import ID
 
 
 def parts_of(
     predictor: Predictor, rows: Rows, size: int, submission: Submission | None, done: int
 ) -> Iterator[list[Line]]:
-    """Yield the answers to the rows behind the first `done`, by parts of `size`.
+    """Yield the answers to the rows after the first `done`, by parts of `size`.
 
     `submission`: the ids must be those of its server.
 

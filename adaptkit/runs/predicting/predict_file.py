@@ -18,7 +18,7 @@ from adaptkit import __version__
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
-from adaptkit.runs.evaluate import as_recorded, asked_in, changed, with_classes_of
+from adaptkit.runs.evaluating.evaluate import as_recorded, asked_in, changed, with_classes_of
 from adaptkit.runs.predicting.answer_file import Line, check_output, write_answers
 from adaptkit.runs.predicting.partial import Partial, partial_of
 from adaptkit.runs.predicting.parts import parts_of
@@ -38,7 +38,7 @@ GENERATED = 64  # the same if answers are generated, which takes long
 MANY = 1_000_000  # rows whose ids are compared
 
 Count = Callable[[int, int | None], None]  # rows that are done, of how many, if that is known
-Answered = Callable[[int], Iterator[list[Line]]]  # the parts behind so many rows
+Answered = Callable[[int], Iterator[list[Line]]]  # the parts after so many rows
 
 
 @dataclass(frozen=True)

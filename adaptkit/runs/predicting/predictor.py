@@ -12,9 +12,9 @@ from datasets import Dataset
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, first_line
 from adaptkit.runs.delta import load_run
-from adaptkit.runs.evaluate import as_recorded
+from adaptkit.runs.evaluating.evaluate import as_recorded
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
-from adaptkit.tasks.files import odd_one
+from adaptkit.tasks.reading.files import odd_one
 from adaptkit.tasks.task import Answer
 from adaptkit.training.scorer import Prepared
 

@@ -11,11 +11,11 @@ from typing import BinaryIO
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import digest
-from adaptkit.tasks.files import Row
-from adaptkit.tasks.ids import id_text, numbered
 from adaptkit.tasks.notes import no_ids, notes_on
-from adaptkit.tasks.source import file_of
-from adaptkit.tasks.stream import count_in, decoded, json_lines, rows_in
+from adaptkit.tasks.reading.files import Row
+from adaptkit.tasks.reading.ids import id_text, numbered
+from adaptkit.tasks.reading.source import file_of
+from adaptkit.tasks.reading.stream import count_in, decoded, json_lines, rows_in
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import ID
 

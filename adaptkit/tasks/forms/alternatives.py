@@ -27,7 +27,7 @@ from adaptkit.tasks.forms.gap import GapForm, distinct
 from adaptkit.tasks.forms.options import ROOM, ranked
 from adaptkit.tasks.forms.text import CUE, SHORTEST, Generation, TextForm
 from adaptkit.tasks.forms.written import WrittenForm
-from adaptkit.tasks.ids import row_name
+from adaptkit.tasks.reading.ids import row_name
 from adaptkit.tasks.task import ID, LABEL, Answer, Reader
 from adaptkit.tasks.template import Template
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs
 from adaptkit.tasks.forms.words import placed, windows
-from adaptkit.tasks.ids import row_name
+from adaptkit.tasks.reading.ids import row_name
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
     -log p(x) = - sum_t log p(x_t | x_<t),   the first token from the tokenizer's beginning (or end)
 
 A text that is longer than the model reads is cut into windows. Every token is predicted exactly
-once, in training and in scoring; behind the first window it sees at least `context` tokens of the
+once, in training and in scoring; after the first window it sees at least `context` tokens of the
 text. The end of a text is not predicted. The answer is the sum for a row and the number of tokens.
 """
 
@@ -29,7 +29,7 @@ class LMForm(Form):
 
     text: str  # column
     max_length: int  # tokens of a window
-    context: int  # tokens of the text that a token sees at least, behind the first window
+    context: int  # tokens of the text that a token sees at least, after the first window
 
     head: ClassVar[str] = "lm"
     outputs: ClassVar[None] = None

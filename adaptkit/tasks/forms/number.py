@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.forms.text import Generation, TextForm
 from adaptkit.tasks.forms.written import WrittenForm
-from adaptkit.tasks.pattern import Wording, behind
+from adaptkit.tasks.pattern import Wording, ending
 from adaptkit.tasks.task import LABEL, Answer, Reader
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ ROOM = 16  # tokens of a number, its end included
 
 @dataclass(frozen=True)
 class NumberForm(WrittenForm):
-    """A row in a pattern, a number written behind it."""
+    """A row in a pattern, a number written after it."""
 
     wordings: tuple[Wording, ...]  # without a style: the one for two stacks, that for causal models
     max_length: int  # tokens of the source, special ones included
@@ -37,7 +37,7 @@ class NumberForm(WrittenForm):
 
     def inner(self, reader: Reader) -> TextForm:
         """Return the form of source and target."""
-        source = behind(self.wordings, reader.causal).pattern.before()
+        source = ending(self.wordings, reader.causal).pattern.before()
         return TextForm(source, self.max_length, ROOM, Generation(max_new_tokens=ROOM))
 
     def targets(self, rows: Dataset, reader: Reader) -> list[str]:

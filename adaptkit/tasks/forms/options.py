@@ -23,7 +23,7 @@ from adaptkit.tasks.forms.padding import plain_text
 from adaptkit.tasks.forms.text import Generation, TextForm, losses_of
 from adaptkit.tasks.forms.verbalizer import check_pieces
 from adaptkit.tasks.forms.written import WrittenForm
-from adaptkit.tasks.pattern import Wording, behind
+from adaptkit.tasks.pattern import Wording, ending
 from adaptkit.tasks.task import LABEL, Answer, Reader
 from adaptkit.tasks.template import Template
 
@@ -36,7 +36,7 @@ ROOM = 512  # tokens of an option, its end included; more than any has
 
 @dataclass(frozen=True)
 class OptionsForm(WrittenForm):
-    """A row in a pattern, the word of a class as the text behind it."""
+    """A row in a pattern, the word of a class as the text after it."""
 
     wordings: tuple[Wording, ...]  # without a style: the one for two stacks, that for causal models
     classes: tuple[str, ...]
@@ -50,7 +50,7 @@ class OptionsForm(WrittenForm):
         Raises:
             AdaptError: there is none.
         """
-        return behind(self.wordings, reader.causal)
+        return ending(self.wordings, reader.causal)
 
     def source(self, reader: Reader) -> Template:
         """Return what stands before an answer; special tokens in shown rows are plain text."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.padding import check_separator, encoded, padded_inputs, plain_text
-from adaptkit.tasks.ids import row_name
+from adaptkit.tasks.reading.ids import row_name
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, GenerationMixin
 
 
-CUE = "\nAnswer:"  # of a causal model, behind a source that does not ask for an answer itself
+CUE = "\nAnswer:"  # of a causal model, after a source that does not ask for an answer itself
 SHORTEST = 4  # tokens of a source that must fit next to a target: the least task.max_length
 
 
@@ -204,7 +204,7 @@ class TextForm(Form):
         )  # fmt: skip
 
     def _generate(self, model: nn.Module, inputs: dict[str, Tensor], reader: Reader) -> Tensor:
-        """Return the tokens of the answers, behind those of the sources if the model is causal."""
+        """Return the tokens of the answers, after those of the sources if the model is causal."""
         generating = cast("GenerationMixin", model)
         before = generating.generation_config
         # The checkpoint's own settings would fill in what these leave open.

@@ -24,7 +24,7 @@ from adaptkit.models.empty import empty_model
 from adaptkit.models.heads import HEADS
 from adaptkit.runs.delta import digest, save_delta
 from adaptkit.runs.directory import HISTORY, write_config
-from adaptkit.runs.evaluate import score
+from adaptkit.runs.evaluating.evaluate import score
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import prepare
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError, MachineError, first_line, invalid
 from adaptkit.storage import bundled
-from adaptkit.tasks import conll
-from adaptkit.tasks.files import ENDINGS, EXTENSIONS, Table, kind_of, read_file
+from adaptkit.tasks.reading import conll
+from adaptkit.tasks.reading.files import ENDINGS, EXTENSIONS, Table, kind_of, read_file
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError
-from adaptkit.tasks import grouping
 from adaptkit.tasks.data import Data
-from adaptkit.tasks.few import training_rows
 from adaptkit.tasks.notes import notes_on
-from adaptkit.tasks.source import DataSource, empty_texts, held_out
+from adaptkit.tasks.reading import grouping
+from adaptkit.tasks.reading.few import training_rows
+from adaptkit.tasks.reading.source import DataSource, empty_texts, held_out
 from adaptkit.tasks.task import LABEL, Splits
 
 if TYPE_CHECKING:

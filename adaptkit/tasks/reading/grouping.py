@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from adaptkit.tasks import source
+from adaptkit.tasks.reading import source
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -16,8 +16,8 @@ from adaptkit.config.overrides import parsed, stem
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
+from adaptkit.runs.evaluating.mapped import in_classes_of, mapping, said, score_mapped, unlabelled
 from adaptkit.runs.lengths import by_split, lengths_of
-from adaptkit.runs.mapped import in_classes_of, mapping, said, score_mapped, unlabelled
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts

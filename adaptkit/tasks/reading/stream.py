@@ -15,8 +15,17 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from adaptkit.errors import AdaptError, first_line
-from adaptkit.tasks import conll
-from adaptkit.tasks.files import ENDINGS, Row, _json, _object, _plain, cells, kind_of, read_file
+from adaptkit.tasks.reading import conll
+from adaptkit.tasks.reading.files import (
+    ENDINGS,
+    Row,
+    _json,
+    _object,
+    _plain,
+    cells,
+    kind_of,
+    read_file,
+)
 
 GROUP = 256  # rows of Parquet that are made Python objects at once
 

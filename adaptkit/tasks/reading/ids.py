@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import to_json
-from adaptkit.tasks import source
+from adaptkit.tasks.reading import source
 from adaptkit.tasks.task import ID, SHOWN
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from adaptkit.models import loading
 from adaptkit.models.anatomy import family
 from adaptkit.models.body import config_of
 from adaptkit.models.heads import HEADS
-from adaptkit.runs.card import card
 from adaptkit.runs.delta import SavedRun, load_run
+from adaptkit.runs.exchange.card import card
 from adaptkit.runs.prepare import restored
 from adaptkit.storage import bundled
 from adaptkit.storage.files import check_free, making_folder, save_tensors, write_json, write_text

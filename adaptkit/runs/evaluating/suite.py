@@ -27,7 +27,7 @@ from adaptkit.config.suite import Suite
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.metrics.bootstrap import Array, mean_draws, quantiles
 from adaptkit.runs.delta import SavedRun, load_run
-from adaptkit.runs.evaluate import (
+from adaptkit.runs.evaluating.evaluate import (
     as_recorded,
     asking,
     changed,
@@ -37,12 +37,12 @@ from adaptkit.runs.evaluate import (
     suffix_of,
     where_typed,
 )
-from adaptkit.runs.mapped import in_classes_of, mapping, unlabelled
+from adaptkit.runs.evaluating.mapped import in_classes_of, mapping, unlabelled
 from adaptkit.runs.prepare import restored
 from adaptkit.runs.record import RunResult
 from adaptkit.runs.remarks import score_draws
 from adaptkit.storage.files import finite, write_json
-from adaptkit.tasks.source import with_column
+from adaptkit.tasks.reading.source import with_column
 from adaptkit.tasks.task import LABEL, Splits, Task
 from adaptkit.training.scorer import Prepared, Scored, distributed, gathered
 

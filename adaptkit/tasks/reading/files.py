@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adaptkit.errors import AdaptError, first_line
-from adaptkit.tasks import conll
+from adaptkit.tasks.reading import conll
 
 if TYPE_CHECKING:
     import pyarrow

@@ -1,0 +1,1 @@
+"""Finished runs on other rows, and runs that follow them."""

@@ -1,0 +1,1 @@
+"""Runs for other libraries, and adapters of other libraries as runs."""

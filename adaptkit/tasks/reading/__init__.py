@@ -1,0 +1,1 @@
+"""Rows: read from files or the hub, their ids, samples and groups."""
