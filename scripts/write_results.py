@@ -30,6 +30,8 @@ Record = dict[str, Any]
 Cell = Callable[[list[Record]], str]  # the records of a row -> what a column shows
 
 COSTS = {  # heading -> short name, key in result.json, divisor; shown if any row has the number
+    "kbit": ("kbit", "description.bits", 1e3),
+    "compression": ("compression", "description.compression", 1),
     "trained, body": ("body", "params.body_trainable", 1),
     "trained, head": ("head", "params.head_trainable", 1),
     "trained": ("trained", "", 1),
