@@ -567,9 +567,9 @@ SENSELESS = {("seq2seq", "probe"), ("seq2seq", "ensemble"), ("span", "ensemble")
              ("dependency", "ensemble"), ("mlm", "probe"), ("mlm", "ensemble")}  # fmt: skip
 SENSELESS |= {(kind, method) for kind in WORDED for method in ("probe", "ensemble")}
 RUNS = [
-    pytest.param(kind, method, marks=[SLOW] * (kind in WORDED and (kind, method) not in (
-        ("cloze", "prompt"), ("text", "prefix"), ("cloze_number", "ensemble"))
-        or method in ("bitfit", "prompt") and kind not in ("classify", "tag", "cloze")))
+    pytest.param(kind, method, marks=[SLOW] * ((kind in WORDED and (kind, method) not in (
+        ("cloze", "prompt"), ("text", "prefix"), ("cloze_number", "ensemble")))
+        or (method in ("bitfit", "prompt") and kind not in ("classify", "tag", "cloze"))))
     for method in ("lora", "probe", "prompt", "prefix", "bitfit", "ensemble")
     for kind in KINDS
 ]  # fmt: skip
