@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from commandline import call, tiny
 from runs import carry_out, configure, sentiment
 from test_processes import SCRIPT
 from test_processes import carry_out as in_processes
@@ -252,6 +253,11 @@ def test_where_nothing_is_frozen(checkpoints, rows, tmp_path):
     store = {"trainer.features": str(tmp_path / "store")}
     with pytest.raises(ConfigError, match="frozen base model, and method=lora is not a probe"):
         configure(tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=lora", **store)
+    answer = call("train", *tiny(checkpoints["bert"]), "task=copa", "data.source=sample",
+                  "method=probe", f"trainer.features={tmp_path}/store",
+                  f"output_dir={tmp_path}/c")  # fmt: skip
+    assert answer.status == 2
+    assert "this task puts several per row to the model. Leave it out" in answer.err
     with pytest.raises(ConfigError, match=r"keeps what trainer\.cache_frozen=never"):
         configure(tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=probe",
                   **store, **{"trainer.cache_frozen": "never"})  # fmt: skip

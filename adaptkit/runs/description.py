@@ -39,13 +39,11 @@ def check_described(settings: Settings, prepared: Prepared) -> None:
     """Reject runs whose labels have no code.
 
     Raises:
-        AdaptError: the method is not a probe, the answers are not classes, or the loss is not the
-            negative log-likelihood.
+        AdaptError: the answers are not classes, the loss is not the negative log-likelihood, or
+            the features are not kept.
     """
     task, why = settings.plain["task"], ""
-    if prepared.adaptation.features is None:
-        why = f"method={settings.method_name} is not a probe"
-    elif not settings.task.classes:
+    if not settings.task.classes:
         why = "the answers of this task are not classes"
     elif task.get("class_weights") or task.get("label_smoothing"):
         why = "task.class_weights and task.label_smoothing change the loss"

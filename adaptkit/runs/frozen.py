@@ -26,12 +26,10 @@ def kept(settings: Settings, prepared: Prepared) -> bool:
         AdaptError: they are to be kept in a folder, and cannot be kept.
     """
     frozen, one = prepared.adaptation.features is not None, prepared.form.sequences == 1
-    if settings.trainer.features is not None and not (frozen and one):
-        why = "this task puts several texts per row to the model"
-        if not frozen:
-            why = f"method={settings.method_name} has none"
-        raise invalid("trainer.features", settings.trainer.features, "keeps features of a frozen "
-                      f"base model, and {why}", "Leave it out")  # fmt: skip
+    if settings.trainer.features is not None and not one:
+        raise invalid("trainer.features", settings.trainer.features, "keeps features of single "
+                      "texts, and this task puts several per row to the model",
+                      "Leave it out")  # fmt: skip
     return frozen and ((settings.trainer.cache_frozen == "auto" and one) or solvable(prepared))
 
 

@@ -123,8 +123,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         wrapped = form if adaptation.form is None else adaptation.form(form)
         needed = None
         if memory:
-            needed = memory_of(run, adaptation, wrapped, counts, precision, config)
-            needed = replace(needed, copies=copies)
+            needed = memory_of(run, adaptation, wrapped, counts, copies, precision, config)
         for last in adaptation.finish:
             last()
         counts = replace(counts, stored=count(adaptation).stored)
@@ -140,6 +139,7 @@ def memory_of(
     adaptation: Adaptation,
     form: Form,
     counts: Params,
+    copies: int,
     precision: str,
     config: PretrainedConfig,
 ) -> Memory:
@@ -167,7 +167,7 @@ def memory_of(
         weights=4 * counts.trainable + frozen,
         gradients=gradients,
         optimizer=run.optimizer.state_bytes * counts.trainable,
-        copies=0,  # known to `plan`
+        copies=copies,
         activations=saved,
         passing=max(0, highest - gradients - saved, evaluating - gradients - saved),
         libraries=LIBRARIES if device_of(run.trainer.device).type == "cpu" else 0,
