@@ -1,7 +1,7 @@
 """Recipes on small sets: a learning rate from held-out training rows, then several seeds.
 
     OMP_NUM_THREADS=1 python scripts/compare_recipes.py --model DIR --data DIR --out DIR \\
-        --task sst2 cola --recipe full lora,r3f ...
+        --task sst2 cola --recipe full lora+r3f ...
 
 A recipe is a line of RECIPES. For each recipe and task:
 
@@ -42,8 +42,8 @@ RECIPES = {
     "child_f": ["method=child_tuning", "method.mode=F"],
     "child_d": ["method=child_tuning", "method.mode=D"],
     "lora": ["method=lora"],
-    "lora,r3f": ["method=lora", "regularizer=r3f"],
-    "child_d,r3f": ["method=child_tuning", "method.mode=D", "regularizer=r3f"],
+    "lora+r3f": ["method=lora", "regularizer=r3f"],
+    "child_d+r3f": ["method=child_tuning", "method.mode=D", "regularizer=r3f"],
     "child_d_pruned": ["method=child_tuning", "method.mode=D", "method.outside=zero"],
 }
 
