@@ -155,9 +155,10 @@ def attend(
     attention_mask: Tensor | None,
     is_causal: bool | None = None,
     position_bias: Tensor | None = None,
+    inner: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention with the prefix of `module` in front.
+    """Scaled dot-product attention, by `inner`, with the prefix of `module` in front.
 
     query [B, heads, T, s], key and value [B, G, S, s], mask [B, 1, T, S] (boolean, or added to the
     scores), position_bias [1, heads, T, S].
@@ -173,7 +174,7 @@ def attend(
         attention_mask = F.pad(attention_mask, (length, 0), value=visible)
     if position_bias is not None:
         position_bias = F.pad(position_bias, (length, 0))
-    return sdpa_attention_forward(
+    return inner(
         module, query, prepend(keys, key), prepend(values, value), attention_mask,
         is_causal=False, position_bias=position_bias, **options,
     )  # fmt: skip

@@ -31,6 +31,7 @@ def _bert(names: tuple[str, str, str] = QKV) -> Patterns:
     }
 
 
+_BERT_JOIN = "encoder.layer.*.attention.output"
 _ALBERT = "encoder.albert_layer_groups.*.albert_layers.*"
 _DISTIL = "transformer.layer.*"
 _T5 = ("encoder.block.*.layer.*.SelfAttention", "decoder.block.*.layer.*.SelfAttention",
@@ -44,14 +45,24 @@ _BART_LAYERS = ("encoder.layers.*", "decoder.layers.*")
 
 def _roberta(name: str) -> Family:
     return Family(
-        name, _bert(), "encoder.layer.*", ("pooler",), positions=past_padding, post_norm=always
-    )
+        name, _bert(), "encoder.layer.*", ("pooler",), positions=past_padding, post_norm=always,
+        joins_attention=_BERT_JOIN,
+    )  # fmt: skip
 
 
 FAMILIES: dict[str, Family] = {
     **DECODERS,
-    "bert": Family("BERT", _bert(), "encoder.layer.*", ("pooler",), post_norm=always),
-    "electra": Family("ELECTRA", _bert(), "encoder.layer.*", post_norm=always),
+    "bert": Family(
+        "BERT",
+        _bert(),
+        "encoder.layer.*",
+        ("pooler",),
+        post_norm=always,
+        joins_attention=_BERT_JOIN,
+    ),
+    "electra": Family(
+        "ELECTRA", _bert(), "encoder.layer.*", post_norm=always, joins_attention=_BERT_JOIN
+    ),
     "roberta": _roberta("RoBERTa"),
     "xlm-roberta": _roberta("XLM-RoBERTa"),
     "camembert": _roberta("CamemBERT"),

@@ -17,6 +17,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.methods.chain import apply
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
+from adaptkit.models.fast import quicken
 from adaptkit.runs.delta import SavedRun, check_body, load_run
 from adaptkit.runs.from_run import inherit, pinned, resume_delta
 from adaptkit.runs.identity import model_digest
@@ -117,6 +118,9 @@ def prepare(
     # Regularizers pull to what they find, or mask by it: the parent's tensors, if there are any.
     adaptation = apply(adaptation, run.methods[1:], context)
     precision.cast(adaptation, number_format)
+    if stage == "train" and run.trainer.fast and adaptation.features is None:
+        if (device.type, number_format) == ("cpu", "bf16"):
+            quicken(adaptation.model, reads_first(run, adaptation))
     if adaptation.features is not None:  # a rebuilt run reads what its head was trained on
         adaptation.features.rounded = run.trainer.features is not None
     if adaptation.form is not None:
@@ -124,6 +128,11 @@ def prepare(
     reader = base.reader(adaptation.extra_tokens)
     head = base.head if base.new <= adaptation.head else "new"  # a probe replaces it
     return Prepared(adaptation, form, reader, device, number_format, base.fingerprint, head)
+
+
+def reads_first(run: Settings, adaptation: Adaptation) -> bool:
+    """Tell whether the base model's last states are read in their first place alone."""
+    return run.head == "sequence" and not run.model.pooling and not adaptation.extra_tokens
 
 
 def count_examples(run: Settings, rows: Dataset | None, extra_tokens: int) -> int:

@@ -27,6 +27,8 @@ class TrainerSettings:
     max_grad_norm: float = 1.0  # longer gradients are cut to it; 0: no clipping
     # of frozen matrices and products; auto: the device's own
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    # in bf16 on a CPU: own kernels for training steps; false: torch's
+    fast: bool = True
     eval_every: int | None = None  # updates; null: at the end of every epoch
     # evaluations between those that generate texts; 0: only the final score needs texts
     generate_every: int = 0

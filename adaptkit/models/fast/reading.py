@@ -1,0 +1,26 @@
+"""After the last attention, only the place that is read.
+
+A classifier that reads the first token needs no other place of the last layer: behind the last
+attention every place is computed by itself. Exact, dropout included: the masks of places that
+nobody reads are simply not drawn.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from adaptkit.models.anatomy import family, matches
+
+
+def read_first(model: nn.Module) -> None:
+    """In training, drop all places but the first behind the last attention, if the family can."""
+    pattern = family(model).joins_attention
+    if pattern is None:
+        return
+    *_, (_, module, _) = matches(model, (pattern,))
+    module.register_forward_pre_hook(first_place)
+
+
+def first_place(module: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Cut states [B, T, H] to [B, 1, H]: a hook before the module that adds the attention."""
+    return tuple(one[:, :1] for one in states) if module.training else None

@@ -1,0 +1,342 @@
+"""Fast kernels: the same numbers as the plain ones, in training alone, on every family."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from families import FAMILIES, SENTENCES, add_padding, tiny_model, tiny_tokenizer
+from runs import configure, sentiment, shallow
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import set_seed
+from transformers.pytorch_utils import Conv1D
+
+from adaptkit.adaptation import Adaptation, Context
+from adaptkit.methods.bitfit import BitFit
+from adaptkit.methods.full import Full
+from adaptkit.methods.houlsby import Houlsby
+from adaptkit.methods.lora import LoRA
+from adaptkit.methods.prefix import PrefixTuning
+from adaptkit.models.body import DROPOUT
+from adaptkit.models.fast import attention, packed, quicken
+from adaptkit.models.fast.dropout import MaskDropout, mask_of
+from adaptkit.models.loading import head_names
+from adaptkit.runs.prepare import prepare
+from adaptkit.training import precision
+
+CPU, HALF = torch.device("cpu"), torch.bfloat16
+
+
+# ---- masks of dropout ----
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.05, 0.9])
+def test_a_mask_keeps_the_share_in_every_lane_and_scales_it(p):
+    torch.manual_seed(0)
+    mask = mask_of(torch.Size((1 << 21,)), p)
+    kept = mask != 0
+    assert set(mask.unique().tolist()) == {0.0, float(torch.tensor(1 / (1 - p)).bfloat16())}
+    lanes = kept.view(-1, 4).double().mean(0)
+    error = math.sqrt(p * (1 - p) / (1 << 19))
+    assert (lanes - (1 - p)).abs().max() < 4.5 * error
+
+
+def test_masks_are_independent_of_each_other_and_of_their_neighbours():
+    torch.manual_seed(1)
+    size, p = 1 << 16, 0.1
+    draws = torch.stack([(mask_of(torch.Size((size,)), p) != 0).double() for _ in range(40)])
+    centred = (draws - (1 - p)) / math.sqrt(p * (1 - p))
+    between = centred @ centred.t() / size
+    assert between.fill_diagonal_(0).abs().max() < 5.5 / math.sqrt(size)
+    for lag in [*range(1, 20), 64, 384, 1536, 4096]:
+        along = (centred[:, lag:] * centred[:, :-lag]).mean()
+        assert along.abs() < 5 / math.sqrt(centred.numel()), lag
+    spread = draws.mean(1).std() / math.sqrt(p * (1 - p) / size)
+    assert 0.7 < spread < 1.35  # as many as a binomial has
+
+
+def test_a_mask_follows_the_seed_and_any_shape():
+    for shape in [(3,), (1, 7), (5, 3, 11), (0, 4), (2, 2, 2, 2)]:
+        torch.manual_seed(3)
+        state = torch.get_rng_state()
+        first = mask_of(torch.Size(shape), 0.3)
+        torch.set_rng_state(state)
+        assert torch.equal(first, mask_of(torch.Size(shape), 0.3))
+        assert first.shape == shape
+
+
+def test_dropout_by_masks_is_dropout_and_passes_on_what_masks_are_not_made_for():
+    torch.manual_seed(0)
+    layer = MaskDropout(0.25)
+    x = torch.full((4096,), 3.0, dtype=HALF, requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert torch.equal(y, x * x.grad)  # the gradient is the mask
+    assert x.grad.unique().tolist() == [0.0, float(torch.tensor(4 / 3).bfloat16())]
+    assert layer.eval()(x) is x
+    for p in (0.0, 1.0):
+        assert torch.equal(MaskDropout(p)(x), F.dropout(x, p))
+    torch.manual_seed(5)
+    single = torch.ones(64)
+    found = MaskDropout(0.5)(single)
+    torch.manual_seed(5)
+    assert torch.equal(found, F.dropout(single, 0.5))
+
+
+# ---- attention ----
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor, added: Tensor, scale: float, kept: Tensor) -> Tensor:
+    return ((q @ k.mT * scale + added).softmax(-1) * kept) @ v
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [None, "boolean", "added"])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_attention_is_its_formula(causal, masked, biased, groups, monkeypatch):
+    torch.manual_seed(0)
+    batch, heads, length, size = 2, 4, 6, 8
+    q = torch.randn(batch, heads, length, size, dtype=HALF, requires_grad=True)
+    k, v = (
+        torch.randn(batch, heads // groups, length, size, dtype=HALF, requires_grad=True)
+        for _ in range(2)
+    )
+    kept = torch.ones(batch * heads, length, length, dtype=HALF)
+    kept[torch.rand(kept.shape) < 0.3] = 0
+    monkeypatch.setattr(attention, "mask_of", lambda shape, p: kept.view(shape))
+    visible = torch.ones(batch, 1, length, length, dtype=torch.bool)
+    visible[1, ..., -2:] = False
+    bias = torch.randn(1, heads, length, length) if biased else None
+    added = torch.zeros(visible.shape).masked_fill(~visible, -1e9)
+    mask = {None: None, "boolean": visible, "added": added}[masked]
+    module = nn.Module()
+    module.num_key_value_groups = groups
+    found, _ = attention.attention(
+        module, q, k, v, None if mask is None else mask.clone(), dropout=0.3, scaling=0.5,
+        is_causal=causal, position_bias=None if bias is None else bias.to(HALF),
+    )  # fmt: skip
+    up = torch.randn_like(found)
+    got = torch.autograd.grad(found, (q, k, v), up)
+
+    exact = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    wide = [exact[0], *(t.repeat_interleave(groups, 1) for t in exact[1:])]
+    added = torch.zeros(batch, 1, length, length).double()
+    if masked:
+        added = added.masked_fill(~visible, -torch.inf)
+    elif causal:  # a mask that is given says all
+        added = added.masked_fill(~torch.ones(length, length).tril().bool(), -torch.inf)
+    if bias is not None:
+        added = added + bias.to(HALF).double()
+    expected = by_hand(*wide, added, 0.5, kept.double().view(batch, heads, length, length))
+    expected = expected.transpose(1, 2)
+    wanted = torch.autograd.grad(expected, exact, up.double())
+    for one, other in zip((found, *got), (expected, *wanted), strict=True):
+        assert (one.double() - other).norm() < 0.02 * other.norm()
+
+
+def test_attention_is_stock_attention_where_nothing_is_dropped():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 5, 8, dtype=HALF, requires_grad=True) for _ in range(3))
+    module = nn.Module()
+    for dropout, made in [(0.0, q), (0.2, q.float())]:
+        others = [t.to(made.dtype) for t in (k, v)]
+        torch.manual_seed(1)
+        found = attention.attention(module, made, *others, None, dropout, is_causal=False)[0]
+        torch.manual_seed(1)
+        stock = attention.sdpa_attention_forward(module, made, *others, None, dropout, None, False)
+        assert torch.equal(found, stock[0])
+
+
+# ---- packed weights ----
+
+needs_operators = pytest.mark.skipif(not packed.works(), reason="torch lacks the operators here")
+
+
+def half_map(kind: type[nn.Module], bias: bool = True) -> nn.Module:
+    torch.manual_seed(0)
+    made = nn.Linear(24, 40, bias=bias) if kind is nn.Linear else Conv1D(40, 24)
+    made.weight.data = made.weight.data.to(HALF)
+    made.weight.requires_grad_(False)
+    model = nn.Sequential(made).train()
+    packed.pack(model)
+    return made
+
+
+@needs_operators
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D], ids=lambda kind: kind.__name__)
+def test_a_packed_product_is_the_product_and_so_is_its_gradient(kind):
+    made = half_map(kind)
+    assert type(made) is packed.KINDS[kind]
+    x = torch.randn(3, 7, 24, dtype=HALF, requires_grad=True)
+    with precision.autocast("bf16", CPU):
+        y = made(x)
+        up = torch.randn_like(y)
+        got = torch.autograd.grad(y, (x, made.bias), up)
+    weight = made.weight.double() if kind is nn.Linear else made.weight.double().t()
+    expected = x.double() @ weight.t() + made.bias.to(HALF).double()
+    wanted = (up.double() @ weight, up.double().flatten(0, 1).sum(0))
+    for one, other in zip((y, *got), (expected, *wanted), strict=True):
+        assert (one.double() - other).norm() < 0.01 * other.norm()
+
+
+@needs_operators
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D], ids=lambda kind: kind.__name__)
+def test_a_weight_that_was_written_is_packed_again(kind):
+    made = half_map(kind)
+    x = torch.randn(5, 24, dtype=HALF)
+    before = made(x)
+    with torch.no_grad():  # as `merge` and `load_delta` write
+        made.weight.mul_(2)
+        made.bias.mul_(2)
+    torch.testing.assert_close(made(x), 2 * before)
+    other = nn.Parameter(torch.zeros_like(made.weight), requires_grad=False)
+    found = torch.func.functional_call(made, {"weight": other}, (x,))
+    torch.testing.assert_close(found, made.bias.to(HALF).expand(5, -1))
+
+
+@needs_operators
+def test_a_map_that_trains_or_is_computed_or_scored_is_left_alone():
+    made = half_map(nn.Linear, bias=False)
+    x = torch.randn(5, 24, dtype=HALF)
+    assert torch.equal(made.eval()(x), F.linear(x, made.weight))
+    with torch.no_grad():
+        assert torch.equal(made.train()(x), F.linear(x, made.weight))
+    learnt = nn.Linear(4, 4)
+    packed.pack(learnt)
+    assert type(learnt) is nn.Linear
+    computed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4).requires_grad_(False))
+    packed.pack(computed)
+    assert not isinstance(computed, packed.PackedLinear)
+
+
+def test_without_the_operators_nothing_is_packed(monkeypatch):
+    monkeypatch.setattr(packed, "layout", lambda matrix: torch.ops.mkldnn.no_such_operator(matrix))
+    assert not packed.works()
+    monkeypatch.setattr(packed, "layout", lambda matrix: matrix)
+    monkeypatch.setattr(packed, "multiply", lambda x, weight, bias: x)  # another meaning
+    assert not packed.works()
+    made = nn.Sequential(nn.Linear(4, 4).requires_grad_(False))
+    packed.pack(made)
+    assert type(made[0]) is nn.Linear
+
+
+# ---- laws over families ----
+
+
+def adapted(family: str, method: Any, number_format: str) -> Adaptation:
+    """A tiny classifier, without dropout but in the kernels that are made for it."""
+    set_seed(0)
+    model = tiny_model(family)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in {*DROPOUT} & {*vars(module)}:  # OPT and BART drop without a module
+            if isinstance(vars(module)[name], float):
+                setattr(module, name, 0.0)
+    start = Adaptation.of(model, head_names(model))
+    context = Context(tiny_tokenizer(family), torch.Generator().manual_seed(0), 3)
+    made = method.adapt(start, context)
+    precision.cast(made, number_format)
+    return made
+
+
+def gradient(adaptation: Adaptation, family: str, number_format: str) -> Tensor:
+    tokenizer, model = tiny_tokenizer(family), adaptation.model.train()
+    add_padding(tokenizer, model.config)
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with precision.autocast(number_format, CPU):
+        logits = model(**batch).logits
+    F.cross_entropy(logits.float(), torch.arange(len(logits)) % 2).backward()
+    grads = [parameter.grad for parameter in adaptation.trainable.values()]
+    return torch.cat([grad.flatten() for grad in grads if grad is not None])
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        *((family, LoRA(rank=2, roles=("all",))) for family in FAMILIES),
+        *((family, PrefixTuning(3, None)) for family in ("bert", "gpt2", "llama", "bart")),
+        *((family, Full()) for family in ("bert", "electra", "gpt2")),
+        ("bert", BitFit()), ("roberta", Houlsby(4)), ("electra", BitFit()), ("gpt2", BitFit()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)  # fmt: skip
+def test_gradients_are_those_of_stock_kernels(family, method, monkeypatch):
+    """Exactly in fp32 (attention, one place read); in bf16 as near to it as torch's kernels."""
+    exact = gradient(adapted(family, method, "fp32"), family, "fp32")
+    usual = 0.0
+    for kernel in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION):  # with dropout, and without
+        with sdpa_kernel([kernel, SDPBackend.MATH], set_priority=True):
+            stock = gradient(adapted(family, method, "bf16"), family, "bf16")
+        usual = max(usual, float((stock - exact).norm()))
+    assert usual < 0.3 * exact.norm()  # else this says nothing
+
+    monkeypatch.setattr(attention, "fits", lambda x, p: p == 0)
+    draw = mask_of
+    monkeypatch.setattr(attention, "mask_of", lambda shape, p: draw(shape, p).float())
+    single = adapted(family, method, "fp32")
+    quicken(single.model, first_token_only=True)
+    found = gradient(single, family, "fp32")
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-5)
+
+    monkeypatch.setattr(attention, "mask_of", draw)
+    half = adapted(family, method, "bf16")
+    quicken(half.model, first_token_only=True)
+    away = (gradient(half, family, "bf16") - exact).norm()
+    assert away < 1.6 * usual + 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scoring_is_untouched(family):
+    plain = adapted(family, LoRA(rank=2), "bf16").model.eval()
+    fast = adapted(family, LoRA(rank=2), "bf16").model
+    quicken(fast, first_token_only=True)
+    tokenizer = tiny_tokenizer(family)
+    add_padding(tokenizer, plain.config)
+    add_padding(tokenizer, fast.config)
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with torch.no_grad(), precision.autocast("bf16", CPU):
+        assert torch.equal(plain(**batch).logits, fast.eval()(**batch).logits)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+def test_behind_the_last_attention_one_place_is_computed(family):
+    fast = adapted(family, LoRA(rank=2), "bf16").model
+    quicken(fast, first_token_only=True)
+    base = fast.base_model
+    seen: list[int] = []
+    for layer in base.encoder.layer:
+        layer.intermediate.register_forward_hook(lambda m, a, y: seen.append(y.shape[1]))
+    ids = torch.full((2, 9), 7)
+    with precision.autocast("bf16", CPU):
+        fast.train()(input_ids=ids)
+        fast.eval()(input_ids=ids)
+    assert seen == [9, 9, 1, 9, 9, 9]
+
+
+# ---- in a run ----
+
+
+@pytest.mark.parametrize(
+    ("words", "number_format", "kind"),
+    [
+        ([], "bf16", MaskDropout),
+        ([], "fp32", nn.Dropout),
+        (["trainer.fast=false"], "bf16", nn.Dropout),
+    ],
+)
+def test_a_run_uses_them_in_bf16_unless_told_not_to(
+    words, number_format, kind, checkpoints, tmp_path
+):
+    model, data = shallow(checkpoints["bert"], tmp_path / "bert"), sentiment(tmp_path / "data")
+    changes = {"trainer.precision": number_format, "trainer.device": "cpu"}
+    settings = configure(tmp_path / "run", model, data, "method=lora", *words, **changes)
+    bound = settings.bind(settings.task.with_classes(("negative", "positive")))
+    for stage, expected in (("train", kind), ("restore", nn.Dropout)):
+        made = prepare(bound, 1, stage=stage).adaptation.model
+        assert {type(m) for m in made.modules() if isinstance(m, nn.Dropout)} == {expected}
