@@ -56,8 +56,9 @@ class Batch(NamedTuple):
         import torch
 
         def moved(values: Mapping[str, Any]) -> dict[str, Any]:
-            tensors = {n: t.to(device) for n, t in values.items() if isinstance(t, torch.Tensor)}
-            return {**values, **tensors}
+            tensors = {n: t for n, t in values.items() if isinstance(t, torch.Tensor)}
+            # from pinned memory without waiting for the device
+            return {**values, **{n: t.to(device, non_blocking=True) for n, t in tensors.items()}}
 
         return self._replace(inputs=moved(self.inputs), targets=moved(self.targets))
 

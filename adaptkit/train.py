@@ -30,7 +30,7 @@ from adaptkit.errors import AdaptError, ConfigError, Interrupted
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
 from adaptkit.terminal import console, protocol, sweep
-from adaptkit.terminal.libraries import set_environment
+from adaptkit.terminal.libraries import keep_memory, set_environment
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
@@ -120,8 +120,7 @@ def main(arguments: list[str]) -> int:
 
     register_resolvers()
     arguments = readable(arguments)
-    overrides = [a for a in arguments if not a.startswith("-")]
-    jobs = Sweep(overrides)
+    jobs = Sweep(overrides := [a for a in arguments if not a.startswith("-")])
 
     def job(cfg: Any) -> None:
         jobs(cfg)
@@ -282,6 +281,7 @@ def answer(receiver: Any, child: Any) -> Outcome:
 
 def _child(plain: dict[str, Any], sender: Any) -> None:
     gc.freeze()  # what was loaded before the fork stays for good
+    keep_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with console.raising_signals(), contextlib.suppress(BrokenPipeError):
         sender.send(carry_out(plain, here))

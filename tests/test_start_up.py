@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -90,6 +91,43 @@ def test_use_of_the_cores() -> None:
     assert libraries.used(stat, {0}) == 2
     assert libraries.used(stat, {0, 3}) == 3
     assert 0 <= libraries.busy(libraries.affinity())
+
+
+PAGES = """
+import resource, sys
+sys.path.insert(0, {root!r})
+from adaptkit.terminal.libraries import keep_memory
+if {keep}:
+    keep_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def once():
+    bytearray(96 << 20)
+once()
+before = faults()
+for _ in range(5):
+    once()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(
+    "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", ()), reason="no glibc"
+)
+def test_freed_memory_is_kept_unless_the_user_has_set_otherwise() -> None:
+    """Measured by page faults: memory that was given back is got again page by page."""
+    root = str(Path(libraries.__file__).parents[2])
+
+    def count(keep: bool, **environment: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", PAGES.format(root=root, keep=keep)], capture_output=True,
+            text=True, check=True, env={**os.environ, **environment},
+        )  # fmt: skip
+        return int(done.stdout)
+
+    stock = count(False)
+    assert count(True) < stock / 10
+    assert count(True, MALLOC_ARENA_MAX="2") > stock / 2
 
 
 def test_garbage_collection_comes_back() -> None:

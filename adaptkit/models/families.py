@@ -31,7 +31,7 @@ def _bert(names: tuple[str, str, str] = QKV) -> Patterns:
     }
 
 
-_BERT_JOIN = "encoder.layer.*.attention.output"
+_BERT_LAST = ("encoder.layer.*.attention.self", "encoder.layer.*.attention.output")
 _ALBERT = "encoder.albert_layer_groups.*.albert_layers.*"
 _DISTIL = "transformer.layer.*"
 _T5 = ("encoder.block.*.layer.*.SelfAttention", "decoder.block.*.layer.*.SelfAttention",
@@ -46,7 +46,7 @@ _BART_LAYERS = ("encoder.layers.*", "decoder.layers.*")
 def _roberta(name: str) -> Family:
     return Family(
         name, _bert(), "encoder.layer.*", ("pooler",), positions=past_padding, post_norm=always,
-        joins_attention=_BERT_JOIN,
+        last_attention=_BERT_LAST,
     )  # fmt: skip
 
 
@@ -58,10 +58,10 @@ FAMILIES: dict[str, Family] = {
         "encoder.layer.*",
         ("pooler",),
         post_norm=always,
-        joins_attention=_BERT_JOIN,
+        last_attention=_BERT_LAST,
     ),
     "electra": Family(
-        "ELECTRA", _bert(), "encoder.layer.*", post_norm=always, joins_attention=_BERT_JOIN
+        "ELECTRA", _bert(), "encoder.layer.*", post_norm=always, last_attention=_BERT_LAST
     ),
     "roberta": _roberta("RoBERTa"),
     "xlm-roberta": _roberta("XLM-RoBERTa"),

@@ -61,9 +61,9 @@ class Family:
     encoder_decoder: bool = False
     reader: str = ""  # the part below the base model that every task's class gives the words to
     attention_function: bool = True  # transformers looks it up by name, so it can be replaced
-    # what takes the attention of a layer and its input, and leaves them sum and norm, all by
+    # the attention, and what takes its output and its input and leaves them sum and norm, all by
     # position; None: the layer does that itself
-    joins_attention: str | None = None
+    last_attention: tuple[str, str] | None = None
 
     @property
     def causal(self) -> bool:

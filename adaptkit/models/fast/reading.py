@@ -1,8 +1,8 @@
 """After the last attention, only the place that is read.
 
-A classifier that reads the first token needs no other place of the last layer: behind the last
-attention every place is computed by itself. Exact, dropout included: the masks of places that
-nobody reads are simply not drawn.
+A classifier that reads the first token needs no other place of the last layer: neither as a query
+of the last attention, nor behind it, where every place is computed by itself. Exact, dropout
+included: the masks of places that nobody reads are simply not drawn.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from adaptkit.models.anatomy import family, matches
 
+ONLY_FIRST = "_adaptkit_only_first"  # attribute of an attention whose first query alone is read
+
 
 def read_first(model: nn.Module) -> None:
     """In training, drop all places but the first behind the last attention, if the family can."""
-    pattern = family(model).joins_attention
-    if pattern is None:
-        return
-    *_, (_, module, _) = matches(model, (pattern,))
-    module.register_forward_pre_hook(first_place)
+    last = family(model).last_attention
+    if last is not None:
+        (*_, (_, attention, _)), (*_, (_, join, _)) = (matches(model, (one,)) for one in last)
+        setattr(attention, ONLY_FIRST, True)
+        join.register_forward_pre_hook(first_place)
 
 
 def first_place(module: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

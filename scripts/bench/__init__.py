@@ -1,0 +1,1 @@
+"""Benchmarks: `adaptkit train` against other ways of doing the same work."""

@@ -1,0 +1,227 @@
+"""`adaptkit train` against PEFT and the Trainer, against a plain loop, on the same work.
+
+    python scripts/bench/run.py --model DIR --data DIR --quick      # three works, a few minutes
+    python scripts/bench/run.py --model DIR --data DIR --out FILE   # all works, about an hour
+
+DIR: all-MiniLM-L6-v2, and a folder with TASK/train.parquet for sst2, mrpc and imdb. Every side runs
+in a process of its own, in turns (a different one first in every round), on the same rows in the
+same order of magnitude of everything: see `peer.py`. Shown are examples per second of training,
+and, for each peer, the median over the rounds of the ratios of training time and of time from the
+start of the process to its end, with the least and the greatest ratio; above 1, adaptkit is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench.works import METHODS, QUICK, SHAPES, WARMUP, WORKS, Work
+
+PEER = Path(__file__).with_name("peer.py")
+SIDES = ("adaptkit", "tuned", "stock", "plain")
+EVALUATED = 64
+MINI = Path(__file__).resolve().parents[2] / "adaptkit" / "models" / "mini" / "mini-gpt2"
+
+
+def rows(data: Path, work: Work, folder: Path) -> Path:
+    """Write the rows that all sides train on and score; return their folder."""
+    import pandas as pd
+
+    shape = SHAPES[work.shape]
+    place = folder / "data" / shape.task
+    if not place.exists():
+        place.mkdir(parents=True)
+        source = data / shape.task
+        train = pd.read_parquet(source / "train.parquet").sample(shape.rows, random_state=0)
+        held = next(f for s in ("validation", "test") if (f := source / f"{s}.parquet").exists())
+        scored = pd.read_parquet(held).sample(EVALUATED, random_state=0)
+        train.to_parquet(place / "train.parquet", index=False)
+        for split in ("validation", "test"):
+            scored.to_parquet(place / f"{split}.parquet", index=False)
+    return place.parent
+
+
+def body(name: str, model: str, folder: Path) -> str:
+    """Return the folder of a body; those beside MiniLM have random weights of a known shape."""
+    if name == "minilm":
+        return model
+    place = folder / name
+    if not place.exists():
+        import torch
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        torch.manual_seed(0)
+        words = AutoTokenizer.from_pretrained(model if name == "bert-base" else MINI)
+        kind = {"bert-base": "bert"}.get(name, name)
+        ends = {f"{k}_token_id": getattr(words, f"{k}_token_id") for k in ("bos", "eos", "pad")}
+        config = AutoConfig.for_model(kind, vocab_size=len(words), **ends)
+        AutoModel.from_config(config).save_pretrained(place)
+        words.save_pretrained(place)
+    return str(place)
+
+
+def command(side: str, work: Work, model: str, data: Path, place: Path, cuda: bool) -> list[str]:
+    """Return the command of one side."""
+    shape, (rate, words) = SHAPES[work.shape], METHODS[work.method]
+    if side != "adaptkit":
+        made = [
+            sys.executable,
+            str(PEER),
+            "--side",
+            side,
+            "--model",
+            model,
+            "--data",
+            str(data),
+            "--method",
+            work.method,
+            "--shape",
+            work.shape,
+            "--epochs",
+            str(work.epochs),
+        ]
+        return [*made, "--cuda"] if cuda else made
+    return [
+        sys.executable, "-m", "adaptkit", "train", "model=auto", f"model.path={model}",
+        f"task={shape.task}", f"task.max_length={shape.max_length}", f"data.root={data}",
+        "data.source=local", f"method={work.method}", *words, f"optimizer.lr={rate}",
+        "optimizer.weight_decay=0.01", f"optimizer.warmup_ratio={WARMUP}",
+        f"trainer.epochs={work.epochs}", f"trainer.batch_size={shape.batch}",
+        "trainer.precision=bf16", f"trainer.device={'cuda' if cuda else 'cpu'}",
+        "trainer.eval_every=1000000", "trainer.keep=last", f"output_dir={place}",
+    ]  # fmt: skip
+
+
+def measure(side: str, work: Work, model: str, data: Path, cuda: bool) -> dict[str, Any] | None:
+    """Run one side once; None if it cannot do this work."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "run")
+        begun = time.monotonic()
+        done = subprocess.run(
+            command(side, work, model, data, place, cuda), capture_output=True, text=True,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "true"}, check=False,
+        )  # fmt: skip
+        wall = time.monotonic() - begun
+        if done.returncode:
+            print(f"  {side}: {done.stderr.strip().splitlines()[-1][:160]}", flush=True)
+            return None
+        if side != "adaptkit":
+            return {**json.loads(done.stdout.strip().splitlines()[-1]), "wall": wall}
+        record = json.loads((place / "result.json").read_text())
+        history = (place / "history.jsonl").read_text().splitlines()
+        return {
+            "seconds": record["time"]["train_seconds"],
+            "examples_per_second": record["time"]["train_samples_per_second"],
+            "losses": [entry["loss"] for line in history if "loss" in (entry := json.loads(line))],
+            "accuracy": record["scores"]["accuracy"],
+            "peak_mb": record["memory"]["peak_rss_bytes"] / 1e6,
+            "wall": wall,
+        }
+
+
+def compare(work: Work, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run all sides in turns; return every run."""
+    model, data = body(work.body, args.model, folder), rows(args.data, work, folder)
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in args.sides}
+    for number in range(args.rounds):
+        able = [s for s in args.sides if number == 0 or runs[s]]
+        for side in able[number % len(able) :] + able[: number % len(able)]:
+            if result := measure(side, work, model, data, args.cuda):
+                runs[side].append(result)
+                print(
+                    f"  {side:9} {result['examples_per_second']:7.1f} examples/s "
+                    f"{result['wall']:6.1f} s {result['peak_mb']:6.0f} MB",
+                    flush=True,
+                )
+    return {"work": work.name, "runs": runs}
+
+
+def ratio(runs: dict[str, list[dict]], peer: str, key: str) -> str:
+    """Return the median of a peer's time over ours, round by round, and its range."""
+    pairs = zip(runs[peer], runs["adaptkit"], strict=False)
+    each = [other[key] / ours[key] for other, ours in pairs]
+    return f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})" if each else "–"
+
+
+def table(made: list[dict[str, Any]]) -> str:
+    """Return the table of all works in Markdown."""
+    peers = [side for side in SIDES[1:] if side in made[0]["runs"]]
+    heading = ["work", "examples/s", "peak MB"]
+    for peer in peers:
+        heading += [f"{peer}: training", f"{peer}: in all", f"{peer}: memory"]
+    lines = [heading, ["---", *["--:"] * (len(heading) - 1)]]
+    for one in made:
+        runs = one["runs"]
+
+        def middle(side: str, key: str, runs: dict = runs) -> float:
+            return statistics.median(run[key] for run in runs[side])
+
+        line = [one["work"], f"{middle('adaptkit', 'examples_per_second'):.0f}",
+                f"{middle('adaptkit', 'peak_mb'):.0f}"]  # fmt: skip
+        for peer in peers:
+            line += [ratio(runs, peer, "seconds"), ratio(runs, peer, "wall")]
+            there = middle("adaptkit", "peak_mb") / middle(peer, "peak_mb") if runs[peer] else None
+            line.append("–" if there is None else f"{there:.2f}")
+        lines.append(line)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine(cuda: bool) -> dict[str, Any]:
+    """Return where and with what this was measured."""
+    import peft
+    import torch
+    import transformers
+
+    names = {"torch": torch, "transformers": transformers, "peft": peft}
+    processor = platform.processor()
+    if (info := Path("/proc/cpuinfo")).exists():
+        processor = next(line.split(": ")[1] for line in info.read_text().splitlines()
+                         if line.startswith("model name"))  # fmt: skip
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "device": torch.cuda.get_device_name() if cuda else processor,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        **{name: module.__version__ for name, module in names.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="three works, without the stock peer")
+    parser.add_argument("--work", nargs="+", help="only works whose name holds one of these")
+    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
+    parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--out", type=Path, help="write every run as JSON")
+    args = parser.parse_args()
+    if args.quick and args.sides == list(SIDES):
+        args.sides = ["adaptkit", "tuned", "plain"]
+    works = [work for work in (QUICK if args.quick else WORKS)
+             if not args.work or any(part in work.name for part in args.work)]  # fmt: skip
+    made = []
+    with tempfile.TemporaryDirectory() as folder:
+        for work in works:
+            print(work.name, flush=True)
+            made.append(compare(work, args, Path(folder)))
+            if args.out:
+                text = json.dumps({**machine(args.cuda), "works": made}, indent=1)
+                args.out.write_text(text, encoding="utf-8")
+    print(" ".join(f"{key} {value}" for key, value in machine(args.cuda).items()))
+    print(table(made))
+
+
+if __name__ == "__main__":
+    main()
