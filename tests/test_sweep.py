@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +59,16 @@ def test_jobs_are_counted_and_the_table_is_stored(place: Path, checkpoints) -> N
     assert all(0 <= float(row["score"]) <= 1 and float(row["baseline"]) == 0.5 for row in rows)
     assert "sweep-" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_runs_in_folders_of_one_s_own_and_of_adaptkit_s_share_a_table(place: Path) -> None:
+    """A comma in output_dir makes a sweep over folders, some of them relative."""
+    folders = [place / "own" / "a", Path("outputs/b")]
+    outcomes = [Outcome("x", 1, None, "it failed", str(folder)) for folder in folders]
+    file = sweep.store(outcomes, datetime(2026, 1, 2))
+    assert file is not None
+    assert file.parent == place
+    assert file.read_text().count("it failed") == 2
 
 
 SWEEP = """

@@ -49,7 +49,7 @@ def files(outcomes: Sequence[Any], started: datetime) -> list[Path]:
 
 def store(outcomes: Sequence[Any], started: datetime) -> Path | None:
     """Write the table of a sweep into the folder that holds its runs; None if there is none."""
-    folders = [os.path.dirname(outcome.directory) for outcome in outcomes if outcome.directory]
+    folders = [os.path.dirname(os.path.abspath(o.directory)) for o in outcomes if o.directory]
     if not folders:
         return None
     text = io.StringIO()
