@@ -5,18 +5,15 @@ No torch at import time: a mistake in the configuration is answered before it is
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +26,7 @@ from adaptkit.config.words import readable
 from adaptkit.errors import AdaptError, ConfigError, Interrupted
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
-from adaptkit.terminal import console, protocol, sweep
-from adaptkit.terminal.libraries import keep_memory, set_environment
+from adaptkit.terminal import children, console, protocol, sweep
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
@@ -51,7 +47,7 @@ class Outcome:
 
 @dataclass
 class Sweep:
-    """The jobs of one command, carried out one after the other; mostly there is one."""
+    """The jobs of one command; mostly there is one."""
 
     overrides: list[str]
     started: datetime = field(default_factory=datetime.now)
@@ -60,6 +56,7 @@ class Sweep:
     outcomes: list[Outcome] = field(default_factory=list)
     seen: list[Settings] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # of the jobs that were carried out
+    beside: children.SideBySide[Outcome] = field(default_factory=children.SideBySide)
 
     def __call__(self, cfg: Any) -> None:
         """Carry out one composed job, unless the sweep has had the same one.
@@ -70,20 +67,40 @@ class Sweep:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        several = HydraConfig.get().mode == RunMode.MULTIRUN
+        hydra = HydraConfig.get()
+        several = hydra.mode == RunMode.MULTIRUN
+        side_by_side = cfg.trainer.jobs
         self.begun += 1
-        clock = time.monotonic()
         if several:
-            self.announce(HydraConfig.get())
-        outcome = run_job(cfg, several, self.is_new)
-        if outcome is None:
+            self.announce(hydra)
+        job = composed(cfg, typed(hydra), self.is_new)
+        if job is None:
             self.total -= 1
-            return
+        elif isinstance(job, Outcome):
+            self.outcomes.append(job)
+        elif several and isinstance(side_by_side, int) and side_by_side > 1:
+            start = partial(in_child, told=True)
+            self.beside.submit(partial(self.carry_out, job, start), side_by_side)
+        else:
+            self.collect(self.carry_out(job, in_child if several else here))
+
+    def carry_out(self, job: dict[str, Any], start: Callable[[Settings], Outcome]) -> Outcome:
+        """Carry out one job, and note how long it took."""
+        clock = time.monotonic()
+        outcome = carry_out(job, start)
+        if outcome.result and outcome.result.started_at >= self.started_at:
+            self.seconds.append(time.monotonic() - clock)
+        return outcome
+
+    def collect(self, outcome: Outcome) -> None:
+        """Take in how a job ended.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted.
+        """
         self.outcomes.append(outcome)
         if outcome.status > 128:
             raise Interrupted(outcome.status - 128)
-        if outcome.result and outcome.result.started_at >= self.started_at:
-            self.seconds.append(time.monotonic() - clock)
 
     @property
     def started_at(self) -> str:
@@ -91,7 +108,7 @@ class Sweep:
         return self.started.astimezone(timezone.utc).isoformat(timespec="seconds")
 
     def announce(self, hydra: Any) -> None:
-        """Say which of how many jobs begins."""
+        """Say which of how many jobs begins, or waits for its turn."""
         params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
         jobs = math.prod(sweep_lengths([*params, *self.overrides]).values())
         self.total = self.total or jobs
@@ -131,7 +148,9 @@ def main(arguments: list[str]) -> int:
         with translate_hydra_errors(overrides), guarded_composition(arguments):
             sweep_lengths(overrides)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        jobs.beside.wait(jobs.collect)
     except KeyboardInterrupt as stop:
+        jobs.outcomes += jobs.beside.stop()
         jobs.end()
         return stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT
     finally:
@@ -191,15 +210,11 @@ def checked(plain: dict[str, Any]) -> Settings:
     return job
 
 
-def run_job(cfg: Any, several: bool, is_new: Callable[[Settings], bool]) -> Outcome | None:
-    """Carry out one composed job, in a child process where it is one of `several`.
-
-    None: it is not new.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    name = typed(HydraConfig.get())  # its directory may not be known yet
-    try:
+def composed(
+    cfg: Any, name: str, is_new: Callable[[Settings], bool]
+) -> dict[str, Any] | Outcome | None:
+    """Return a job as plain data, how it has failed already, or None: it is not new."""
+    try:  # its directory may not be known yet
         plain = plain_data(without_hydra(cfg))
         job = settings(plain)
         job.tracker.check_installed()
@@ -209,7 +224,7 @@ def run_job(cfg: Any, several: bool, is_new: Callable[[Settings], bool]) -> Outc
     except AdaptError as error:
         console.error(str(error))
         return Outcome(name, error.status, None, str(error))
-    return carry_out(plain, in_child if several else here)
+    return plain
 
 
 def carry_out(plain: dict[str, Any], start: Callable[[Settings], Outcome]) -> Outcome:
@@ -239,60 +254,20 @@ def here(job: Settings) -> Outcome:
     return Outcome(console.short(str(job.output_dir)), 0, result, "", str(job.output_dir))
 
 
-def in_child(job: Settings) -> Outcome:
-    """Run one job of a sweep in a process of its own: its memory, its crash and its peaks."""
-    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context: Any = multiprocessing.get_context(kind)
-    set_environment()
-    if kind == "forkserver":
-        context.set_forkserver_preload(["adaptkit.runs.run"])  # import torch once for all jobs
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(job.typed, sender))
-    child.start()
-    sender.close()
+def in_child(job: Settings, told: bool = False) -> Outcome:
+    """Run one job of a sweep in a process of its own."""
     try:
-        outcome = answer(receiver, child)
-    except EOFError:
-        child.join()
+        outcome: Outcome = children.work_in_child(_child, job.typed, told)
+    except EOFError as end:
         name = console.short(str(job.output_dir))
-        message = f"the process died (exit code {child.exitcode}): killed, or out of memory"
+        message = f"the process died ({end}): killed, or out of memory"
         console.error(f"{name}: {message}")
         return Outcome(name, 1, None, message, str(job.output_dir))
-    child.join()
     return outcome
 
 
-def answer(receiver: Any, child: Any) -> Outcome:
-    """Return what a child sends; if this process is asked to end, let the child save first.
-
-    Raises:
-        EOFError: the child died.
-        KeyboardInterrupt: this process was asked to end when the child was done.
-    """
-    try:
-        outcome: Outcome = receiver.recv()
-    except KeyboardInterrupt:
-        child.terminate()  # after Ctrl-C it knows already, and a second signal changes nothing
-        outcome = receiver.recv()
-        if outcome.status <= 128:
-            raise
-    return outcome
-
-
-def _child(plain: dict[str, Any], sender: Any) -> None:
-    gc.freeze()  # what was loaded before the fork stays for good
-    keep_memory()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with console.raising_signals(), contextlib.suppress(BrokenPipeError):
-        sender.send(carry_out(plain, here))
-
-
-def _end_with_parent() -> None:
-    """Ask this process to end when the sweep that started it is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+def _child(plain: dict[str, Any]) -> Outcome:
+    return carry_out(plain, here)
 
 
 if __name__ == "__main__":  # python -m adaptkit.train method=lora task=sst2

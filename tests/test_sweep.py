@@ -8,13 +8,16 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from commandline import call, data_root, tiny
+from safetensors.torch import load_file
 from test_cli import WITHOUT_TORCH, process
 
 from adaptkit.config.overrides import sweep_lengths
@@ -69,6 +72,62 @@ def test_runs_in_folders_of_one_s_own_and_of_adaptkit_s_share_a_table(place: Pat
     assert file is not None
     assert file.parent == place
     assert file.read_text().count("it failed") == 2
+
+
+@pytest.mark.slow
+def test_jobs_side_by_side_are_those_one_after_the_other(place: Path, checkpoints) -> None:
+    """Bit for bit; what each says stays together; one that fails harms no other."""
+    words = ["-m", "method=lora", *tiny(checkpoints["bert"]), "data.root=../data"]
+    words += ["trainer.max_steps=2", "seed=0,1,2", "trainer.precision=bf16"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = []
+    for folder, at_a_time in (("alone", 1), ("beside", 3)):
+        (place / folder / "1").mkdir(parents=True)
+        (place / folder / "1" / "notes.txt").write_text("mine")  # no run's folder
+        placed = [f"output_dir={folder}/${{seed}}", f"trainer.jobs={at_a_time}"]
+        command = [sys.executable, "-m", "adaptkit", "train", *words, *placed]
+        ended.append(
+            subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        )
+    assert [done.returncode for done in ended] == [2, 2], ended[1].stderr
+    for seed in (0, 2):
+        one, other = (
+            load_file(place / folder / str(seed) / "delta.safetensors")
+            for folder in ("alone", "beside")
+        )
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    for done in ended:
+        assert "2 of 3 runs done, 1 failed" in done.stdout
+        assert "Traceback" not in done.stderr
+        lines = done.stdout.splitlines()
+        ends = [i for i, line in enumerate(lines) if re.search(r" seed [02]: accuracy ", line)]
+        assert [lines[i + 1].strip()[-2:] for i in ends] == ["/0", "/2"]  # its folder follows it
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert again.stderr.count("done before") == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+@pytest.mark.reliability
+def test_jobs_side_by_side_save_when_the_sweep_is_asked_to_end(place: Path, checkpoints) -> None:
+    words = ["-m", "method=lora", *tiny(checkpoints["bert"]), "data.root=../data", "seed=0,1,2,3"]
+    words += ["trainer.max_steps=100000", "trainer.checkpoint_every=5", "trainer.jobs=2"]
+    words += ["output_dir=run/${seed}"]
+    command = [sys.executable, "-m", "adaptkit", "train", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for seed in (0, 1):
+        limit = time.monotonic() + 120
+        while not list((place / f"run/{seed}").glob("checkpoints/*/complete")):
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert err.count("the same command resumes from update") == 2
+    assert "Traceback" not in err
+    assert not (place / "run" / "3").exists()
+    assert "0 of 4 runs done" in out
 
 
 SWEEP = """

@@ -20,6 +20,7 @@ UNNAMED = (
     "seed",
     "output_dir",
     "trainer.resume",
+    "trainer.jobs",
     "tracker",
     "suite",
     "~suite",

@@ -32,7 +32,7 @@ LOG = "train.log"
 FILES = (DELTA, RESULT, CONFIG, HISTORY, PREDICTIONS)
 # Say where or how a run is carried out, not what it computes.
 IRRELEVANT = (
-    "output_dir", "trainer.resume", "trainer.log_every", "tracker", "tracker.name",
+    "output_dir", "trainer.resume", "trainer.log_every", "trainer.jobs", "tracker", "tracker.name",
     "tracker.tensorboard", "tracker.wandb", "tracker.mlflow",
 )  # fmt: skip
 # As typed; read off the data in config.yaml.

@@ -37,6 +37,8 @@ class TrainerSettings:
     early_stopping_patience: int | None = None  # evaluations without a better score
     # weights that are saved: those with the best score, or the last
     keep: Literal["best", "last"] = "best"
+    # of a sweep that run at a time, each on its part of the cores
+    jobs: int = 1
     # auto: continue from the last checkpoint; never: replace the run
     resume: Literal["auto", "never"] = "auto"
     device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps; auto: CUDA if there is a GPU
@@ -54,7 +56,7 @@ class TrainerSettings:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
             known = ("auto", "cpu", "cuda", "cuda:1 (the second GPU)", "mps")
             raise unknown("trainer.device", self.device, known)
-        for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "log_every"):
+        for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "log_every", "jobs"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
         for name in ("eval_every", "checkpoint_every", "early_stopping_patience"):
             if getattr(self, name) is not None:

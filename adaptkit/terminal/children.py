@@ -1,0 +1,133 @@
+"""Work in processes of its own: its memory, its crash and its peaks. For the jobs of a sweep.
+
+They are forked from a process that has imported all that jobs need. On a terminal one job shows its
+progress; several at a time are written down and shown whole, one after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from adaptkit.terminal.console import raising_signals
+from adaptkit.terminal.libraries import affinity, cpu_quota, keep_memory, set_environment
+
+T = TypeVar("T")
+PRELOADED = ["adaptkit.runs.run", "adaptkit.metrics.glue", "adaptkit.terminal.progress"]
+STREAMS = (1, 2)  # stdout, stderr
+
+living: set[Any] = set()  # children at work
+_speaking = threading.Lock()
+
+
+def share_cores(jobs: int) -> None:
+    """Give each of several jobs its part of the cores, unless the user has said how many."""
+    cores = min(len(affinity()), cpu_quota() or len(affinity()))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(cores) // jobs)))
+
+
+def work_in_child(work: Callable[[Any], Any], argument: Any, told: bool) -> Any:
+    """Return what `work(argument)` returns in another process; `told`: show later what it said.
+
+    If this process is asked to end meanwhile, the child may save first.
+
+    Raises:
+        EOFError: the child died; the message is how.
+        KeyboardInterrupt: this process was asked to end when the child was done.
+    """
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(kind)
+    set_environment()
+    if kind == "forkserver":
+        context.set_forkserver_preload(PRELOADED)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, str(stream)) for stream in STREAMS] if told else []
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(work, argument, sender, files))
+        child.start()
+        living.add(child)
+        sender.close()
+        try:
+            return _answer(receiver, child)
+        except EOFError:
+            child.join()
+            raise EOFError(f"exit code {child.exitcode}") from None
+        finally:
+            child.join()
+            living.discard(child)
+            with _speaking:
+                for file, out in zip(files, (sys.stdout, sys.stderr), strict=False):
+                    out.write(file.read_text(encoding="utf-8", errors="replace"))
+                    out.flush()
+
+
+@dataclass
+class SideBySide(Generic[T]):
+    """Works of which several are under way at a time, each in a child."""
+
+    pool: ThreadPoolExecutor | None = None
+    waiting: list[Future[T]] = field(default_factory=list)
+
+    def submit(self, work: Callable[[], T], at_a_time: int) -> None:
+        """Begin a work as soon as there is room."""
+        if self.pool is None:
+            share_cores(at_a_time)
+            self.pool = ThreadPoolExecutor(at_a_time)
+        self.waiting.append(self.pool.submit(work))
+
+    def wait(self, collect: Callable[[T], None]) -> None:
+        """Hand over what the works return, in the order in which they were submitted."""
+        while self.waiting:
+            outcome = self.waiting[0].result()
+            self.waiting.pop(0)
+            collect(outcome)
+
+    def stop(self) -> list[T]:
+        """Begin no further work, ask the children to end, and return what they return."""
+        begun = [future for future in self.waiting if not future.cancel()]
+        self.waiting = []
+        for child in tuple(living):
+            child.terminate()  # it saves first
+        return [future.result() for future in begun]
+
+
+def _answer(receiver: Any, child: Any) -> Any:
+    try:
+        return receiver.recv()
+    except KeyboardInterrupt:
+        child.terminate()  # after Ctrl-C it knows already, and a second signal changes nothing
+        outcome = receiver.recv()
+        if outcome.status <= 128:
+            raise
+        return outcome
+
+
+def _child(work: Callable[[Any], Any], argument: Any, sender: Any, files: list[Path]) -> None:
+    gc.freeze()  # what was loaded before the fork stays for good
+    keep_memory()
+    for stream, file in zip(STREAMS, files, strict=False):
+        written = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(written, stream)
+        os.close(written)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with raising_signals(), contextlib.suppress(BrokenPipeError):
+        sender.send(work(argument))
+
+
+def _end_with_parent() -> None:
+    """Ask this process to end when the sweep that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
