@@ -23,6 +23,7 @@ from adaptkit.models.anatomy import ROLES, family_of, roles_of, width
 from adaptkit.models.body import base_of
 from adaptkit.models.empty import empty_model, gaps
 from adaptkit.models.loading import load_config
+from adaptkit.models.recompute import recompute_layers
 from adaptkit.tasks.task import Form
 from adaptkit.training.precision import DTYPES, autocast, cast, device_of, halved
 
@@ -154,6 +155,8 @@ def memory_of(
     limit = None if positions is None else positions - adaptation.extra_tokens
     tokens = min(run.task.max_length, limit or run.task.max_length)
     cast(adaptation, precision)
+    if run.trainer.gradient_checkpointing:
+        recompute_layers(adaptation.model)
     batch, gradients = run.trainer.batch_size * form.sequences, 4 * counts.trainable
     if adaptation.features is None:
         saved, highest = step(adaptation, batch, tokens, precision, backward=True)

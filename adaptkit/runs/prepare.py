@@ -18,6 +18,7 @@ from adaptkit.methods.chain import apply
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
 from adaptkit.models.fast import quicken
+from adaptkit.models.recompute import recompute_layers
 from adaptkit.runs.delta import SavedRun, check_body, load_run
 from adaptkit.runs.from_run import inherit, pinned, resume_delta
 from adaptkit.runs.identity import model_digest
@@ -118,6 +119,8 @@ def prepare(
     # Regularizers pull to what they find, or mask by it: the parent's tensors, if there are any.
     adaptation = apply(adaptation, run.methods[1:], context)
     precision.cast(adaptation, number_format)
+    if stage == "train" and run.trainer.gradient_checkpointing:
+        recompute_layers(adaptation.model)
     if stage == "train" and run.trainer.fast and adaptation.features is None:
         if (device.type, number_format) == ("cpu", "bf16"):
             quicken(adaptation.model, reads_first(run, adaptation))

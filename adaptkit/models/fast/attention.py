@@ -98,7 +98,8 @@ def attention(
 
     query [B, heads, T, s], key and value [B, G, S, s], mask [B or 1, 1, T, S].
     """
-    learnt = position_bias is not None and position_bias.requires_grad
+    # T5 lets the zeros of cross-attention require gradients when layers are recomputed
+    learnt = position_bias is not None and position_bias.grad_fn is not None
     if learnt or not (
         torch.is_grad_enabled() and fits(query, dropout) and alike(query, key, value)
     ):
@@ -113,7 +114,7 @@ def attention(
     causal = causal and attention_mask is None and length > 1
     if position_bias is not None:
         attention_mask = create_position_bias_mask(
-            position_bias, attention_mask, causal, query, key
+            position_bias.detach(), attention_mask, causal, query, key
         )
     elif attention_mask is None:
         visible = torch.ones(length, seen, dtype=torch.bool)
