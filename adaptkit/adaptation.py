@@ -57,8 +57,8 @@ class Batch(NamedTuple):
 
         def moved(values: Mapping[str, Any]) -> dict[str, Any]:
             tensors = {n: t for n, t in values.items() if isinstance(t, torch.Tensor)}
-            # from pinned memory without waiting for the device
-            return {**values, **{n: t.to(device, non_blocking=True) for n, t in tensors.items()}}
+            pinned = device.type == "cuda"  # then no copy is waited for
+            return {**values, **{n: t.to(device, non_blocking=pinned) for n, t in tensors.items()}}
 
         return self._replace(inputs=moved(self.inputs), targets=moved(self.targets))
 

@@ -27,6 +27,7 @@ from adaptkit.errors import AdaptError, ConfigError, Interrupted
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
 from adaptkit.terminal import children, console, protocol, sweep
+from adaptkit.terminal.libraries import keep_memory
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
@@ -67,9 +68,8 @@ class Sweep:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        hydra = HydraConfig.get()
+        hydra, at_a_time = HydraConfig.get(), cfg.trainer.jobs
         several = hydra.mode == RunMode.MULTIRUN
-        side_by_side = cfg.trainer.jobs
         self.begun += 1
         if several:
             self.announce(hydra)
@@ -78,16 +78,15 @@ class Sweep:
             self.total -= 1
         elif isinstance(job, Outcome):
             self.outcomes.append(job)
-        elif several and isinstance(side_by_side, int) and side_by_side > 1:
-            start = partial(in_child, told=True)
-            self.beside.submit(partial(self.carry_out, job, start), side_by_side)
+        elif several and at_a_time > 1:
+            self.beside.submit(partial(self.timed, apart), job, min(at_a_time, self.total))
         else:
-            self.collect(self.carry_out(job, in_child if several else here))
+            self.collect(self.timed(carry_out, job, in_child if several else here))
 
-    def carry_out(self, job: dict[str, Any], start: Callable[[Settings], Outcome]) -> Outcome:
+    def timed(self, work: Callable[..., Outcome], *arguments: Any) -> Outcome:
         """Carry out one job, and note how long it took."""
         clock = time.monotonic()
-        outcome = carry_out(job, start)
+        outcome = work(*arguments)
         if outcome.result and outcome.result.started_at >= self.started_at:
             self.seconds.append(time.monotonic() - clock)
         return outcome
@@ -136,6 +135,7 @@ def main(arguments: list[str]) -> int:
     import hydra
 
     register_resolvers()
+    keep_memory()
     arguments = readable(arguments)
     jobs = Sweep(overrides := [a for a in arguments if not a.startswith("-")])
 
@@ -153,6 +153,9 @@ def main(arguments: list[str]) -> int:
         jobs.outcomes += jobs.beside.stop()
         jobs.end()
         return stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT
+    except BaseException:
+        jobs.beside.stop()
+        raise
     finally:
         sys.argv = before
     return jobs.end()
@@ -254,19 +257,23 @@ def here(job: Settings) -> Outcome:
     return Outcome(console.short(str(job.output_dir)), 0, result, "", str(job.output_dir))
 
 
-def in_child(job: Settings, told: bool = False) -> Outcome:
+def in_child(job: Settings) -> Outcome:
     """Run one job of a sweep in a process of its own."""
+    return apart(job.typed, children.Children())
+
+
+def apart(plain: dict[str, Any], family: children.Children, later: bool = False) -> Outcome:
+    """Carry out one job in a process of its own; `later`: show what it said when it is done."""
     try:
-        outcome: Outcome = children.work_in_child(_child, job.typed, told)
+        return children.work_in_child(_carry_out_here, plain, family, later)
     except EOFError as end:
-        name = console.short(str(job.output_dir))
+        name = console.short(plain["output_dir"])
         message = f"the process died ({end}): killed, or out of memory"
         console.error(f"{name}: {message}")
-        return Outcome(name, 1, None, message, str(job.output_dir))
-    return outcome
+        return Outcome(name, 1, None, message, plain["output_dir"])
 
 
-def _child(plain: dict[str, Any]) -> Outcome:
+def _carry_out_here(plain: dict[str, Any]) -> Outcome:
     return carry_out(plain, here)
 
 

@@ -8,7 +8,8 @@ docs/records/*.json hold lists of records, docs/records/results.md the text arou
 record is a run's result.json and the keys `table`, `row`, `column`, `command` and `commit`; COSTS
 says which of its numbers a table can show. The records of one row and column are seeds of one
 measurement: their scores are averaged and listed (of five or more the standard deviation, and how
-many failed), the costs are those of the first. A record marked
+many failed), the costs are those of the first. What scripts/bench/run.py wrote lies in
+docs/records/bench; `<!-- bench: NAME -->` is the place of its table. A record marked
 `transcribed` was copied from an older text; it makes way for a measured one of the same row and
 column. `--add` copies the result.json of finished runs into docs/records/TABLE.json.
 """
@@ -24,6 +25,9 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from bench.run import table as bench_table
 
 ROOT = Path(__file__).resolve().parents[1]
 Record = dict[str, Any]
@@ -248,7 +252,21 @@ def origin(records: list[Record]) -> str:
 # ---- files ----
 
 
-def results(text: str, records: list[Record]) -> str:
+def bench(folder: Path, name: str) -> str:
+    """Return the commands, the table, the machine and the commits of benchmarks."""
+    made = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{name}*.json"))]
+    commands = "\n".join(f"    {one['command']}" for one in made)
+    works = [work for one in made for work in one["works"]]
+    facts = {key: ", ".join(distinct(str(one[key]) for one in made)) for key in made[0]}
+    commits = " and ".join(f"`{commit}`" for commit in distinct(one["commit"] for one in made))
+    return (
+        f"{commands}\n\n{bench_table(works)}\n\nMeasured at {commits} on {facts['date']}: "
+        f"{facts['device']}, {facts['cores']} cores, torch {facts['torch']}, transformers "
+        f"{facts['transformers']}, PEFT {facts['peft']}."
+    )
+
+
+def results(text: str, records: list[Record], benches: Path) -> str:
     """Return docs/results.md: the text with its tables, and tables that the text does not name."""
     tables: dict[str, list[Record]] = {}
     for record in records:
@@ -258,6 +276,7 @@ def results(text: str, records: list[Record]) -> str:
             text += f"\n## {name}\n\n<!-- table: {name} -->\n"
     text = text.replace("<!-- origin -->", origin(records))
     head = "<!-- Written by scripts/write_results.py from docs/records: change it there. -->\n\n"
+    text = re.sub(r"<!-- bench: (\w+) -->", lambda m: bench(benches, m[1]), text)
     return head + re.sub(r"<!-- table: (\w+) -->", lambda m: section(tables[m[1]]), text)
 
 
@@ -288,7 +307,7 @@ def written(root: Path) -> dict[Path, str]:
     text = (root / "docs" / "records" / "results.md").read_text(encoding="utf-8")
     readme = root / "README.md"
     return {
-        root / "docs" / "results.md": results(text, records),
+        root / "docs" / "results.md": results(text, records, root / "docs" / "records" / "bench"),
         readme: between(readme.read_text(encoding="utf-8"), short_table(records)),
     }
 

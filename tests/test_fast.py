@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -15,16 +16,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import set_seed
 from transformers.pytorch_utils import Conv1D
 
+import adaptkit
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.methods.bitfit import BitFit
+from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
 from adaptkit.methods.houlsby import Houlsby
+from adaptkit.methods.ia3 import IA3
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.prefix import PrefixTuning
+from adaptkit.methods.vera import VeRA
 from adaptkit.models.body import DROPOUT
-from adaptkit.models.fast import attention, packed, quicken
+from adaptkit.models.fast import attention, packed, use_fast_kernels
 from adaptkit.models.fast.dropout import MaskDropout, mask_of
 from adaptkit.models.loading import head_names
+from adaptkit.runs import prepare as preparation
 from adaptkit.runs.prepare import prepare
 from adaptkit.training import precision
 
@@ -152,6 +158,33 @@ def test_attention_is_stock_attention_where_nothing_is_dropped():
         assert torch.equal(found, stock[0])
 
 
+@pytest.mark.parametrize("largest", [4, 40])
+def test_rounding_is_that_of_eager_attention(largest, monkeypatch):
+    """Scores are rounded to bf16 before the softmax: the larger they are, the coarser."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 40, 32, dtype=HALF, requires_grad=True) for _ in range(3))
+    scale = largest / float((q @ k.mT).abs().max())
+    monkeypatch.setattr(attention, "mask_of", lambda shape, p: torch.ones(shape, dtype=HALF))
+    up, module = torch.randn(2, 40, 4, 32, dtype=HALF), nn.Module()
+    found = attention.attention(module, q, k, v, None, 0.1, scale, is_causal=False)[0]
+    eager = ((q @ k.mT * scale).softmax(-1) @ v).transpose(1, 2)
+    wide = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    exact = ((wide[0] @ wide[1].mT * scale).softmax(-1) @ wide[2]).transpose(1, 2)
+    wanted = (exact, *torch.autograd.grad(exact, wide, up.double()))
+    away = []
+    for made in (found, eager):
+        got = (made, *torch.autograd.grad(made, (q, k, v), up))
+        pairs = zip(got, wanted, strict=True)
+        away.append([float((g.double() - w).norm() / w.norm()) for g, w in pairs])
+    assert all(ours < 1.2 * theirs + 1e-3 for ours, theirs in zip(*away, strict=True))
+
+
+def test_what_other_attentions_compute_besides_is_not_passed_over():
+    q, k, v = (torch.randn(2, 2, 5, 8, dtype=HALF, requires_grad=True) for _ in range(3))
+    with pytest.raises(ValueError, match="softcap"):  # as the stock function says
+        attention.attention(nn.Module(), q, k, v, None, 0.1, is_causal=False, softcap=30.0)
+
+
 # ---- packed weights ----
 
 needs_operators = pytest.mark.skipif(not packed.works(), reason="torch lacks the operators here")
@@ -197,6 +230,22 @@ def test_a_weight_that_was_written_is_packed_again(kind):
     other = nn.Parameter(torch.zeros_like(made.weight), requires_grad=False)
     found = torch.func.functional_call(made, {"weight": other}, (x,))
     torch.testing.assert_close(found, made.bias.to(HALF).expand(5, -1))
+
+
+@needs_operators
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D], ids=lambda kind: kind.__name__)
+def test_a_packed_map_can_be_copied(kind):
+    made, x = half_map(kind), torch.randn(5, 24, dtype=HALF)
+    before = made(x)
+    assert torch.equal(copy.deepcopy(made)(x), before)
+
+
+def test_nothing_is_packed_that_would_fill_the_memory(monkeypatch):
+    made = nn.Sequential(nn.Linear(64, 64).requires_grad_(False))
+    assert packed.packed_bytes(made) == 2 * 2 * 64 * 64
+    monkeypatch.setattr(packed, "free", lambda: 2.0 * packed.packed_bytes(made) - 1)
+    packed.pack(made)
+    assert type(made[0]) is nn.Linear
 
 
 @needs_operators
@@ -262,6 +311,8 @@ def gradient(adaptation: Adaptation, family: str, number_format: str) -> Tensor:
         *((family, LoRA(rank=2, roles=("all",))) for family in FAMILIES),
         *((family, PrefixTuning(3, None)) for family in ("bert", "gpt2", "llama", "bart")),
         *((family, Full()) for family in ("bert", "electra", "gpt2")),
+        ("gpt2", DoRA(rank=2)), ("gpt2", DoRA(rank=2, roles=("output",))), ("bert", DoRA(rank=2)),
+        ("gpt2", VeRA(rank=8)), ("gpt2", IA3()),
         ("bert", BitFit()), ("roberta", Houlsby(4)), ("electra", BitFit()), ("gpt2", BitFit()),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
@@ -280,34 +331,48 @@ def test_gradients_are_those_of_stock_kernels(family, method, monkeypatch):
     draw = mask_of
     monkeypatch.setattr(attention, "mask_of", lambda shape, p: draw(shape, p).float())
     single = adapted(family, method, "fp32")
-    quicken(single.model, first_token_only=True)
+    use_fast_kernels(single.model, first_token_only=True)
     found = gradient(single, family, "fp32")
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-5)
 
     monkeypatch.setattr(attention, "mask_of", draw)
     half = adapted(family, method, "bf16")
-    quicken(half.model, first_token_only=True)
+    use_fast_kernels(half.model, first_token_only=True)
     away = (gradient(half, family, "bf16") - exact).norm()
     assert away < 1.6 * usual + 0.02 * exact.norm()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_scoring_is_untouched(family):
-    plain = adapted(family, LoRA(rank=2), "bf16").model.eval()
-    fast = adapted(family, LoRA(rank=2), "bf16").model
-    quicken(fast, first_token_only=True)
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [*((family, LoRA(rank=2)) for family in FAMILIES), ("gpt2", DoRA(rank=2)),
+     ("gpt2", DoRA(rank=2, roles=("output",))), ("bert", PrefixTuning(3, 8, dropout=0.3))],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["evaluation", "training without gradients"])
+def test_what_needs_no_gradients_is_untouched(family, method, mode):
+    plain = adapted(family, method, "bf16").model
+    fast = adapted(family, method, "bf16").model
+    use_fast_kernels(fast, first_token_only=True)
     tokenizer = tiny_tokenizer(family)
-    add_padding(tokenizer, plain.config)
-    add_padding(tokenizer, fast.config)
+    for model in (plain, fast):
+        add_padding(tokenizer, model.config)
+        model.train(mode != "evaluation")
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.1
     batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
-    with torch.no_grad(), precision.autocast("bf16", CPU):
-        assert torch.equal(plain(**batch).logits, fast.eval()(**batch).logits)
+    answers = []
+    for model in (plain, fast):
+        torch.manual_seed(2)
+        with torch.no_grad(), precision.autocast("bf16", CPU):
+            answers.append(model(**batch).logits)
+    assert torch.equal(*answers)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
 def test_behind_the_last_attention_one_place_is_computed(family):
     fast = adapted(family, LoRA(rank=2), "bf16").model
-    quicken(fast, first_token_only=True)
+    use_fast_kernels(fast, first_token_only=True)
     base = fast.base_model
     seen: list[int] = []
     for layer in base.encoder.layer:
@@ -340,3 +405,34 @@ def test_a_run_uses_them_in_bf16_unless_told_not_to(
     for stage, expected in (("train", kind), ("restore", nn.Dropout)):
         made = prepare(bound, 1, stage=stage).adaptation.model
         assert {type(m) for m in made.modules() if isinstance(m, nn.Dropout)} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        (["task=sst2", "method=lora"], True),
+        (["task=sst2", "method=prefix"], True),
+        (["task=sst2", "method=lora", "regularizer=r3f"], True),
+        (["task=sst2", "method=lora", "model.pooling=mean"], False),
+        (["task=sst2", "method=prompt"], False),
+        (["task=sst2", "method=chain", "method.parts=[{name: lora}, {name: prompt}]"], False),
+        (["task=sst2", "method=lora", "task.form=cloze"], False),
+        (["task=ud_ewt", "method=lora"], False),
+        (["task=squad", "method=lora"], False),
+        (["task=copa", "method=lora"], True),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_place_is_computed_only_where_one_is_read(words, first, tmp_path, monkeypatch):
+    seen: list[bool] = []
+    monkeypatch.setattr(
+        preparation,
+        "use_fast_kernels",
+        lambda model, first_token_only: seen.append(first_token_only),
+    )
+    adaptkit.run(
+        "model=mini-bert", "model.pooling=null", *words, "data.source=sample", "data.train_rows=4",
+        "data.eval_rows=2", "trainer.max_steps=1", "trainer.precision=bf16", "trainer.device=cpu",
+        f"output_dir={tmp_path}",
+    )  # fmt: skip
+    assert seen == [first]

@@ -34,7 +34,7 @@ from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.ptuning_v2 import PTuningV2
 from adaptkit.methods.top_k import TopK
 from adaptkit.methods.vera import VeRA
-from adaptkit.models.fast import quicken
+from adaptkit.models.fast import use_fast_kernels
 from adaptkit.models.loading import head_names
 from adaptkit.models.recompute import recompute_layers
 from adaptkit.regularizers.mixout import Mixout
@@ -65,7 +65,7 @@ def gradients(family: str, method: Any, number_format: str, again: bool) -> dict
     if again:
         recompute_layers(made.model)
     if number_format == "bf16":
-        quicken(made.model, first_token_only=made.extra_tokens == 0)
+        use_fast_kernels(made.model, first_token_only=made.extra_tokens == 0)
     model = made.model.train()
     add_padding(tokenizer, model.config)
     batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
@@ -96,6 +96,24 @@ def test_gradients_are_the_same(family, method, number_format):
             assert away <= {"fp32": 1e-5, "bf16": 0.05}[number_format] * once[name].float().norm()
         else:
             assert torch.equal(once[name], twice[name]), name
+
+
+@pytest.mark.parametrize("hidden", [8, None])
+def test_a_second_pass_before_the_gradients_changes_nothing(hidden):
+    """As R-Drop and R3F make it: what a layer computes again belongs to its own pass."""
+    found = []
+    for again in (False, True):
+        made = adapted("bert", PrefixTuning(3, hidden, dropout=0.3))
+        if again:
+            recompute_layers(made.model)
+        batch = tiny_tokenizer("bert")(SENTENCES, padding=True, return_tensors="pt")
+        made.model.train()
+        torch.manual_seed(1)
+        one, two = (made.model(**batch).logits for _ in range(2))
+        F.mse_loss(one, two).backward()
+        found.append({name: p.grad for name, p in made.trainable.items() if p.grad is not None})
+    assert found[0]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 @pytest.mark.parametrize("family", WITHOUT)

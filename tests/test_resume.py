@@ -242,7 +242,7 @@ class Stateful:
 @pytest.mark.parametrize(
     ("groups", "changes", "method"),
     [
-        (("method=lora",), {"method.dropout": 0.2}, None),
+        (("method=lora",), {"method.dropout": 0.2, "trainer.precision": "bf16"}, None),
         (("method=probe",), {}, None),
         (("method=full", "regularizer=[l2_sp]"), {}, None),
         (("method=full",), {}, Stateful()),
@@ -252,7 +252,9 @@ class Stateful:
             None,
         ),
         *rarely(
+            (("method=lora",), {"method.dropout": 0.2}, None),
             (("method=full",), {}, None),
+            (("method=full",), {"trainer.precision": "bf16"}, None),
             (("method=bitfit",), {}, None),
             (("method=probe",), {"trainer.cache_frozen": "never"}, None),
             (("method=lora", "regularizer=[l2_sp]"), {}, None),

@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 from test_cli import WITHOUT_TORCH, process
 
 from adaptkit.config.overrides import sweep_lengths
-from adaptkit.errors import ConfigError
+from adaptkit.errors import ConfigError, Interrupted
 from adaptkit.reports import curves
-from adaptkit.terminal import sweep
+from adaptkit.terminal import children, libraries, sweep
+from adaptkit.terminal.children import Children
 from adaptkit.train import Outcome, Sweep
 
 
@@ -128,6 +129,29 @@ def test_jobs_side_by_side_save_when_the_sweep_is_asked_to_end(place: Path, chec
     assert "Traceback" not in err
     assert not (place / "run" / "3").exists()
     assert "0 of 4 runs done" in out
+
+
+def test_no_child_is_started_after_all_were_asked_to_end() -> None:
+    family, started = Children(), []
+    family.end()
+    with pytest.raises(Interrupted):
+        family.start(SimpleNamespace(start=lambda: started.append(1)))
+    assert not started
+
+
+def test_threads_are_shared_among_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "affinity", lambda: set(range(8)))
+    monkeypatch.setattr(children, "cpu_quota", lambda: 6.5)
+    monkeypatch.setattr(libraries, "affinity", lambda: set(range(8)))
+    monkeypatch.setattr(libraries, "cpu_quota", lambda: 6.5)
+    monkeypatch.setattr(libraries, "busy", lambda cores: 0.0)
+    for own, threads, policy in (("", "2", None), ("3", "3", "PASSIVE")):
+        with monkeypatch.context() as once:
+            environment = {"OMP_NUM_THREADS": own} if own else {}
+            once.setattr(os, "environ", environment)
+            children.share_cores(3)
+            assert environment.get("OMP_NUM_THREADS") == threads
+            assert environment.get("OMP_WAIT_POLICY") == policy
 
 
 SWEEP = """

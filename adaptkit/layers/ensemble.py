@@ -94,6 +94,9 @@ class Ensemble:
         every = [self.inner.loss(one, batch) for one in self._single(outputs)]
         return torch.stack(every).mean()
 
+    def read_at(self, batch: Batch) -> None:
+        """Return None: every row is answered several times."""
+
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return what the inner form compares, prompt after prompt."""
         return torch.cat([self.inner.compared(one, batch) for one in self._single(outputs)])

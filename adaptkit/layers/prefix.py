@@ -65,12 +65,13 @@ class Prefix(nn.Module):
 
     def forward(self) -> Pair:
         """Return keys and values [P, width]."""
-        if self.given is not None:
-            return self.given
         if "delta_keys" in self._buffers:
             return self.delta_keys, self.delta_values
-        keys = F.dropout(self.keys, self.dropout, self.training)
-        return keys, F.dropout(self.values, self.dropout, self.training)
+        keys, values = (self.keys, self.values) if self.given is None else self.given
+        # here, within a layer, and not where they are made: a layer that is computed again for its
+        # gradients draws the same
+        keys = F.dropout(keys, self.dropout, self.training)
+        return keys, F.dropout(values, self.dropout, self.training)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the tensors of one forward pass: their graph cannot be copied."""
@@ -89,7 +90,6 @@ class Reparametrisation(nn.Module):
         targets: Sequence[Attention],
         prefixes: Sequence[Prefix],
         shape: Shape,
-        dropout: float,
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
@@ -97,7 +97,6 @@ class Reparametrisation(nn.Module):
         (length, hidden), fan_in = shape, targets[0].fan_in
         self.prefixes = tuple(prefixes)  # in a tuple: they are modules of their attentions
         self.widths = [target.width for target in targets for _ in ("keys", "values")]
-        self.dropout = dropout
         start = torch.randn(length, fan_in, generator=generator)
         self.embedding = nn.Parameter(start.to(device))
         self.down = draw_linear(fan_in, hidden, generator, device)
@@ -107,7 +106,7 @@ class Reparametrisation(nn.Module):
         """Return keys and values [P, width] of every attention."""
         with torch.autocast(self.embedding.device.type, enabled=False):
             both = self.up(torch.tanh(self.down(self.embedding)))
-        parts = F.dropout(both, self.dropout, self.training).split(self.widths, dim=1)
+        parts = both.split(self.widths, dim=1)
         return list(zip(parts[::2], parts[1::2], strict=True))
 
     def give(self, stack: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -255,7 +254,7 @@ def attach_prefixes(
         for attention, prefix in prefixes.items():
             prefix.fix(*torch.zeros(2, shape.length, attention.width, device=device))
     else:
-        finish = reparametrise(start.model, prefixes, shape, dropout, context.generator, pairs)
+        finish = reparametrise(start.model, prefixes, shape, context.generator, pairs)
     return start.only(lambda name: name not in before).plus(finish=finish)
 
 
@@ -263,7 +262,6 @@ def reparametrise(
     model: nn.Module,
     prefixes: Mapping[Attention, Prefix],
     shape: Shape,
-    dropout: float,
     generator: torch.Generator,
     pairs: Pairs | None,
 ) -> Callable[[], None]:
@@ -272,7 +270,7 @@ def reparametrise(
     device = device_of(model)
     for kind in kinds_of(prefixes):
         own = {a: prefix for a, prefix in prefixes.items() if a.kind == kind}
-        mlp = Reparametrisation(list(own), list(own.values()), shape, dropout, generator, device)
+        mlp = Reparametrisation(list(own), list(own.values()), shape, generator, device)
         if pairs:
             mlp.fit([pairs[attention.module] for attention in own])
         holder = stack(model, kind)

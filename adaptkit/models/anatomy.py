@@ -209,7 +209,7 @@ def width(model: nn.Module) -> int:
 
 def is_conv1d(module: nn.Module) -> bool:
     """Tell whether a map is GPT-2's, whose weight is [in, out], and not torch's."""
-    return type(module).__name__ == "Conv1D"
+    return "Conv1D" in [kind.__name__ for kind in type(module).__mro__]
 
 
 def is_bias(name: str) -> bool:

@@ -26,7 +26,7 @@ def other_maps(model: nn.Module, loaded: Container[str]) -> list[Site]:
         _site(name, module)
         for name, module in model.named_modules()
         if name.startswith(prefix) and name not in named and f"{name}.weight" in loaded
-        if type(module).__name__ in ("Linear", "Conv1D")
+        if type(module).__name__ in ("Linear", "Conv1D")  # not packed yet
     ]
 
 

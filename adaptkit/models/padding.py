@@ -73,6 +73,8 @@ class Alignment:
             return output
         back = self.order.argsort(1)
         for name in self.head.proof:
+            if output[name].shape[1] != back.shape[1] or len(output[name]) < len(back):
+                continue  # some places alone: see `places`
             answers = len(output[name]) // len(back)  # an ensemble gives several per row
             output[name] = columns(output[name], back.repeat_interleave(answers, 0))
         return output

@@ -22,8 +22,10 @@ from adaptkit.methods.chain import apply
 from adaptkit.models.anatomy import ROLES, family_of, roles_of, width
 from adaptkit.models.body import base_of
 from adaptkit.models.empty import empty_model, gaps
+from adaptkit.models.fast import packed_bytes
 from adaptkit.models.loading import load_config
 from adaptkit.models.recompute import recompute_layers
+from adaptkit.runs.prepare import uses_fast_kernels
 from adaptkit.tasks.task import Form
 from adaptkit.training.precision import DTYPES, autocast, cast, device_of, halved
 
@@ -151,6 +153,9 @@ def memory_of(
         for name, parameter in adaptation.model.named_parameters()
         if not parameter.requires_grad
     )
+    device = device_of(run.trainer.device)
+    if uses_fast_kernels(run, adaptation, device, precision):
+        frozen += packed_bytes(adaptation.model)
     positions = family_of(config.model_type).positions(config)
     limit = None if positions is None else positions - adaptation.extra_tokens
     tokens = min(run.task.max_length, limit or run.task.max_length)
@@ -173,7 +178,7 @@ def memory_of(
         copies=copies,
         activations=saved,
         passing=max(0, highest - gradients - saved, evaluating - gradients - saved),
-        libraries=LIBRARIES if device_of(run.trainer.device).type == "cpu" else 0,
+        libraries=LIBRARIES if device.type == "cpu" else 0,
         batch_size=run.trainer.batch_size,
         tokens=tokens,
     )

@@ -17,7 +17,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.methods.chain import apply
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
-from adaptkit.models.fast import quicken
+from adaptkit.models.fast import use_fast_kernels
 from adaptkit.models.recompute import recompute_layers
 from adaptkit.runs.delta import SavedRun, check_body, load_run
 from adaptkit.runs.from_run import inherit, pinned, resume_delta
@@ -93,6 +93,10 @@ def prepare(
     set_seed(run.seed)  # before the model is built: new heads are drawn here
     device = precision.device_of(run.trainer.device)
     number_format = precision.resolve(run.trainer.precision, device)
+    if device.type == "cuda":
+        # cuDNN plans an attention anew for every length of a batch: 150 ms each on an H100, where a
+        # step takes 40.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     base = load_base(run, device)
     form = run.task.posed
     looks_at_data: dict[str, Any] = {}
@@ -121,9 +125,8 @@ def prepare(
     precision.cast(adaptation, number_format)
     if stage == "train" and run.trainer.gradient_checkpointing:
         recompute_layers(adaptation.model)
-    if stage == "train" and run.trainer.fast and adaptation.features is None:
-        if (device.type, number_format) == ("cpu", "bf16"):
-            quicken(adaptation.model, reads_first(run, adaptation))
+    if stage == "train" and uses_fast_kernels(run, adaptation, device, number_format):
+        use_fast_kernels(adaptation.model, reads_first(run, adaptation))
     if adaptation.features is not None:  # a rebuilt run reads what its head was trained on
         adaptation.features.rounded = run.trainer.features is not None
     if adaptation.form is not None:
@@ -131,6 +134,14 @@ def prepare(
     reader = base.reader(adaptation.extra_tokens)
     head = base.head if base.new <= adaptation.head else "new"  # a probe replaces it
     return Prepared(adaptation, form, reader, device, number_format, base.fingerprint, head)
+
+
+def uses_fast_kernels(
+    run: Settings, adaptation: Adaptation, device: torch.device, number_format: str
+) -> bool:
+    """Tell whether training steps use adaptkit's own kernels."""
+    trains = adaptation.features is None  # else the base model runs once, without gradients
+    return run.trainer.fast and trains and (device.type, number_format) == ("cpu", "bf16")
 
 
 def reads_first(run: Settings, adaptation: Adaptation) -> bool:

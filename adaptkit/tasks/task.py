@@ -153,10 +153,7 @@ class Form(Protocol):
         ...
 
     def prepare(self, examples: Dataset, load_base: Callable[[], nn.Module]) -> Dataset:
-        """Add to training examples what the untouched base model says of them, once.
-
-        `load_base` loads that model; it is let go afterwards.
-        """
+        """Add to training examples what the untouched model that `load_base` loads says of them."""
         return examples
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
@@ -166,6 +163,10 @@ class Form(Protocol):
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the sum of the losses [] of what `batch.weight` counts."""
         ...
+
+    def read_at(self, batch: Batch) -> Tensor | None:
+        """Return where the loss reads the logits of a vocabulary, [B, T]; None: everywhere."""
+        return None
 
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return what two views of a batch are compared by: logits [N, C], or numbers [N, 1].

@@ -17,74 +17,138 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from adaptkit.errors import Interrupted
 from adaptkit.terminal.console import raising_signals
-from adaptkit.terminal.libraries import affinity, cpu_quota, keep_memory, set_environment
+from adaptkit.terminal.libraries import (
+    affinity,
+    cpu_quota,
+    keep_memory,
+    set_environment,
+    thread_settings,
+)
 
 T = TypeVar("T")
 PRELOADED = ["adaptkit.runs.run", "adaptkit.metrics.glue", "adaptkit.terminal.progress"]
 STREAMS = (1, 2)  # stdout, stderr
 
-living: set[Any] = set()  # children at work
 _speaking = threading.Lock()
 
 
-def share_cores(jobs: int) -> None:
-    """Give each of several jobs its part of the cores, unless the user has said how many."""
-    cores = min(len(affinity()), cpu_quota() or len(affinity()))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(cores) // jobs)))
+class Children:
+    """Children at work, which are asked to end together: none is started afterwards."""
+
+    def __init__(self) -> None:
+        self.living: set[Any] = set()
+        self.ended = False
+        self.lock = threading.Lock()
+
+    def start(self, child: Any) -> None:
+        """Start a child.
+
+        Raises:
+            Interrupted: all have been asked to end.
+        """
+        with self.lock:
+            if self.ended:
+                raise Interrupted(signal.SIGTERM)
+            child.start()
+            self.living.add(child)
+
+    def end(self) -> None:
+        """Ask all to end; each saves first."""
+        with self.lock:
+            self.ended = True
+            for child in self.living:
+                child.terminate()
 
 
-def work_in_child(work: Callable[[Any], Any], argument: Any, told: bool) -> Any:
-    """Return what `work(argument)` returns in another process; `told`: show later what it said.
+def work_in_child(
+    work: Callable[[Any], T], argument: Any, children: Children, later: bool = False
+) -> T:
+    """Return what `work(argument)` returns in another process; `later`: show what it said then.
 
     If this process is asked to end meanwhile, the child may save first.
 
     Raises:
         EOFError: the child died; the message is how.
-        KeyboardInterrupt: this process was asked to end when the child was done.
+        KeyboardInterrupt: this process was asked to end; the child has ended.
     """
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(kind)
     set_environment()
     if kind == "forkserver":
         context.set_forkserver_preload(PRELOADED)
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, str(stream)) for stream in STREAMS] if told else []
+    with tempfile.TemporaryDirectory() if later else contextlib.nullcontext() as folder:
+        files = [Path(folder, str(stream)) for stream in STREAMS] if folder else []
         receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=_child, args=(work, argument, sender, files))
-        child.start()
-        living.add(child)
+        child = context.Process(target=_begin, args=(work, argument, sender, files))
+        children.start(child)
         sender.close()
         try:
-            return _answer(receiver, child)
+            with receiver:
+                return _answer(receiver, child)
         except EOFError:
             child.join()
             raise EOFError(f"exit code {child.exitcode}") from None
         finally:
             child.join()
-            living.discard(child)
-            with _speaking:
+            children.living.discard(child)
+            with _speaking, contextlib.suppress(OSError, ValueError):  # nobody listens any more
                 for file, out in zip(files, (sys.stdout, sys.stderr), strict=False):
-                    out.write(file.read_text(encoding="utf-8", errors="replace"))
                     out.flush()
+                    out.buffer.write(file.read_bytes())
+                    out.flush()
+
+
+def _answer(receiver: Any, child: Any) -> Any:
+    try:
+        return receiver.recv()
+    except KeyboardInterrupt:
+        child.terminate()  # after Ctrl-C it knows already, and a second signal changes nothing
+        answer = receiver.recv()
+        if getattr(answer, "status", 0) <= 128:  # it was done; we were asked to end all the same
+            raise
+        return answer
+
+
+def _begin(work: Callable[[Any], Any], argument: Any, sender: Any, files: list[Path]) -> None:
+    with raising_signals(), contextlib.suppress(BrokenPipeError):
+        gc.freeze()  # what was loaded before the fork stays for good
+        keep_memory()
+        for stream, file in zip(STREAMS, files, strict=False):
+            written = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(written, stream)
+            os.close(written)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        sender.send(work(argument))
+
+
+def _end_with_parent() -> None:
+    """Ask this process to end when the sweep that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @dataclass
 class SideBySide(Generic[T]):
     """Works of which several are under way at a time, each in a child."""
 
+    children: Children = field(default_factory=Children)
     pool: ThreadPoolExecutor | None = None
     waiting: list[Future[T]] = field(default_factory=list)
 
-    def submit(self, work: Callable[[], T], at_a_time: int) -> None:
+    def submit(self, work: Callable[..., T], argument: Any, at_a_time: int) -> None:
         """Begin a work as soon as there is room."""
         if self.pool is None:
             share_cores(at_a_time)
             self.pool = ThreadPoolExecutor(at_a_time)
-        self.waiting.append(self.pool.submit(work))
+        self.waiting.append(self.pool.submit(partial(work, argument, self.children, True)))
 
     def wait(self, collect: Callable[[T], None]) -> None:
         """Hand over what the works return, in the order in which they were submitted."""
@@ -97,37 +161,16 @@ class SideBySide(Generic[T]):
         """Begin no further work, ask the children to end, and return what they return."""
         begun = [future for future in self.waiting if not future.cancel()]
         self.waiting = []
-        for child in tuple(living):
-            child.terminate()  # it saves first
-        return [future.result() for future in begun]
+        self.children.end()
+        returned = []
+        for future in begun:
+            with contextlib.suppress(Interrupted):  # it had not started yet
+                returned.append(future.result())
+        return returned
 
 
-def _answer(receiver: Any, child: Any) -> Any:
-    try:
-        return receiver.recv()
-    except KeyboardInterrupt:
-        child.terminate()  # after Ctrl-C it knows already, and a second signal changes nothing
-        outcome = receiver.recv()
-        if outcome.status <= 128:
-            raise
-        return outcome
-
-
-def _child(work: Callable[[Any], Any], argument: Any, sender: Any, files: list[Path]) -> None:
-    gc.freeze()  # what was loaded before the fork stays for good
-    keep_memory()
-    for stream, file in zip(STREAMS, files, strict=False):
-        written = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(written, stream)
-        os.close(written)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with raising_signals(), contextlib.suppress(BrokenPipeError):
-        sender.send(work(argument))
-
-
-def _end_with_parent() -> None:
-    """Ask this process to end when the sweep that started it is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+def share_cores(jobs: int) -> None:
+    """Give each of several jobs its part of the cores, unless the user has said how many."""
+    cores = min(len(affinity()), cpu_quota() or len(affinity()))
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(cores) // jobs)))
+    os.environ.update(thread_settings(threads, jobs))

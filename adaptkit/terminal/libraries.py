@@ -36,10 +36,9 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
     if "torch" not in sys.modules:
         os.environ.update(thread_settings(os.environ.get("OMP_NUM_THREADS", "")))
-        keep_memory()
 
 
-def thread_settings(threads: str) -> dict[str, str]:
+def thread_settings(threads: str, jobs: int = 1) -> dict[str, str]:
     """Return the OpenMP settings for this moment; `threads` is the user's number, or empty.
 
     A quota below the number of cores limits the threads; torch itself does not see it. They wait
@@ -52,7 +51,7 @@ def thread_settings(threads: str) -> dict[str, str]:
     if any(name in os.environ for name in WAITING):
         return chosen
     ours = int(threads) if threads.isdecimal() else len(cores)
-    ours *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun: that many of us
+    ours *= jobs * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun: that many of us
     if ours > 1 and (ours > (quota or ours) or ours + busy(cores) > len(cores) + SPARE):
         chosen["OMP_WAIT_POLICY"] = "PASSIVE"
     return chosen
@@ -65,9 +64,9 @@ def keep_memory() -> None:
     which is half of the time of a step over 384 tokens.
     """
     set_by_user = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if set_by_user or "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", ()):
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_by_user or mallopt is None:  # other C libraries have none
         return
-    mallopt = ctypes.CDLL(None).mallopt
     for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGE), (M_TOP_PAD, 1 << 26)):
         mallopt(parameter, value)
 

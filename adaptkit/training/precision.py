@@ -39,9 +39,6 @@ def device_of(name: str) -> torch.device:
     if kind in ("cpu", "mps"):
         return torch.device(kind)
     if there:  # torchrun gives each process of a run its own device
-        # cuDNN plans an attention anew for every length of a batch: 150 ms each on an H100, where a
-        # step takes 40.
-        torch.backends.cuda.enable_cudnn_sdp(False)
         return torch.device("cuda", int(number or os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 

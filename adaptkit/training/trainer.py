@@ -29,10 +29,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from adaptkit.adaptation import Batch, Step
+from adaptkit.models.places import Places
 from adaptkit.storage.files import to_json
 from adaptkit.training import checkpoints, state
 from adaptkit.training.arguments import parameter_groups, training_arguments
-from adaptkit.training.batching import BucketSampler, Feed, Shards
+from adaptkit.training.batching import BucketSampler, Feed, Shards, collated
 from adaptkit.training.comparison import Comparison
 from adaptkit.training.hooks import Hooks
 from adaptkit.training.interruption import Interruption
@@ -40,11 +41,6 @@ from adaptkit.training.losses import Losses
 from adaptkit.training.precision import autocast
 from adaptkit.training.scorer import Scorable, Scored, Scorer, distributed, flat_scores, summed
 from adaptkit.training.settings import Recipe
-
-
-def collated(batch: Any) -> Any:
-    """Return what a Feed has collated already."""
-    return batch
 
 
 class AdaptTrainer(Trainer):
@@ -80,6 +76,7 @@ class AdaptTrainer(Trainer):
             callbacks=[self._hooks(), *callbacks],
         )
         self.remove_callback(PrinterCallback)
+        self.places = Places(self.adaptation.model, scorer.prepared.form.outputs is None)
         self.batches = self._batches(train)
         self.scorer = replace(scorer, step=self._predicted)
         # `compute_loss` divides by the counts of all batches: the Trainer must not divide again.
@@ -148,13 +145,15 @@ class AdaptTrainer(Trainer):
         """Return the share of one batch in the task loss and the penalties of its update."""
         batch, whole = inputs, max(int(num_items_in_batch), 1)
 
+        form, precision = self.prepared.form, self.prepared.precision
+
         def forward(**changes: Tensor) -> Any:
-            with autocast(self.prepared.precision, self.args.device):
+            with self.places.only(form.read_at(batch)), autocast(precision, self.args.device):
                 return model(**{**batch.inputs, **changes})
 
         outputs = forward()
-        with autocast(self.prepared.precision, self.args.device):
-            loss = self.prepared.form.loss(outputs, batch) / whole
+        with autocast(precision, self.args.device):
+            loss = form.loss(outputs, batch) / whole
             # A filler takes part in the communication of gradients, and changes none.
             terms = {"loss": loss if batch.weight else loss * 0}
             for name, penalty in self.adaptation.penalty.items():
@@ -280,7 +279,7 @@ class AdaptTrainer(Trainer):
     # ---- the log ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Report averages since the last report, and append them to history.jsonl."""
+        """Report averages since the last report, also to history.jsonl."""
         if "train_runtime" in logs:
             return  # the Trainer's summary; the run's record has it
         if "loss" in logs:

@@ -6,7 +6,9 @@
     plain   a loop without a framework: frozen matrices in bf16, the rest as `tuned`
 
 Every side trains the same rows as often, with the same batch size, rate, warm-up and weight decay,
-scores the same validation rows once and saves what it has trained.
+scores the same validation rows once and saves what it has trained. Known differences: adaptkit
+proves what it saved on a fresh model; with `houlsby` it also trains the norms, and with `gpt2` it
+gives query and value a pair each, where PEFT gives one to query, key and value together.
 """
 
 from __future__ import annotations
@@ -110,6 +112,7 @@ def by_trainer(args: argparse.Namespace, tokenizer: Any, rows: dict[str, Any]) -
 
     set_seed(0)
     model, (rate, _), tuned = adapted(args), METHODS[args.method], args.side == "tuned"
+    best = {"optim": "adamw_torch_fused"} if tuned else {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
@@ -119,7 +122,7 @@ def by_trainer(args: argparse.Namespace, tokenizer: Any, rows: dict[str, Any]) -
                 per_device_eval_batch_size=64, warmup_steps=WARMUP, weight_decay=0.01,
                 adam_epsilon=EPSILON, bf16=tuned,
                 train_sampling_strategy="group_by_length" if tuned else "random",
-                optim="adamw_torch_fused" if tuned else "adamw_torch",
+                **best,
                 eval_strategy="no", save_strategy="no", logging_steps=50, disable_tqdm=True,
                 report_to=[], use_cpu=not args.cuda, dataloader_pin_memory=args.cuda, seed=0,
             ),
@@ -186,6 +189,8 @@ def by_loop(args: argparse.Namespace, tokenizer: Any, rows: dict[str, Any]) -> d
         for start in range(0, len(rows["validation"]), 64):
             inputs = collate(rows["validation"][start : start + 64]).to(device)
             right += int((model(**inputs).logits.argmax(-1) == inputs["labels"]).sum())
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
     curve = [float(torch.stack(losses[i : i + 50]).mean()) for i in range(0, len(losses), 50)]
     return {"seconds": seconds, "losses": curve, "accuracy": right / len(rows["validation"])}
 

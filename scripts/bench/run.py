@@ -4,8 +4,8 @@
     python scripts/bench/run.py --model DIR --data DIR --out FILE   # all works, about an hour
 
 DIR: all-MiniLM-L6-v2, and a folder with TASK/train.parquet for sst2, mrpc and imdb. Every side runs
-in a process of its own, in turns (a different one first in every round), on the same rows in the
-same order of magnitude of everything: see `peer.py`. Shown are examples per second of training,
+in a process of its own, in turns (a different one first in every round), on the same rows: see
+`peer.py`. Nothing else may run meanwhile. Shown are examples per second of training,
 and, for each peer, the median over the rounds of the ratios of training time and of time from the
 start of the process to its end, with the least and the greatest ratio; above 1, adaptkit is faster.
 """
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from bench.works import METHODS, QUICK, SHAPES, WARMUP, WORKS, Work
 PEER = Path(__file__).with_name("peer.py")
 SIDES = ("adaptkit", "tuned", "stock", "plain")
 EVALUATED = 64
+SHORT = {"--model": "MINILM", "--data": "DIR", "--out": "FILE"}  # as a record names paths
 MINI = Path(__file__).resolve().parents[2] / "adaptkit" / "models" / "mini" / "mini-gpt2"
 
 
@@ -114,15 +116,18 @@ def measure(side: str, work: Work, model: str, data: Path, cuda: bool) -> dict[s
         )  # fmt: skip
         wall = time.monotonic() - begun
         if done.returncode:
-            print(f"  {side}: {done.stderr.strip().splitlines()[-1][:160]}", flush=True)
+            print(f"  {side}: {done.stderr.strip()[-160:]}", flush=True)
             return None
         if side != "adaptkit":
             return {**json.loads(done.stdout.strip().splitlines()[-1]), "wall": wall}
         record = json.loads((place / "result.json").read_text())
         history = (place / "history.jsonl").read_text().splitlines()
+        # a probe's features are computed before its training begins
+        kind = "total_seconds" if work.method == "probe" else "train_seconds"
+        seconds = record["time"][kind]
         return {
-            "seconds": record["time"]["train_seconds"],
-            "examples_per_second": record["time"]["train_samples_per_second"],
+            "seconds": seconds,
+            "examples_per_second": work.epochs * SHAPES[work.shape].rows / seconds,
             "losses": [entry["loss"] for line in history if "loss" in (entry := json.loads(line))],
             "accuracy": record["scores"]["accuracy"],
             "peak_mb": record["memory"]["peak_rss_bytes"] / 1e6,
@@ -135,9 +140,11 @@ def compare(work: Work, args: argparse.Namespace, folder: Path) -> dict[str, Any
     model, data = body(work.body, args.model, folder), rows(args.data, work, folder)
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in args.sides}
     for number in range(args.rounds):
-        able = [s for s in args.sides if number == 0 or runs[s]]
+        able = [s for s in args.sides if len(runs[s]) == number]
         for side in able[number % len(able) :] + able[: number % len(able)]:
-            if result := measure(side, work, model, data, args.cuda):
+            if (result := measure(side, work, model, data, args.cuda)) is None:
+                runs[side] = []  # it cannot do this work, or not every time
+            else:
                 runs[side].append(result)
                 print(
                     f"  {side:9} {result['examples_per_second']:7.1f} examples/s "
@@ -149,20 +156,22 @@ def compare(work: Work, args: argparse.Namespace, folder: Path) -> dict[str, Any
 
 def ratio(runs: dict[str, list[dict]], peer: str, key: str) -> str:
     """Return the median of a peer's time over ours, round by round, and its range."""
-    pairs = zip(runs[peer], runs["adaptkit"], strict=False)
+    pairs = zip(runs.get(peer, []), runs["adaptkit"], strict=False)
     each = [other[key] / ours[key] for other, ours in pairs]
     return f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})" if each else "–"
 
 
 def table(made: list[dict[str, Any]]) -> str:
     """Return the table of all works in Markdown."""
-    peers = [side for side in SIDES[1:] if side in made[0]["runs"]]
+    peers = [side for side in SIDES[1:] if any(one["runs"].get(side) for one in made)]
     heading = ["work", "examples/s", "peak MB"]
     for peer in peers:
         heading += [f"{peer}: training", f"{peer}: in all", f"{peer}: memory"]
     lines = [heading, ["---", *["--:"] * (len(heading) - 1)]]
     for one in made:
         runs = one["runs"]
+        if not runs.get("adaptkit"):
+            continue
 
         def middle(side: str, key: str, runs: dict = runs) -> float:
             return statistics.median(run[key] for run in runs[side])
@@ -171,8 +180,10 @@ def table(made: list[dict[str, Any]]) -> str:
                 f"{middle('adaptkit', 'peak_mb'):.0f}"]  # fmt: skip
         for peer in peers:
             line += [ratio(runs, peer, "seconds"), ratio(runs, peer, "wall")]
-            there = middle("adaptkit", "peak_mb") / middle(peer, "peak_mb") if runs[peer] else None
-            line.append("–" if there is None else f"{there:.2f}")
+            there = "–"
+            if runs.get(peer):
+                there = f"{middle('adaptkit', 'peak_mb') / middle(peer, 'peak_mb'):.2f}"
+            line.append(there)
         lines.append(line)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -188,7 +199,13 @@ def machine(cuda: bool) -> dict[str, Any]:
     if (info := Path("/proc/cpuinfo")).exists():
         processor = next(line.split(": ")[1] for line in info.read_text().splitlines()
                          if line.startswith("model name"))  # fmt: skip
+    words = sys.argv[1:]
+    shown = [SHORT.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
+                          cwd=PEER.parent, check=False)  # fmt: skip
     return {
+        "command": f"python scripts/bench/run.py {shlex.join(shown)}",
+        "commit": head.stdout.strip(),
         "date": datetime.now(timezone.utc).date().isoformat(),
         "device": torch.cuda.get_device_name() if cuda else processor,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
@@ -219,7 +236,7 @@ def main() -> None:
             if args.out:
                 text = json.dumps({**machine(args.cuda), "works": made}, indent=1)
                 args.out.write_text(text, encoding="utf-8")
-    print(" ".join(f"{key} {value}" for key, value in machine(args.cuda).items()))
+    print("; ".join(f"{key} {value}" for key, value in machine(args.cuda).items()))
     print(table(made))
 
 

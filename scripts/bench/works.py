@@ -65,7 +65,7 @@ WORKS = [
     Work("prefix", "short"),
     Work("prompt", "short"),
     Work("top_k", "short", epochs=3),
-    Work("probe", "short", epochs=20),
+    Work("probe", "short", epochs=20),  # of adaptkit, the time of training is that in all
     Work("lora", "short", body="bert-base"),
     Work("lora", "short", body="gpt2"),
 ]

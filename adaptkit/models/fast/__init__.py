@@ -11,11 +11,13 @@ from torch import nn
 
 from adaptkit.models.fast.attention import attend_fast
 from adaptkit.models.fast.dropout import MaskDropout
-from adaptkit.models.fast.packed import pack
+from adaptkit.models.fast.packed import pack, packed_bytes
 from adaptkit.models.fast.reading import read_first
 
+__all__ = ["packed_bytes", "use_fast_kernels"]
 
-def quicken(model: nn.Module, first_token_only: bool) -> None:
+
+def use_fast_kernels(model: nn.Module, first_token_only: bool) -> None:
     """Let `model`, whose frozen matrices are bf16, train faster on a CPU.
 
     first_token_only: nothing reads the last layer but a classifier, and that one place.

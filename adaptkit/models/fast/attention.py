@@ -9,13 +9,15 @@ and backward, from G = dL/dO,
     dV = (P * D)' G      dP = (G V') * D      dS = P * (dP - rowsum(P * dP))
     dQ = s dS K          dK = s dS' Q
 
-Rows of P are filled up to whole vectors (LANES numbers) with hidden places, whose share is 0: a
-softmax over 26 numbers takes four times as long as one over 32. A row that sees nothing at all (a
-query of padding) spreads over everything instead of giving 0; nothing reads it.
+Rows of P are filled up to whole vectors (VECTOR numbers) with hidden places, whose share is 0: a
+softmax over 26 numbers takes four times as long as one over 32. Scores are rounded to bf16, as in
+transformers' eager attention. A row that sees nothing at all (a query of padding) spreads over
+everything instead of giving 0; nothing reads it.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -39,7 +41,8 @@ from adaptkit.models.fast.reading import ONLY_FIRST
 
 STOCK, SUFFIX = "sdpa", "_fast"
 HIDDEN = -1e4  # added to a score: its share is 0 in fp32
-LANES = 32  # bf16 numbers of a vector of 512 bits
+VECTOR = 32  # bf16 numbers of 512 bits
+UNKNOWN = ("softcap", "s_aux")  # what other attentions compute besides
 ADDED = "_adaptkit_added"  # attribute of a mask: what is added to the scores, for all layers
 
 
@@ -100,9 +103,8 @@ def attention(
     """
     # T5 lets the zeros of cross-attention require gradients when layers are recomputed
     learnt = position_bias is not None and position_bias.grad_fn is not None
-    if learnt or not (
-        torch.is_grad_enabled() and fits(query, dropout) and alike(query, key, value)
-    ):
+    other = learnt or any(options.get(name) is not None for name in UNKNOWN)
+    if other or not (fits(query, dropout) and alike(query, key, value)):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, position_bias,
             **options,
@@ -142,7 +144,7 @@ def additive(mask: Tensor, shape: tuple[int, int, int, int], dtype: torch.dtype)
             added = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, HIDDEN)
         else:
             added = mask.to(dtype).clamp(min=HIDDEN)
-        added = F.pad(added, (0, -shape[-1] % LANES), value=HIDDEN)
+        added = F.pad(added, (0, -shape[-1] % VECTOR), value=HIDDEN)
         made = added.expand(*shape[:3], -1).reshape(-1, shape[2], added.shape[-1])
         setattr(mask, ADDED, made)
     return made
@@ -154,11 +156,11 @@ def attend_fast(model: nn.Module) -> None:
     A family that computes attention in its own way goes on doing so.
     """
     before = config_of(model)._attn_implementation
-    if not family(model).attention_function or not (
-        before == STOCK or before in ALL_ATTENTION_FUNCTIONS
-    ):
-        return
-    function: Callable[..., Any] = attention
-    if before != STOCK:  # a function of a method's: it passes on to the one in `inner`
-        function = partial(ALL_ATTENTION_FUNCTIONS[before], inner=attention)
-    route(model, before + SUFFIX, function, skip_causal_mask=before == STOCK)
+    function: Callable[..., Any] | None = attention
+    if before != STOCK:  # a function of a method's passes on to the one in `inner`
+        outer = ALL_ATTENTION_FUNCTIONS.get(before)
+        function = None
+        if outer is not None and "inner" in inspect.signature(outer).parameters:
+            function = partial(outer, inner=attention)
+    if function is not None and family(model).attention_function:
+        route(model, before + SUFFIX, function, skip_causal_mask=before == STOCK)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 LOW, HIGH = -(2**63), 2**63 - 1  # `random_` excludes the upper end: 1 word of 2^64
-LANES = 4  # numbers of a word
+PER_WORD = 4  # numbers of a word
 
 
 def mask_of(shape: torch.Size, p: float) -> Tensor:
@@ -22,7 +22,7 @@ def mask_of(shape: torch.Size, p: float) -> Tensor:
     `nn.Dropout` rounds in the same way.
     """
     count = shape.numel()
-    words = torch.empty(-(-count // LANES), dtype=torch.int64).random_(LOW, HIGH)
+    words = torch.empty(-(-count // PER_WORD), dtype=torch.int64).random_(LOW, HIGH)
     lanes = words.view(torch.int16)[:count].view(shape)
     torch.ge(lanes, threshold(p), out=lanes)
     lanes *= bits(1 / (1 - p))
@@ -40,8 +40,9 @@ def bits(value: float) -> int:
 
 
 def fits(x: Tensor, p: float) -> bool:
-    """Tell whether `mask_of` is made for dropping x with probability p."""
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and 0 < p and threshold(p) < 2**15
+    """Tell whether `mask_of` is made for dropping x with probability p, and gradients are on."""
+    possible = torch.is_grad_enabled() and 0 < p and threshold(p) < 2**15
+    return possible and x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 
 class MaskDropout(nn.Dropout):

@@ -9,6 +9,9 @@ first, and where they fail, all stays as it is.
 from __future__ import annotations
 
 import contextlib
+import math
+from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,13 +25,21 @@ TOKENS = 512  # for which the layout is made: a typical batch
 
 
 class Packed:
-    """The two layouts of a matrix [out, in], and of which state of the weight they are."""
+    """The layouts of a matrix [out, in], each made when it is needed."""
 
     def __init__(self, weight: Tensor, turned: bool) -> None:
         self.state = state_of(weight)
-        matrix = weight.detach()
-        there, back = (matrix.t(), matrix) if turned else (matrix, matrix.t())
-        self.forward, self.backward = layout(there.contiguous()), layout(back.contiguous())
+        self.matrix = weight.detach().t() if turned else weight.detach()
+
+    @cached_property
+    def forward(self) -> Tensor:
+        """For y = x W'."""
+        return layout(self.matrix.contiguous())
+
+    @cached_property
+    def backward(self) -> Tensor:
+        """For dx = g W."""
+        return layout(self.matrix.t().contiguous())
 
 
 class Product(torch.autograd.Function):
@@ -49,7 +60,13 @@ class Product(torch.autograd.Function):
         return dx, g.flatten(0, -2).sum(0) if need_bias else None, None
 
 
-class PackedLinear(nn.Linear):
+class _Copied(nn.Module):
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the layouts, which cannot be copied."""
+        return {**self.__dict__, "packed": None}
+
+
+class PackedLinear(_Copied, nn.Linear):
     """A linear map that multiplies by its packed weight in training."""
 
     packed: Packed | None
@@ -59,7 +76,7 @@ class PackedLinear(nn.Linear):
         return product(self, input, turned=False) if usable(self, input) else super().forward(input)
 
 
-class PackedConv1D(Conv1D):
+class PackedConv1D(_Copied, Conv1D):
     """The same for GPT-2's map, whose weight is [in, out]."""
 
     packed: Packed | None
@@ -95,7 +112,7 @@ def product(module: Any, x: Tensor, turned: bool) -> Tensor:
 
 
 def state_of(weight: Tensor) -> tuple[int, int]:
-    """Return what changes when a weight is moved or written."""
+    """Return what changes when a weight is moved or written (past `.data`, nothing shows it)."""
     return weight.data_ptr(), weight._version
 
 
@@ -118,12 +135,32 @@ def works() -> bool:
     return False
 
 
+def packable(model: nn.Module) -> list[nn.Module]:
+    """Return the frozen maps of `model`; a weight that is computed has a class of torch's own."""
+    maps = [module for module in model.modules() if type(module) in KINDS]
+    return [module for module in maps if not weight_of(module).requires_grad]
+
+
+def packed_bytes(model: nn.Module) -> int:
+    """Return how much the layouts take at most: twice the frozen matrices, in bf16."""
+    return sum(2 * 2 * weight_of(module).numel() for module in packable(model))
+
+
 def pack(model: nn.Module) -> None:
-    """Let the frozen linear maps of `model` multiply by packed weights, made when needed."""
-    if not works():
+    """Let the frozen maps of `model` multiply by packed weights, made when needed.
+
+    Not if torch lacks the operators, or the layouts would take most of the memory that is free.
+    """
+    if not works() or 2 * packed_bytes(model) > free():
         return
-    for module in model.modules():
-        kind = KINDS.get(type(module))  # none if the weight is computed: its class is torch's own
-        if kind is not None and not weight_of(module).requires_grad:
-            module.__class__ = kind
-            vars(module)["packed"] = None
+    for module in packable(model):
+        module.__class__ = KINDS[type(module)]
+        vars(module)["packed"] = None
+
+
+def free() -> float:
+    """Return the bytes of memory that are free, where the system tells."""
+    file = Path("/proc/meminfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    return found[0] if found else math.inf

@@ -7,6 +7,7 @@ included: the masks of places that nobody reads are simply not drawn.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from adaptkit.models.anatomy import family, matches
@@ -25,4 +26,6 @@ def read_first(model: nn.Module) -> None:
 
 def first_place(module: nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     """Cut states [B, T, H] to [B, 1, H]: a hook before the module that adds the attention."""
-    return tuple(one[:, :1] for one in states) if module.training else None
+    if not (module.training and torch.is_grad_enabled()):
+        return None
+    return tuple(one[:, :1] for one in states)

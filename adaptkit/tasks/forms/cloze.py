@@ -33,7 +33,7 @@ from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError, ConfigError, invalid
 from adaptkit.tasks.forms.filling import STEPWISE, stepwise
 from adaptkit.tasks.forms.head import with_shares
-from adaptkit.tasks.forms.padding import encoded, padded, padded_inputs
+from adaptkit.tasks.forms.padding import encoded, logits_at, padded, padded_inputs
 from adaptkit.tasks.forms.slots import tokens_of
 from adaptkit.tasks.forms.verbalizer import (
     check_pieces,
@@ -192,14 +192,19 @@ class ClozeForm(Form):
         lines = zip(*found.values(), strict=True)
         return [dict(zip(found, line, strict=True)) for line in lines]
 
-    def scores(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the classes' scores [B, C] from the logits [B + F, T, V] of all tokens."""
+    def read_at(self, batch: Batch) -> Tensor:
+        """Return where the slots are, [B + F, T]."""
         import torch
 
-        slots, pieces = batch.targets["slots"], batch.targets["pieces"]
-        lines = torch.arange(len(slots), device=slots.device)[:, None]
-        words = word_scores(logits[lines, slots], pieces)
-        return self._calibrated(words, batch)
+        slots, read = batch.targets["slots"], batch.inputs["input_ids"]
+        read = batch.inputs.get("decoder_input_ids", read)
+        return torch.zeros_like(read, dtype=torch.bool).scatter_(1, slots, True)
+
+    def scores(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the classes' scores [B, C] from the logits [B + F, T, V] of all tokens."""
+        found = logits_at(outputs, self.read_at(batch))
+        pieces, lines = batch.targets["pieces"], len(batch.targets["slots"])
+        return self._calibrated(word_scores(found.unflatten(0, (lines, -1)), pieces), batch)
 
     def _calibrated(self, words: Tensor, batch: Batch) -> Tensor:
         found = class_scores(words, batch.targets["pieces"][..., 0] >= 0, self.aggregate)
@@ -213,7 +218,7 @@ class ClozeForm(Form):
         """Return the summed cross-entropy of the classes, or of the share of a number."""
         from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-        found, target = self.scores(outputs.logits, batch), batch.targets["target"]
+        found, target = self.scores(outputs, batch), batch.targets["target"]
         if self.classes:
             weight = found.new_tensor(self.weights) if self.weights else None
             return cross_entropy(
@@ -225,7 +230,7 @@ class ClozeForm(Form):
 
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the classes' scores [B, C]; those of the two words of a number."""
-        return self.scores(outputs.logits, batch)
+        return self.scores(outputs, batch)
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return the numbers; or pairs of the likeliest class and the probabilities [C] of all."""
@@ -233,7 +238,7 @@ class ClozeForm(Form):
             words = stepwise(model, batch, confident=self.pieces == "confident")
             found = self._calibrated(words, batch)
         else:
-            found = self.scores(outputs.logits, batch)
+            found = self.scores(outputs, batch)
         shares = found.softmax(-1)
         if not self.classes:
             low, high = self.bounds

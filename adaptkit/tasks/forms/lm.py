@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.forms.padding import IGNORED, encoded, padded, padded_inputs, plain_text
+from adaptkit.tasks.forms.padding import (
+    IGNORED,
+    encoded,
+    logits_at,
+    padded,
+    padded_inputs,
+    plain_text,
+)
 from adaptkit.tasks.task import Answer, Form, Reader
 
 if TYPE_CHECKING:
@@ -80,14 +87,17 @@ class LMForm(Form):
         """Return the summed cross-entropy of logits [B, T, V]."""
         from torch.nn.functional import cross_entropy
 
-        target = batch.targets["target"].flatten()
-        kept = target != IGNORED
-        return cross_entropy(outputs.logits.flatten(0, 1)[kept].float(), target[kept],
-                             reduction="sum")  # fmt: skip
+        kept = self.read_at(batch)
+        logits = logits_at(outputs, kept).float()
+        return cross_entropy(logits, batch.targets["target"][kept], reduction="sum")
+
+    def read_at(self, batch: Batch) -> Tensor:
+        """Return where there is a target, [B, T]."""
+        return batch.targets["target"] != IGNORED
 
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the logits [N, V] of the tokens that are predicted."""
-        return outputs.logits[batch.targets["target"] != IGNORED]
+        return logits_at(outputs, self.read_at(batch))
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window minus the log-probability of its tokens, and their number."""

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError
-from adaptkit.tasks.forms.padding import IGNORED, encoded, padded, padded_inputs, plain_text
+from adaptkit.tasks.forms.padding import (
+    IGNORED,
+    encoded,
+    logits_at,
+    padded,
+    padded_inputs,
+    plain_text,
+)
 from adaptkit.tasks.task import Answer, Form, Reader
 
 if TYPE_CHECKING:
@@ -102,13 +109,17 @@ class MLMForm(Form):
         """Return the summed cross-entropy of logits [B, T, V] at the hidden tokens."""
         from torch.nn.functional import cross_entropy
 
-        target = batch.targets["target"]
-        kept = target != IGNORED  # fewer by far than all logits
-        return cross_entropy(outputs.logits[kept].float(), target[kept], reduction="sum")
+        kept = self.read_at(batch)  # fewer by far than all logits
+        logits = logits_at(outputs, kept).float()
+        return cross_entropy(logits, batch.targets["target"][kept], reduction="sum")
+
+    def read_at(self, batch: Batch) -> Tensor:
+        """Return where there is a target, [B, T]."""
+        return batch.targets["target"] != IGNORED
 
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the logits [N, V] of the hidden tokens."""
-        return outputs.logits[batch.targets["target"] != IGNORED]
+        return logits_at(outputs, self.read_at(batch))
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window minus the log-probability of its hidden tokens, right ones, number."""

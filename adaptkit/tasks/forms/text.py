@@ -23,6 +23,7 @@ from adaptkit.tasks.forms.padding import (
     IGNORED,
     encoded,
     fitted,
+    logits_at,
     padded,
     padded_inputs,
     plain_text,
@@ -166,9 +167,13 @@ class TextForm(Form):
         """Return the summed cross-entropy of logits [B, T, V] at the targets' tokens."""
         return losses_of(outputs, batch).sum()
 
+    def read_at(self, batch: Batch) -> Tensor:
+        """Return where there is a target, [B, T]."""
+        return batch.targets["target"] != IGNORED
+
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the logits [N, V] of the targets' tokens."""
-        return outputs.logits[batch.targets["target"] != IGNORED]
+        return logits_at(outputs, self.read_at(batch))
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return the generated texts."""
@@ -221,7 +226,7 @@ def losses_of(outputs: Any, batch: Batch) -> Tensor:
 
     target = batch.targets["target"]
     kept = target != IGNORED  # fewer by far than all logits
-    return cross_entropy(outputs.logits[kept].float(), target[kept], reduction="none")
+    return cross_entropy(logits_at(outputs, kept).float(), target[kept], reduction="none")
 
 
 def first_of(label: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
-from adaptkit.tasks.forms.padding import IGNORED
+from adaptkit.tasks.forms.padding import IGNORED, logits_at
 from adaptkit.tasks.forms.text import TextForm, losses_of
 from adaptkit.tasks.task import LABEL, Form, Reader
 
@@ -48,6 +48,10 @@ class WrittenForm(Form):
         """Return the loss of the text form."""
         return losses_of(outputs, batch).sum()
 
+    def read_at(self, batch: Batch) -> Tensor:
+        """Return where there is a target, [B, T]."""
+        return batch.targets["target"] != IGNORED
+
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the logits [N, V] of the targets' tokens."""
-        return outputs.logits[batch.targets["target"] != IGNORED]
+        return logits_at(outputs, self.read_at(batch))
