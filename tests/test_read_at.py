@@ -73,7 +73,16 @@ def trained(words: list[str], folder, patch: pytest.MonkeyPatch, select: bool) -
     return load_file(folder / "delta.safetensors"), seen
 
 
-@pytest.mark.parametrize("words", [*RUNS.values(), *OTHERS.values()], ids=[*RUNS, *OTHERS])
+OFTEN = ("lm", "mlm", "texts, prompt", "cloze, r3f", "two stacks")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=name, marks=() if name in OFTEN else pytest.mark.slow)
+        for name, words in {**RUNS, **OTHERS}.items()
+    ],
+)
 def test_training_is_the_same(words, tmp_path, monkeypatch):
     chosen, narrow = trained(words, tmp_path / "some", monkeypatch, select=True)
     every, wide = trained(words, tmp_path / "all", monkeypatch, select=False)

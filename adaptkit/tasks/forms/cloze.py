@@ -33,7 +33,7 @@ from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError, ConfigError, invalid
 from adaptkit.tasks.forms.filling import STEPWISE, stepwise
 from adaptkit.tasks.forms.head import with_shares
-from adaptkit.tasks.forms.padding import encoded, logits_at, padded, padded_inputs
+from adaptkit.tasks.forms.padding import encoded, padded, padded_inputs
 from adaptkit.tasks.forms.slots import tokens_of
 from adaptkit.tasks.forms.verbalizer import (
     check_pieces,
@@ -201,10 +201,15 @@ class ClozeForm(Form):
         return torch.zeros_like(read, dtype=torch.bool).scatter_(1, slots, True)
 
     def scores(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the classes' scores [B, C] from the logits [B + F, T, V] of all tokens."""
-        found = logits_at(outputs, self.read_at(batch))
-        pieces, lines = batch.targets["pieces"], len(batch.targets["slots"])
-        return self._calibrated(word_scores(found.unflatten(0, (lines, -1)), pieces), batch)
+        """Return the classes' scores [B, C] from logits [B + F, T, V], or of the slots alone."""
+        import torch
+
+        slots, logits = batch.targets["slots"], outputs.logits
+        if logits.shape[:2] == (1, slots.numel()):  # the model computed no others
+            found = logits[0].unflatten(0, tuple(slots.shape))
+        else:
+            found = logits[torch.arange(len(slots), device=slots.device)[:, None], slots]
+        return self._calibrated(word_scores(found, batch.targets["pieces"]), batch)
 
     def _calibrated(self, words: Tensor, batch: Batch) -> Tensor:
         found = class_scores(words, batch.targets["pieces"][..., 0] >= 0, self.aggregate)
