@@ -7,11 +7,13 @@ import json
 
 import pytest
 import torch
-from families import SENTENCES
+import transformers
+from families import FAMILIES, SENTENCES, add_padding, tiny_config, tiny_tokenizer
 from safetensors.torch import load_file
 
 import adaptkit
 from adaptkit.models.places import Places
+from adaptkit.tasks.forms.padding import padded_inputs
 
 RUNS = {
     "lm": ["model=mini-gpt2", "task=lm", "method=lora"],
@@ -71,6 +73,29 @@ def trained(words: list[str], folder, patch: pytest.MonkeyPatch, select: bool) -
             "optimizer.lr=1e-2", f"output_dir={folder}",
         )  # fmt: skip
     return load_file(folder / "delta.safetensors"), seen
+
+
+@pytest.mark.parametrize("head", ["AutoModelForCausalLM", "AutoModelForMaskedLM"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_selected_logits_are_those_of_the_places(family, head):
+    """On every family with such a head; two stacks and left padding compute all."""
+    config, auto = tiny_config(family), getattr(transformers, head)
+    if type(config) not in auto._model_mapping:
+        pytest.skip("has no such head")
+    torch.manual_seed(0)
+    model, tokenizer = auto.from_config(config).eval(), tiny_tokenizer(family)
+    add_padding(tokenizer, model.config)
+    texts = [{"input_ids": tokenizer(text)["input_ids"]} for text in SENTENCES]
+    batch = padded_inputs(texts, tokenizer)
+    mask = (torch.rand(batch["input_ids"].shape) < 0.3) & batch["attention_mask"].bool()
+    places = Places(model, wanted=True)
+    with torch.no_grad():
+        every = model(**batch).logits
+        with places.only(mask):
+            chosen = model(**batch).logits
+    assert places.able == (family not in ("bart", "t5", "xlnet"))
+    expected = every[mask][None] if places.able else every
+    torch.testing.assert_close(chosen, expected, rtol=1e-4, atol=1e-5)
 
 
 OFTEN = ("lm", "mlm", "texts, prompt", "cloze, r3f", "two stacks")

@@ -18,12 +18,12 @@ from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.padding import (
     IGNORED,
     encoded,
-    logits_at,
     padded,
     padded_inputs,
     plain_text,
 )
-from adaptkit.tasks.task import Answer, Form, Reader
+from adaptkit.tasks.forms.vocabulary import VocabularyForm, logits_at
+from adaptkit.tasks.task import Answer, Reader
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LMForm(Form):
+class LMForm(VocabularyForm):
     """A text in, the probability of its tokens out."""
 
     text: str  # column
@@ -39,7 +39,6 @@ class LMForm(Form):
     context: int  # tokens of the text that a token sees at least, after the first window
 
     head: ClassVar[str] = "lm"
-    outputs: ClassVar[None] = None
     one_to_one: ClassVar[bool] = False  # a long text gives several windows
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
@@ -90,14 +89,6 @@ class LMForm(Form):
         kept = self.read_at(batch)
         logits = logits_at(outputs, kept).float()
         return cross_entropy(logits, batch.targets["target"][kept], reduction="sum")
-
-    def read_at(self, batch: Batch) -> Tensor:
-        """Return where there is a target, [B, T]."""
-        return batch.targets["target"] != IGNORED
-
-    def compared(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the logits [N, V] of the tokens that are predicted."""
-        return logits_at(outputs, self.read_at(batch))
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window minus the log-probability of its tokens, and their number."""

@@ -21,12 +21,12 @@ from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.padding import (
     IGNORED,
     encoded,
-    logits_at,
     padded,
     padded_inputs,
     plain_text,
 )
-from adaptkit.tasks.task import Answer, Form, Reader
+from adaptkit.tasks.forms.vocabulary import VocabularyForm, logits_at
+from adaptkit.tasks.task import Answer, Reader
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,7 +36,7 @@ MASKED, RANDOM = 0.8, 0.1  # shares of the chosen tokens
 
 
 @dataclass(frozen=True)
-class MLMForm(Form):
+class MLMForm(VocabularyForm):
     """A text with hidden tokens in, their probability out."""
 
     text: str  # column
@@ -45,7 +45,6 @@ class MLMForm(Form):
     seed: int  # of the choice
 
     head: ClassVar[str] = "mlm"
-    outputs: ClassVar[None] = None
     one_to_one: ClassVar[bool] = False  # a long text gives several windows
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
@@ -112,14 +111,6 @@ class MLMForm(Form):
         kept = self.read_at(batch)  # fewer by far than all logits
         logits = logits_at(outputs, kept).float()
         return cross_entropy(logits, batch.targets["target"][kept], reduction="sum")
-
-    def read_at(self, batch: Batch) -> Tensor:
-        """Return where there is a target, [B, T]."""
-        return batch.targets["target"] != IGNORED
-
-    def compared(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the logits [N, V] of the hidden tokens."""
-        return logits_at(outputs, self.read_at(batch))
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window minus the log-probability of its hidden tokens, right ones, number."""

@@ -160,12 +160,3 @@ def plain_text(tokenizer: PreTrainedTokenizerBase, always: bool = False) -> Call
         return text
 
     return broken_up
-
-
-def logits_at(outputs: Any, mask: Tensor) -> Tensor:
-    """Return the logits [N, V] where mask [B, T] is true.
-
-    There may be no others: in training the model computes them alone (`models.places`).
-    """
-    logits = outputs.logits
-    return logits[mask] if logits.shape[:2] == mask.shape else logits[0]

@@ -23,12 +23,12 @@ from adaptkit.tasks.forms.padding import (
     IGNORED,
     encoded,
     fitted,
-    logits_at,
     padded,
     padded_inputs,
     plain_text,
 )
-from adaptkit.tasks.task import LABEL, Answer, Form, Reader
+from adaptkit.tasks.forms.vocabulary import VocabularyForm, logits_at
+from adaptkit.tasks.task import LABEL, Answer, Reader
 from adaptkit.tasks.template import Template
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class TextForm(Form):
+class TextForm(VocabularyForm):
     """A source in, a target out."""
 
     source: Template
@@ -66,7 +66,6 @@ class TextForm(Form):
     cue: str = ""  # ends the source of a causal model
 
     head: ClassVar[str] = "text"
-    outputs: ClassVar[None] = None
     generates: ClassVar[bool] = True
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
@@ -166,14 +165,6 @@ class TextForm(Form):
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the summed cross-entropy of logits [B, T, V] at the targets' tokens."""
         return losses_of(outputs, batch).sum()
-
-    def read_at(self, batch: Batch) -> Tensor:
-        """Return where there is a target, [B, T]."""
-        return batch.targets["target"] != IGNORED
-
-    def compared(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the logits [N, V] of the targets' tokens."""
-        return logits_at(outputs, self.read_at(batch))
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return the generated texts."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
-from adaptkit.tasks.forms.padding import IGNORED, logits_at
 from adaptkit.tasks.forms.text import TextForm, losses_of
-from adaptkit.tasks.task import LABEL, Form, Reader
+from adaptkit.tasks.forms.vocabulary import VocabularyForm
+from adaptkit.tasks.task import LABEL, Reader
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WrittenForm(Form):
+class WrittenForm(VocabularyForm):
     """The text form, with answers that are more than texts."""
 
     head: ClassVar[str] = "text"
-    outputs: ClassVar[None] = None
     generates: ClassVar[bool] = True
 
     @abstractmethod
@@ -47,11 +46,3 @@ class WrittenForm(Form):
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the loss of the text form."""
         return losses_of(outputs, batch).sum()
-
-    def read_at(self, batch: Batch) -> Tensor:
-        """Return where there is a target, [B, T]."""
-        return batch.targets["target"] != IGNORED
-
-    def compared(self, outputs: Any, batch: Batch) -> Tensor:
-        """Return the logits [N, V] of the targets' tokens."""
-        return logits_at(outputs, self.read_at(batch))
