@@ -29,7 +29,7 @@ class TrainerSettings:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     # in bf16 on a CPU: own kernels for training steps; false: torch's
     fast: bool = True
-    # layers are computed again for their gradients: less memory, a third more time
+    # layers are computed again for their gradients: less memory, more time
     gradient_checkpointing: bool = False
     eval_every: int | None = None  # updates; null: at the end of every epoch
     # evaluations between those that generate texts; 0: only the final score needs texts
