@@ -262,10 +262,10 @@ def in_child(job: Settings) -> Outcome:
     return apart(job.typed, children.Children())
 
 
-def apart(plain: dict[str, Any], family: children.Children, later: bool = False) -> Outcome:
+def apart(plain: dict[str, Any], siblings: children.Children, later: bool = False) -> Outcome:
     """Carry out one job in a process of its own; `later`: show what it said when it is done."""
     try:
-        return children.work_in_child(_carry_out_here, plain, family, later)
+        return children.work_in_child(_carry_out_here, plain, siblings, later)
     except EOFError as end:
         name = console.short(plain["output_dir"])
         message = f"the process died ({end}): killed, or out of memory"
