@@ -257,7 +257,7 @@ def test_where_nothing_is_frozen(checkpoints, rows, tmp_path):
                   "method=probe", f"trainer.features={tmp_path}/store",
                   f"output_dir={tmp_path}/c")  # fmt: skip
     assert answer.status == 2
-    assert "this task puts several per row to the model. Leave it out" in answer.err
+    assert "this task puts several per row to it. Leave it out" in answer.err
     with pytest.raises(ConfigError, match=r"keeps what trainer\.cache_frozen=never"):
         configure(tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=probe",
                   **store, **{"trainer.cache_frozen": "never"})  # fmt: skip

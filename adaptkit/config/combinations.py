@@ -14,6 +14,7 @@ from adaptkit.methods.hard_prompt import HardPrompt
 from adaptkit.methods.probe import Probe
 from adaptkit.regularizers.l2_sp import L2SP
 from adaptkit.regularizers.mixout import Mixout
+from adaptkit.regularizers.r3f import R3F
 from adaptkit.regularizers.recadam import RecAdam
 from adaptkit.regularizers.weight_decay_to_pretrained import WeightDecayToPretrained
 from adaptkit.tasks.worded import Worded
@@ -78,12 +79,23 @@ def only_of_probes(run: Settings) -> None:
     """Features can be kept if the base model is frozen, and a code needs them."""
     if isinstance(run.method, Probe):
         return
+    layers = run.trainer.cache_frozen == "layers"
     what = {"features": "keeps features of a frozen base model",
             "description_length": "is the code length of labels under a probe"}  # fmt: skip
     for name, words in what.items():
-        if value := getattr(run.trainer, name):
+        value = getattr(run.trainer, name)
+        if value and not (layers and name == "features"):
             raise invalid(f"trainer.{name}", value, f"{words}, and method={run.method_name} is not "
                           "a probe", "Leave it out")  # fmt: skip
+
+
+def noise_below(run: Settings) -> None:
+    """States that were computed before have seen no noise on the embeddings."""
+    noisy = [name for name, one in run.regularizers.items() if isinstance(one, R3F)]
+    if noisy and run.trainer.cache_frozen == "layers":
+        raise invalid("trainer.cache_frozen", "layers", "goes on from states that were computed "
+                      f"before, and regularizer={noisy[0]} adds noise to the embeddings",
+                      "Leave one out")  # fmt: skip
 
 
 def overshooting(run: Settings) -> None:
@@ -104,5 +116,5 @@ def overshooting(run: Settings) -> None:
 
 RULES: tuple[Callable[[Settings], None], ...] = (
     mask_before_best, nothing_to_train, moved_decision, no_start, only_of_probes,
-    overshooting,
+    noise_below, overshooting,
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,7 @@ class Ensemble:
     """
 
     votes = True
+    redrawn: ClassVar[bool] = False  # of the forms whose answers can be voted on none is
 
     def __init__(self, inner: Form, prompts: int) -> None:
         if not inner.votes:

@@ -88,7 +88,7 @@ class Probing(nn.Module):
         self.body, self.config, self.pooling, self.ends = body, config, pooling, ends
         chosen = tuple(range(layers)) if layer is None else (layer % layers,)
         summary = f"{pooling or 'every token'}, padding on the {'left' if left else 'right'}"
-        self.features = Features(self.states, layers, chosen, summary)
+        self.features = Features(self.states, chosen, summary, self.body.state_dict, depth=layers)
         self.left = left  # where the base model expects padding
         sizes = [int(config.hidden_size), *inner, int(config.num_labels or 0)]
         device = next(body.parameters()).device

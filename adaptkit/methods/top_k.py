@@ -6,8 +6,9 @@
 are trained. T5's relative positions are a table of the first layer of each stack. The norm after
 the last layer (GPT-2, LLaMA, T5 ...) belongs to the top, as it reads the last layer. A pretrained
 head stays frozen. Layers below stay in training mode, dropout included, as in published runs
-(Child-Tuning, diff pruning): their outputs are computed for every batch. ALBERT is rejected: its
-layers share their weights.
+(Child-Tuning, diff pruning): their outputs are computed for every batch. Without that dropout they
+can be computed once: trainer.cache_frozen=layers. ALBERT is rejected: its layers share their
+weights.
 
 Count: K layers, norm and pooler; for BERT-base 7,087,872 K + 590,592.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase, set_seed
 from adaptkit.adaptation import Adaptation, Batch, Context, Stage, quiet
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
+from adaptkit.layers.bottom import frozen_bottom
 from adaptkit.methods.chain import apply
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
@@ -129,6 +130,8 @@ def prepare(
         use_fast_kernels(adaptation.model, reads_first(run, adaptation))
     if adaptation.features is not None:  # a rebuilt run reads what its head was trained on
         adaptation.features.rounded = run.trainer.features is not None
+    elif stage == "train" and run.trainer.cache_frozen == "layers":
+        adaptation = replace(adaptation, features=frozen_bottom(adaptation))
     if adaptation.form is not None:
         form = adaptation.form(form)
     reader = base.reader(adaptation.extra_tokens)

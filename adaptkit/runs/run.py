@@ -31,7 +31,7 @@ from adaptkit.runs.directory import (
 )
 from adaptkit.runs.evaluating.followed import check_followed
 from adaptkit.runs.from_run import lineage
-from adaptkit.runs.frozen import kept, reader_of_features, solved
+from adaptkit.runs.frozen import kept, solved, with_features
 from adaptkit.runs.identity import check_same, made_of, note
 from adaptkit.runs.lengths import by_split, lengths_of, lines_about
 from adaptkit.runs.plan import Plan, plan
@@ -246,9 +246,7 @@ def trainer_of(
     proof = feeds[""]
     if kept(settings, prepared):
         meet(settings.recipe, prepared.precision, prepared.device)  # they share the work
-        read = reader_of_features(settings.trainer.features, scorer, interface)
-        train_feed = read(train_feed)
-        feeds = {s: read(feed) for s, feed in feeds.items()}
+        train_feed, feeds = with_features(settings, scorer, interface, train_feed, feeds)
     validation = {s: Scorable(feed, splits.validation[s]) for s, feed in feeds.items()}
     callbacks = (*trackers(settings.recipe), *interface.callbacks("training"))
     trainer = AdaptTrainer(

@@ -6,8 +6,7 @@ metric. An answer is one plain JSON value per row: a class's name, a number, a l
     rows -> form.encode -> examples -> form.collate -> Batch -> model -> form.loss
     outputs of the model -> form.predict -> form.answers -> task.score
 
-One row may give several examples (windows of a long text), and one example several sequences (the
-choices of a question). Like `adaptkit.methods`, these modules do not import torch at import time.
+One row may give several examples (windows), one example several texts (choices). No torch here.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.data import Data
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 
 Answer = Any  # plain JSON
 Variants = Mapping[str, Sequence[Sequence[Answer]]]
-SHOWN = 8  # classes in a line
-SKEWED = 10  # times as many rows as another class: worth a word
+SHOWN, SKEWED = 8, 10  # classes in a line; times as many rows as another class: worth a word
 ID, LABEL = "id", "label"  # columns that every task's rows have; a row to predict has no label
 
 
@@ -103,6 +101,8 @@ class Splits:
 
 class Form(Protocol):
     """How a task is put to a model. The defaults suit a form with one example per row."""
+
+    redrawn: ClassVar[bool] = False  # the inputs are drawn anew in every epoch
 
     @property
     def head(self) -> str:

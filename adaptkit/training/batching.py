@@ -58,20 +58,21 @@ class Feed(TorchDataset[Batch]):
 class CachedFeed(Feed):
     """Examples whose frozen features were computed once: per example [H], or [T, H] by tokens."""
 
-    def __init__(self, feed: Feed, features: Sequence[Tensor]) -> None:
+    def __init__(self, feed: Feed, features: Sequence[Tensor], goes_on: bool = False) -> None:
         super().__init__(feed.examples, feed.form, feed.reader)
-        self.features = features
+        self.features, self.goes_on = features, goes_on  # goes_on: the model reads its inputs too
         self.in_memory = feed.examples.to_list()  # read in every epoch
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Return the features and targets of the examples with these numbers."""
+        """Return the examples with these numbers, with their features for inputs."""
         if not indices:
             return self.batch([0])._replace(weight=0)
         batch = self.form.collate([self.in_memory[i] for i in indices], self.reader)
         features = [self.features[i] for i in indices]
         flat = features[0].dim() == 1
         stacked = torch.stack(features) if flat else pad_sequence(features, batch_first=True)
-        return batch._replace(inputs={"features": stacked})
+        inputs = {**batch.inputs, "features": stacked} if self.goes_on else {"features": stacked}
+        return batch._replace(inputs=inputs)
 
     __getitems__ = batch
 

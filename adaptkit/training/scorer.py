@@ -157,7 +157,7 @@ class Scorer:
                 batch = feed.batch(indices).to(self.prepared.device)
                 with autocast(self.prepared.precision, self.prepared.device):
                     states = features_of(adaptation).states(batch.inputs, layers)
-                every = zip(*(one.float().cpu() for one in states), strict=True)
+                every = zip(*(one.cpu() for one in states), strict=True)
                 found += [
                     (i, [_cut(one, feed.lengths[i]) for one in each])
                     for i, each in zip(indices, every, strict=True)
@@ -170,9 +170,10 @@ class Scorer:
 
     def cached(self, feed: Feed, show: Show = lambda done, total: None) -> CachedFeed:
         """Compute the features that the frozen part yields for every example, once."""
-        chosen = features_of(self.prepared.adaptation).chosen
-        every = dict(self.features(feed, chosen, show))
-        return CachedFeed(feed, [torch.cat(every[index], -1) for index in range(len(feed))])
+        read = features_of(self.prepared.adaptation)
+        every = dict(self.features(feed, read.chosen, show))
+        states = [torch.cat(every[index], -1) for index in range(len(feed))]
+        return CachedFeed(feed, states, read.goes_on)
 
     def _place(self) -> tuple[int, int]:
         return (dist.get_rank(), dist.get_world_size()) if distributed() else (0, 1)

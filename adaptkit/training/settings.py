@@ -44,9 +44,10 @@ class TrainerSettings:
     # auto: continue from the last checkpoint; never: replace the run
     resume: Literal["auto", "never"] = "auto"
     device: str = "auto"  # auto, cpu, cuda, cuda:1 or mps; auto: CUDA if there is a GPU
-    # auto: features of a frozen base model are computed once
-    cache_frozen: Literal["auto", "never"] = "auto"
-    # folder that keeps such features, of all layers, for other runs; null: in memory, for this one
+    # auto: features of a frozen base model are computed once; layers: also the states below the
+    # lowest layer that trains, where there is no dropout then
+    cache_frozen: Literal["auto", "layers", "never"] = "auto"
+    # folder that keeps such features for other runs; null: in memory, for this one
     features: str | None = None
     # of the labels under a probe: also train it on growing shares of the rows (an online code)
     description_length: bool = False

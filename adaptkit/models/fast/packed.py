@@ -151,14 +151,14 @@ def pack(model: nn.Module) -> None:
 
     Not if torch lacks the operators, or the layouts would take most of the memory that is free.
     """
-    if not works() or 2 * packed_bytes(model) > free():
+    if not works() or 2 * packed_bytes(model) > free_memory():
         return
     for module in packable(model):
         module.__class__ = KINDS[type(module)]
         vars(module)["packed"] = None
 
 
-def free() -> float:
+def free_memory() -> float:
     """Return the bytes of memory that are free, where the system tells."""
     file = Path("/proc/meminfo")
     lines = file.read_text().splitlines() if file.is_file() else []

@@ -45,6 +45,7 @@ class MLMForm(VocabularyForm):
     seed: int  # of the choice
 
     head: ClassVar[str] = "mlm"
+    redrawn: ClassVar[bool] = True
     one_to_one: ClassVar[bool] = False  # a long text gives several windows
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:
