@@ -54,6 +54,7 @@ FLAGS = {  # of every command; train's are Hydra's
     "eval": ("--help", "--json", "--output"),
     "predict": ("--help", "--input", "--split", "--output", "--format", "--batch-size", "--device",
                 "--overwrite"),
+    "report": ("--help", "--out", "--by"),
     "verify": ("--help",),
     "export": ("--help", "--format", "--out"),
     "import": ("--help", "--out"),
@@ -71,6 +72,7 @@ PLACES = ("--out", "--output", "--config-dir")
 RUN_FIRST = (
     "eval",
     "predict",
+    "report",
     "verify",
     "export",
     "import",
@@ -143,7 +145,7 @@ def answers(before: list[str], word: str, commands: tuple[str, ...]) -> list[str
     if command == "smoke":
         return [*options("method"), *options("regularizer"), *options("task"), "mini-bert",
                 "mini-gpt2", "mini-t5"]  # fmt: skip
-    if command in RUN_FIRST and (not plain or command == "verify"):
+    if command in RUN_FIRST and (not plain or command in ("report", "verify")):
         return paths(word, folders=True)
     return overrides(plain, word) if command in OVERRIDDEN else []
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "data": "what is in a task's rows: balance, duplicates, overlap, lengths, baselines",
     "eval": "score a finished run on another task or split, or on a suite of them",
     "predict": "answer the rows of a file with a finished run",
+    "report": "many runs as one answer: means, intervals, tests, costs, pictures",
     "verify": "rebuild a finished run from disk and compare its predictions",
     "export": "write a finished run as a PEFT adapter or a plain Hugging Face model",
     "import": "make a run of a PEFT adapter and score it",
@@ -72,9 +73,10 @@ def dispatch(arguments: list[str]) -> int:
             return 0
         return train(in_order(rest))
     if command in COMMANDS:
-        from adaptkit.cli import commands, diagnosing, listing, predicting
+        from adaptkit.cli import commands, diagnosing, listing, predicting, reporting
 
-        rooms = {"data": diagnosing, "list": listing, "predict": predicting}
+        rooms = {"data": diagnosing, "list": listing, "predict": predicting,
+                 "report": reporting}  # fmt: skip
         return getattr(rooms.get(command, commands), f"{command}_")(rest)
     from adaptkit.errors import ConfigError, did_you_mean
 

@@ -1,0 +1,94 @@
+"""report: many runs as one answer. No torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from adaptkit.cli.parser import command
+from adaptkit.errors import AdaptError
+from adaptkit.storage.files import write_text
+from adaptkit.terminal import console
+
+
+def report_(arguments: list[str]) -> int:
+    """`adaptkit report DIR ... [--out FILE] [--by SETTING]`."""
+    from adaptkit.reports.comparison.text import FORMATS, grid, sentences
+
+    endings = (".html", *FORMATS)
+    parser = command("report", "Many runs as one answer: means, intervals, tests, costs, pictures.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders with runs")
+    parser.add_argument(
+        "--out", type=Path, action="append", default=[], metavar="FILE",
+        help=f"write a file, by its ending {', '.join(endings)}; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--by", metavar="SETTING", help="also draw the scores over a number, as in "
+                        "optimizer.lr, method.rank or data.train_rows")  # fmt: skip
+    args = parser.parse_args(arguments)
+    for file in args.out:
+        if file.suffix not in endings:
+            raise AdaptError(f"--out={file}: must end in {', '.join(endings)}.")
+        if file.is_dir() or not file.parent.is_dir():
+            raise AdaptError(f"--out={file}: name a file in a folder that is there.")
+    with console.waiting("reading runs"):
+        from adaptkit.reports.comparison.runs import collect
+        from adaptkit.reports.comparison.table import table_of
+
+        found = collect(args.folders)
+        if args.by:
+            check_axis(args.by, found)
+        table = table_of(found)
+    head, *body = grid(table)
+    show(head, body)
+    for line in sentences(table, most=10):
+        console.show(line)
+    for remark in table.remarks:
+        console.say(remark)
+    for file in args.out:
+        if file.suffix == ".html":
+            from adaptkit.reports.comparison.page import page
+
+            write_text(file, page(table, args.by))
+        else:
+            write_text(file, FORMATS[file.suffix](table))
+        console.show(f"  {file}")
+    return 0
+
+
+def check_axis(name: str, found: object) -> None:
+    """Reject a setting that no run has as a number.
+
+    Raises:
+        ConfigError: it names settings that are similar.
+    """
+    from adaptkit.errors import invalid
+    from adaptkit.reports.comparison.runs import Found, settings_of
+
+    runs = found.runs if isinstance(found, Found) else []
+    numbers = {
+        key
+        for run in runs
+        for key, value in settings_of(run).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    if name not in numbers:
+        import difflib
+
+        near = difflib.get_close_matches(name, numbers, 3)
+        raise invalid("--by", name, "is not a number in the settings of these runs",
+                      f"Did you mean {', '.join(near)}?" if near else "Name one as "
+                      "optimizer.lr")  # fmt: skip
+
+
+def show(head: list[str], body: list[list[str]]) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table()
+    for place, name in enumerate(head):
+        grid.add_column(Text(console.harmless(name)), justify="right" if place else "left")
+    for line in body:
+        grid.add_row(*(Text(console.harmless(cell)) for cell in line))
+    Console(width=None if sys.stdout.isatty() else 200).print(grid)

@@ -1,0 +1,1 @@
+"""Many finished runs as one answer: which method is better, by how much, at what cost. No torch."""

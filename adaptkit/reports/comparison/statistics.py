@@ -1,0 +1,147 @@
+"""How sure a mean over seeds is, and whether two methods differ.
+
+    s   seeds, S of them; r   rows, R of them; score_s(w)   score of s if row r counts w_r times
+
+    mean       m = 1/S sum_s score_s
+    variance   V = var_s(score_s) / S + var_w(1/S sum_s score_s(w)),  w multinomial: rows redrawn
+    interval   m +- t(97.5 %, df) sqrt(V),   df by Welch and Satterthwaite from S - 1 and R - 1
+    test       t = m / sqrt(V) of the differences on the same seeds and rows; p two-sided
+
+New seeds and new rows are both allowed for. The noise of single rows in single seeds is counted
+twice, so the intervals are slightly too wide. A percentile bootstrap over a handful of seeds is far
+too narrow: with S seeds its variance is (S - 1) / S of the right one, and it knows no t. Of a score
+for which rows cannot be redrawn the second term is left out: the interval is for these rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptkit.metrics.bootstrap import CLASSES, NUMBERS
+
+Array = NDArray[Any]
+TIMES = 400  # draws of the rows
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its 95 % interval."""
+
+    mean: float
+    low: float | None  # None: one seed has no interval
+    high: float | None
+    p: float | None  # that the mean is 0
+    seeds: int
+    rows: int  # that were redrawn; 0: the interval speaks of these rows
+
+    @property
+    def half(self) -> float | None:
+        """Return half the width of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def estimate(scores: Sequence[float], redrawn: Array | None = None, rows: int = 0) -> Estimate:
+    """Return the mean of one score (or difference) per seed, with its interval.
+
+    redrawn: the mean over the seeds for redrawn rows [times].
+    """
+    from scipy.stats import t as student
+
+    mean, count = float(np.mean(scores)), len(scores)
+    if count < 2:
+        return Estimate(mean, None, None, None, count, 0)
+    seeds = float(np.var(scores, ddof=1)) / count
+    parts = [(seeds, count - 1)]
+    if redrawn is not None and rows > 1 and np.isfinite(redrawn).any():
+        parts.append((float(np.nanvar(redrawn, ddof=1)), rows - 1))
+    variance = sum(one for one, _ in parts)
+    if variance <= 0:  # all alike: nothing varies
+        return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0, count, rows)
+    freedom = variance**2 / sum(one**2 / df for one, df in parts)
+    error = math.sqrt(variance)
+    half = float(student.ppf(1 - LEVEL / 2, freedom)) * error
+    p = 2 * float(student.sf(abs(mean) / error, freedom))
+    return Estimate(mean, mean - half, mean + half, p, count, rows if len(parts) > 1 else 0)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979): at most 1, in the same order.
+
+    p_(k) -> max over j <= k of (n - j + 1) p_(j), the smallest first
+    """
+    order, corrected, highest = sorted(range(len(p)), key=lambda i: p[i]), [0.0] * len(p), 0.0
+    for place, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p) - place) * p[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def weights_of(rows: int, seed: int = 0) -> Array:
+    """Return how often each row counts in each draw [times, rows]."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(rows, np.full(rows, 1 / rows), TIMES).astype(np.float32)
+
+
+def redrawn_scores(
+    metric: str, weights: Array, answers: Sequence[Any], labels: Sequence[Any], classes: Any,
+    score: float,
+) -> Array | None:  # fmt: skip
+    """Return the score of each draw [times]; None: rows cannot be redrawn for this metric.
+
+    classes: names in the order of their numbers; F1 is that of number 1. score: of the rows as they
+    are, which must come out.
+    """
+    if metric in CLASSES and classes and {*labels, *answers} <= {*classes}:
+        of: Callable[[Array], Array] = lambda w: of_cells(metric, w, answers, labels, classes)  # noqa: E731
+    elif metric in NUMBERS and all(isinstance(v, int | float) for v in (*answers, *labels)):
+        of = lambda w: of_numbers(metric, w, answers, labels)  # noqa: E731
+    else:
+        return None
+    whole = of(np.ones((1, weights.shape[1]), np.float32))[0]
+    return of(weights) if math.isclose(whole, score, abs_tol=1e-4) else None
+
+
+def of_cells(
+    metric: str, weights: Array, answers: Sequence[Any], labels: Sequence[Any], classes: Any
+) -> Array:
+    """Return accuracy, F1 or Matthews' correlation of every draw, from its confusion matrix."""
+    order = {c: i for i, c in enumerate(dict.fromkeys([*classes, *labels, *answers]))}
+    size = len(order)
+    cells = np.array([order[a] * size + order[b] for a, b in zip(labels, answers, strict=True)])
+    member = np.zeros((len(cells), size * size), np.float32)
+    member[np.arange(len(cells)), cells] = 1
+    matrix = (weights @ member).reshape(-1, size, size).astype(float)
+    right = np.diagonal(matrix, axis1=1, axis2=2)
+    true, said, n = matrix.sum(2), matrix.sum(1), matrix.sum((1, 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if metric == "accuracy":
+            return right.sum(1) / n
+        if metric.endswith("f1"):
+            f1 = np.where(said + true == 0, 0.0, 2 * right / (said + true))
+            if metric == "weighted_f1":
+                return (f1 * true).sum(1) / n
+            return f1.mean(1) if metric == "macro_f1" else f1[:, 1]
+        above = right.sum(1) * n - (said * true).sum(1)
+        below = np.sqrt((n**2 - (said**2).sum(1)) * (n**2 - (true**2).sum(1)))
+        return np.where(below == 0, 0.0, above / below)
+
+
+def of_numbers(metric: str, weights: Array, answers: Sequence[Any], labels: Sequence[Any]) -> Array:
+    """Return the correlation of every draw; ranks are those of all rows."""
+    from scipy.stats import rankdata
+
+    x, y = np.asarray(answers, float), np.asarray(labels, float)
+    if metric == "spearmanr":
+        x, y = rankdata(x), rankdata(y)
+    w = weights.astype(float) / weights.sum(1, keepdims=True)
+    mx, my = w @ x, w @ y
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cov = w @ (x * y) - mx * my
+        return cov / np.sqrt((w @ (x * x) - mx**2) * (w @ (y * y) - my**2))
