@@ -83,7 +83,8 @@ def test_redrawn_scores_are_those_of_the_rows_that_were_drawn(metric):
         "macro_f1": lambda t, p: f1_score(t, p, average="macro", zero_division=0, labels=CLASSES),
         "matthews_correlation": matthews_corrcoef,
     }[metric]
-    found = redrawn_scores(metric, weights, answers, labels, CLASSES, expected(labels, answers))
+    score = expected(labels, answers)
+    (found,) = redrawn_scores(metric, weights, [answers], labels, CLASSES, [score])
     for draw in range(20):
         rows = np.repeat(np.arange(40), weights[draw].astype(int))
         again = expected([labels[r] for r in rows], [answers[r] for r in rows])
@@ -97,7 +98,7 @@ def test_redrawn_correlations(metric, ranked):
     y = x + random.normal(size=30)
     weights = weights_of(30)
     of = stats.spearmanr if ranked else stats.pearsonr
-    found = redrawn_scores(metric, weights, [*x], [*y], (), of(x, y)[0])
+    (found,) = redrawn_scores(metric, weights, [[*x]], [*y], (), [of(x, y)[0]])
     a, b = (stats.rankdata(x), stats.rankdata(y)) if ranked else (x, y)
     for draw in range(10):
         rows = np.repeat(np.arange(30), weights[draw].astype(int))
@@ -107,9 +108,9 @@ def test_redrawn_correlations(metric, ranked):
 def test_a_score_that_does_not_come_out_is_not_redrawn():
     """The F1 of texts has the name of that of classes."""
     answers, labels = ["yes", "no"] * 5, ["yes"] * 10
-    assert redrawn_scores("f1", weights_of(10), answers, labels, CLASSES, 0.123) is None
-    assert redrawn_scores("f1", weights_of(10), answers, labels, [], 0.5) is None
-    assert redrawn_scores("f1", weights_of(2), ["a b", "c"], ["a", "c"], CLASSES, 0.9) is None
+    assert redrawn_scores("f1", weights_of(10), [answers], labels, CLASSES, [0.123]) is None
+    assert redrawn_scores("f1", weights_of(10), [answers], labels, [], [0.5]) is None
+    assert redrawn_scores("f1", weights_of(2), [["a b", "c"]], ["a", "c"], CLASSES, [0.9]) is None
 
 
 def simulated(random: np.random.Generator, gap: float, seeds: int = 5, rows: int = 200) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from dataclasses import MISSING, fields
+from functools import lru_cache
 from typing import Any
 
 # What is shown of every finished run.
@@ -22,7 +23,7 @@ def check_record(plain: Any, cls: type) -> None:
     """
     if not isinstance(plain, dict):
         raise ValueError("it is not a record of a run")
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     for spec in fields(cls):
         if spec.name not in plain and spec.default is MISSING and spec.default_factory is MISSING:
             raise ValueError(f"{spec.name} is missing")
@@ -30,6 +31,12 @@ def check_record(plain: Any, cls: type) -> None:
             raise ValueError(f"{spec.name} is of another type: {str(plain[spec.name])[:60]}")
     if plain["status"] == "done":
         _check_finished(plain)
+
+
+@lru_cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields."""
+    return typing.get_type_hints(cls)
 
 
 def _check_finished(plain: dict[str, Any]) -> None:

@@ -16,8 +16,9 @@ for which rows cannot be redrawn the second term is left out: the interval is fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected
 
 
+@lru_cache(maxsize=4)
 def weights_of(rows: int, seed: int = 0) -> Array:
     """Return how often each row counts in each draw [times, rows]."""
     random = np.random.default_rng(seed)
@@ -90,58 +92,77 @@ def weights_of(rows: int, seed: int = 0) -> Array:
 
 
 def redrawn_scores(
-    metric: str, weights: Array, answers: Sequence[Any], labels: Sequence[Any], classes: Any,
-    score: float,
+    metric: str, weights: Array, answers: Sequence[Sequence[Any]], labels: Sequence[Any],
+    classes: Sequence[Any], scores: Sequence[float],
 ) -> Array | None:  # fmt: skip
-    """Return the score of each draw [times]; None: rows cannot be redrawn for this metric.
+    """Return the score of each draw for every run [runs, times]; None: rows cannot be redrawn.
 
-    classes: names in the order of their numbers; F1 is that of number 1. score: of the rows as they
-    are, which must come out.
+    answers: of every run, one per row. classes: names in the order of their numbers; F1 is that of
+    number 1. scores: of the rows as they are, which must come out.
     """
-    if metric in CLASSES and classes and {*labels, *answers} <= {*classes}:
-        of: Callable[[Array], Array] = lambda w: of_cells(metric, w, answers, labels, classes)  # noqa: E731
-    elif metric in NUMBERS and all(isinstance(v, int | float) for v in (*answers, *labels)):
-        of = lambda w: of_numbers(metric, w, answers, labels)  # noqa: E731
+    values = [*labels, *(answer for one in answers for answer in one)]
+    if metric in CLASSES and classes and all(isinstance(v, str) and v in classes for v in values):
+        of = of_cells
+    elif metric in NUMBERS and all(isinstance(v, int | float) for v in values):
+        of = of_numbers
     else:
         return None
-    whole = of(np.ones((1, weights.shape[1]), np.float32))[0]
-    return of(weights) if math.isclose(whole, score, abs_tol=1e-4) else None
+    once = np.ones((1, len(labels)), np.float32)
+    whole = of(metric, once, answers, labels, classes)[:, 0]
+    right = np.allclose(whole, scores, rtol=0, atol=1e-4)
+    return of(metric, weights, answers, labels, classes) if right else None
 
 
 def of_cells(
-    metric: str, weights: Array, answers: Sequence[Any], labels: Sequence[Any], classes: Any
-) -> Array:
-    """Return accuracy, F1 or Matthews' correlation of every draw, from its confusion matrix."""
-    order = {c: i for i, c in enumerate(dict.fromkeys([*classes, *labels, *answers]))}
-    size = len(order)
-    cells = np.array([order[a] * size + order[b] for a, b in zip(labels, answers, strict=True)])
-    member = np.zeros((len(cells), size * size), np.float32)
-    member[np.arange(len(cells)), cells] = 1
-    matrix = (weights @ member).reshape(-1, size, size).astype(float)
-    right = np.diagonal(matrix, axis1=1, axis2=2)
-    true, said, n = matrix.sum(2), matrix.sum(1), matrix.sum((1, 2))
+    metric: str, weights: Array, answers: Sequence[Sequence[Any]], labels: Sequence[Any],
+    classes: Sequence[Any],
+) -> Array:  # fmt: skip
+    """Return accuracy, F1 or Matthews' correlation of every draw.
+
+    All follow from how often each class is the label, the answer, and both.
+    """
+    order, size, runs = {c: i for i, c in enumerate(classes)}, len(classes), len(answers)
+    true = np.array([order[label] for label in labels])
+    said = np.array([[order[answer] for answer in one] for one in answers])
+    members = np.zeros((1 + 2 * runs, size, len(labels)), np.float32)
+    rows = np.arange(len(labels))
+    members[0, true, rows] = 1
+    for run, one in enumerate(said):
+        members[1 + run, one, rows] = 1
+        members[1 + runs + run, one, rows] = true == one
+    drawn = members.reshape(-1, len(labels)) @ weights.T  # one product for all runs
+    counts = drawn.reshape(1 + 2 * runs, size, -1).astype(float).swapaxes(1, 2)
+    return of_counts(metric, counts[0], counts[1 : 1 + runs], counts[1 + runs :])
+
+
+def of_counts(metric: str, true: Array, said: Array, right: Array) -> Array:
+    """Return the scores [...] of counts per class [..., C]."""
+    n = true.sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         if metric == "accuracy":
-            return right.sum(1) / n
+            return right.sum(-1) / n
         if metric.endswith("f1"):
             f1 = np.where(said + true == 0, 0.0, 2 * right / (said + true))
             if metric == "weighted_f1":
-                return (f1 * true).sum(1) / n
-            return f1.mean(1) if metric == "macro_f1" else f1[:, 1]
-        above = right.sum(1) * n - (said * true).sum(1)
-        below = np.sqrt((n**2 - (said**2).sum(1)) * (n**2 - (true**2).sum(1)))
+                return (f1 * true).sum(-1) / n
+            return f1.mean(-1) if metric == "macro_f1" else f1[..., 1]
+        above = right.sum(-1) * n - (said * true).sum(-1)
+        below = np.sqrt((n**2 - (said**2).sum(-1)) * (n**2 - (true**2).sum(-1)))
         return np.where(below == 0, 0.0, above / below)
 
 
-def of_numbers(metric: str, weights: Array, answers: Sequence[Any], labels: Sequence[Any]) -> Array:
+def of_numbers(
+    metric: str, weights: Array, answers: Sequence[Sequence[Any]], labels: Sequence[Any],
+    classes: Sequence[Any],
+) -> Array:  # fmt: skip
     """Return the correlation of every draw; ranks are those of all rows."""
     from scipy.stats import rankdata
 
     x, y = np.asarray(answers, float), np.asarray(labels, float)
     if metric == "spearmanr":
-        x, y = rankdata(x), rankdata(y)
-    w = weights.astype(float) / weights.sum(1, keepdims=True)
-    mx, my = w @ x, w @ y
+        x, y = rankdata(x, axis=1), rankdata(y)
+    w = (weights / weights.sum(1, keepdims=True)).T.astype(float)
+    mx, my = x @ w, y @ w
     with np.errstate(divide="ignore", invalid="ignore"):
-        cov = w @ (x * y) - mx * my
-        return cov / np.sqrt((w @ (x * x) - mx**2) * (w @ (y * y) - my**2))
+        cov = (x * y) @ w - mx * my
+        return cov / np.sqrt(((x * x) @ w - mx**2) * ((y * y) @ w - my**2))

@@ -84,9 +84,8 @@ class Cell:
     def cost(self, heading: str) -> float | None:
         """Return the mean cost of the runs that have a score."""
         path, divisor = COSTS[heading]
-        found = [
-            number_at(run.result.as_dict(), path) for run in self.runs if run.score is not None
-        ]
+        scored = [run.result for run in self.runs if run.score is not None]
+        found = [number_at(getattr(one, path[0]), path[1:]) for one in scored]
         known = [value for value in found if value is not None]
         return statistics.mean(known) / divisor if known else None
 
@@ -196,16 +195,14 @@ def filled(cell: Cell, redraw: bool) -> Cell:
         return cell
     rows = len(runs[0].main) if cell.column.rows else 0
     if redraw and len(runs) > 1 and 1 < rows <= MOST_CELLS // 400:
-        weights = weights_of(rows)
-        for run in runs:
-            answers, labels = zip(*run.main.values(), strict=True)
-            drawn = redrawn_scores(
-                cell.column.metric, weights, answers, labels, run.result.labels, run.score or 0.0
-            )
-            if drawn is None:
-                cell.redrawn.clear()
-                break
-            cell.redrawn[run.repetition] = drawn
+        answers = [[answer for answer, _ in run.main.values()] for run in runs]
+        labels = [label for _, label in runs[0].main.values()]
+        drawn = redrawn_scores(
+            cell.column.metric, weights_of(rows), answers, labels, runs[0].result.labels,
+            [run.score or 0.0 for run in runs],
+        )  # fmt: skip
+        if drawn is not None:
+            cell.redrawn = dict(zip((run.repetition for run in runs), drawn, strict=True))
     mean = np.mean([*cell.redrawn.values()], 0) if cell.redrawn else None
     cell.estimate = estimate([*cell.scores.values()], mean, rows)
     return cell
