@@ -59,6 +59,7 @@ FLAGS = {  # of every command; train's are Hydra's
     "export": ("--help", "--format", "--out"),
     "import": ("--help", "--out"),
     "smoke": ("--help", "--output"),
+    "doctor": ("--help", "--json"),
     "list": ("--help", "--json"),
 }  # fmt: skip
 VALUES = {  # of flags

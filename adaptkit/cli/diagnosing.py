@@ -1,7 +1,9 @@
-"""data: what is in a task's rows. No torch until the words are checked."""
+"""data and doctor: what is in a task's rows, what the machine can do. No torch until needed."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +52,23 @@ def data_(arguments: list[str]) -> int:
     else:
         show(found)
     return FOUND if args.strict and found.findings else 0
+
+
+def doctor_(arguments: list[str]) -> int:
+    """`adaptkit doctor [--json]`: what this machine and installation can do."""
+    parser = command("doctor", "Versions, cores, memory, speed, hub: text for a bug report.")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(arguments)
+    threads, policy = (os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"))
+    with console.working(), console.waiting("measuring"):
+        from adaptkit.terminal.doctor import examine, report
+
+        found = examine(threads, policy)
+    if args.json:
+        print(to_json([dataclasses.asdict(one) for one in found], indent=2))
+    else:
+        console.show(report(found))
+    return 0
 
 
 def _check_page(file: Path) -> None:

@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a finished run as a PEFT adapter or a plain Hugging Face model",
     "import": "make a run of a PEFT adapter and score it",
     "smoke": "try everything on the bundled models and samples, with no network",
+    "doctor": "versions, cores, memory, speed and the hub: what slows adaptkit down here",
     "list": "methods, models, tasks, regularizers, optimizers, suites, protocols, experiments, ...",
 }
 USAGE = """adaptkit: adapt a pretrained language model to a task with any published method
@@ -75,7 +76,7 @@ def dispatch(arguments: list[str]) -> int:
     if command in COMMANDS:
         from adaptkit.cli import commands, diagnosing, listing, predicting, reporting
 
-        rooms = {"data": diagnosing, "list": listing, "predict": predicting,
+        rooms = {"data": diagnosing, "doctor": diagnosing, "list": listing, "predict": predicting,
                  "report": reporting}  # fmt: skip
         return getattr(rooms.get(command, commands), f"{command}_")(rest)
     from adaptkit.errors import ConfigError, did_you_mean
