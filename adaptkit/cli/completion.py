@@ -49,6 +49,8 @@ UNINSTALL = {
 FLAGS = {  # of every command; train's are Hydra's
     "train": ("--help", "--multirun", "--cfg", "--resolve", "--package", "--info", "--config-dir",
               "--hydra-help", "--version", "--show-example"),
+    "tune": ("--help", "--search", "--budget", "--out"),
+    "compare": ("--help", "--search", "--budget", "--seeds", "--out", "--control"),
     "plan": ("--help", "--json", "--names", "--show-example"),
     "data": ("--help", "--json", "--html", "--strict"),
     "eval": ("--help", "--json", "--output"),

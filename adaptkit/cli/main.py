@@ -6,6 +6,8 @@ import sys
 
 COMMANDS = {
     "train": "adapt a model to a task, score it, save what was trained",
+    "tune": "race learning rates or other settings on held-out training rows",
+    "compare": "tune methods at the same budget, repeat the winners, one report",
     "plan": "parameters, bytes and memory of a run, before it starts",
     "data": "what is in a task's rows: balance, duplicates, overlap, lengths, baselines",
     "eval": "score a finished run on another task or split, or on a suite of them",
@@ -74,10 +76,10 @@ def dispatch(arguments: list[str]) -> int:
             return 0
         return train(in_order(rest))
     if command in COMMANDS:
-        from adaptkit.cli import commands, diagnosing, listing, predicting, reporting
+        from adaptkit.cli import commands, diagnosing, listing, predicting, reporting, tuning
 
         rooms = {"data": diagnosing, "doctor": diagnosing, "list": listing, "predict": predicting,
-                 "report": reporting}  # fmt: skip
+                 "report": reporting, "tune": tuning, "compare": tuning}  # fmt: skip
         return getattr(rooms.get(command, commands), f"{command}_")(rest)
     from adaptkit.errors import ConfigError, did_you_mean
 

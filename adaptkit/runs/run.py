@@ -55,6 +55,7 @@ from adaptkit.runs.record import (
 from adaptkit.runs.remarks import ended_worse, of_sample
 from adaptkit.runs.repeat import check_bound, done_before, starts_again
 from adaptkit.storage.files import is_main_process
+from adaptkit.tasks.reading.holdout import held_apart
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
 from adaptkit.training.arguments import meet
@@ -103,6 +104,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
         origin = settings.task.origin(settings.data)
         now = made_of(settings, origin)
         splits = settings.task.load(settings.data, settings.seed)
+        splits = held_apart(splits) if settings.data.holdout else splits
         settings = settings.bind(splits.task)
         sample = of_sample(splits, settings.data.source == "sample")
         for line in (*sample, splits.summary(), *splits.notes):

@@ -10,6 +10,7 @@ from adaptkit.runs.delta import load_run
 from adaptkit.runs.evaluating.evaluate import as_recorded, score
 from adaptkit.runs.predictions import identities, read_predictions, same
 from adaptkit.runs.prepare import restored
+from adaptkit.tasks.reading.holdout import held_apart
 from adaptkit.tasks.task import LABEL
 from adaptkit.training.scorer import flat_scores
 
@@ -24,7 +25,8 @@ def verify(directory: Path) -> str:
     saved = as_recorded(load_run(directory))
     run = replace(saved.settings, output_dir=directory)
     before = read_predictions(directory)
-    splits = run.task.load(run.data, run.seed, train=False)
+    splits = run.task.load(run.data, run.seed, train=run.data.holdout)
+    splits = held_apart(splits) if run.data.holdout else splits
     scored = score(run, restored(saved), splits)
     after = {
         identity: (answer, label)

@@ -21,6 +21,8 @@ class Data:
     eval_rows: int | None = None  # the same of each scored split
     per_class: int | None = None  # few-shot: training rows of each class, of a fixed draw
     fold: int = 0  # which of the five few-shot draws
+    # score a tenth of the training rows, which are not trained on, instead of the validation rows
+    holdout: bool = False
 
     def __post_init__(self) -> None:
         if self.root is not None and not self.root.strip():

@@ -18,7 +18,7 @@ from adaptkit.runs.record import RunResult
 
 LOWER = ("loss", "perplexity", "bits")  # beginnings of the scores that should be small
 HISTORY = "history.jsonl"
-INNER = ("eval", "checkpoints")  # folders of a run, whose records are not runs
+INNER = ("eval", "checkpoints", "race")  # folders of a run, whose records are not runs
 # Settings in which repetitions of one measurement may differ.
 REPEATED = ("seed", "data.fold", "task.demonstrations", "task.control_shares")
 # Settings that say where something lies, or how a run is watched.

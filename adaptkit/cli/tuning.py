@@ -1,0 +1,177 @@
+"""tune and compare: settings chosen on held-out training rows. No torch until words are checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adaptkit.cli.parser import Parser, command
+from adaptkit.config.compose import compose
+from adaptkit.config.settings import Settings, settings
+from adaptkit.errors import ConfigError
+from adaptkit.terminal import console
+
+if TYPE_CHECKING:
+    from adaptkit.runs.tune import Tuned
+
+# Words whose values a race sets itself.
+TAKEN = ("trainer.max_steps", "trainer.eval_every", "trainer.checkpoint_every", "trainer.keep",
+         "trainer.early_stopping_patience", "trainer.resume", "data.holdout",
+         "output_dir")  # fmt: skip
+
+
+def tune_(arguments: list[str]) -> int:
+    """`adaptkit tune OVERRIDES [--search KEY=V1,V2] [--budget N] [--out DIR]`."""
+    parser = command("tune", "Race learning rates, or other settings, on held-out training rows.")
+    add_options(parser)
+    parser.add_argument("--out", type=Path, help="default: outputs/tune/TASK/MODEL/METHOD")
+    args = parser.parse_intermixed_args(arguments)
+    check_words(args.overrides)
+    base = made(args.overrides, Path("unused"))
+    out = args.out or Path("outputs", "tune", base.task.name, base.model.name, base.method_name)
+    with console.working() as interface:
+        from adaptkit.runs.tune import tune
+
+        found = tune(made, args.overrides, space_of(args.search), args.budget, out, interface)
+    console.show(line_about(found))
+    console.show(f"  {found.recipe}")
+    console.show("  adaptkit train " + " ".join([*args.overrides, found.winner.name]))
+    return 0
+
+
+def add_options(parser: Parser) -> None:
+    """Add what tune and compare share."""
+    parser.add_argument("overrides", nargs="*", default=[], help="as for adaptkit train")
+    parser.add_argument(
+        "--search", action="append", default=[], metavar="KEY=V1,V2",
+        help="values to try; several: every combination. Default: seven rates around the method's",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget", type=number, metavar="N",
+        help="updates of a whole race; default: the last candidate trains as long as a plain run",
+    )  # fmt: skip
+
+
+def number(word: str) -> int:
+    """Return a number of updates."""
+    if not re.fullmatch(r"[1-9]\d{0,9}", word):
+        raise ConfigError(f"--budget={word}: must be a whole number of updates, at least 1.")
+    return int(word)
+
+
+def space_of(words: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the values to try by setting.
+
+    Raises:
+        ConfigError: a word is not KEY=V1,V2.
+    """
+    import yaml
+
+    space: dict[str, list[Any]] = {}
+    for word in words:
+        key, equals, values = word.partition("=")
+        if not (equals and re.fullmatch(r"[\w.]+", key)):
+            raise ConfigError(f"--search {word}: write KEY=V1,V2, as in optimizer.lr=1e-4,1e-3.")
+        if key in TAKEN or key in space:
+            why = "is named twice" if key in space else "is set by the race itself"
+            raise ConfigError(f"--search {word}: {key} {why}. Leave it out.")
+        # commas inside of brackets belong to one value
+        parts = [part for part in re.split(r",(?![^\[]*\])", values) if part.strip()]
+        space[key] = [as_number(yaml.safe_load(part), part) for part in parts]
+    return space
+
+
+def as_number(value: Any, word: str) -> Any:
+    """Return 1e-3 as the number that YAML takes for a text."""
+    try:
+        return float(word) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def check_words(overrides: Sequence[str]) -> None:
+    """Reject overrides that a race sets itself, and sweeps.
+
+    Raises:
+        ConfigError: it names the word.
+    """
+    for word in overrides:
+        key = word.partition("=")[0].lstrip("+~")
+        if key in TAKEN:
+            raise ConfigError(f"{word}: is set by the race itself. Leave it out.")
+
+
+def made(overrides: Sequence[str], folder: Path) -> Settings:
+    """Return the settings of one run in a folder."""
+    quoted = str(folder.absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    return settings(compose([*overrides, f"output_dir='{quoted}'"]))
+
+
+def line_about(found: Tuned) -> str:
+    """Say what won, and what the race took."""
+    score = found.winner.scores[found.rungs[-1]][0]
+    return (
+        f"{found.winner.name}: {abs(score):.4f} on held-out training rows, best of "
+        f"{len(found.candidates)}; {found.updates} updates instead of {found.grid}"
+    )
+
+
+def compare_(arguments: list[str]) -> int:
+    """`adaptkit compare method=M1,M2 task=T1,T2 [OVERRIDES] [--seeds N] [--budget N]`."""
+    parser = command(
+        "compare",
+        "Tune every method in the same way, repeat the winners with fresh seeds, and report.",
+    )
+    add_options(parser)
+    parser.add_argument("--seeds", type=number, default=5, metavar="N", help="runs of each winner")
+    parser.add_argument("--out", type=Path, default=Path("outputs", "compare"),
+                        help="default: outputs/compare")  # fmt: skip
+    parser.add_argument("--control", action="store_true",
+                        help="a row with random weights for every method")  # fmt: skip
+    args = parser.parse_intermixed_args(arguments)
+    check_words(args.overrides)
+    cells = grid_of(args.overrides, args.control)
+    space = space_of(args.search)
+    for words, _ in cells:
+        made(words, Path("unused"))  # every mistake is found before the first run
+    with console.working() as interface:
+        from adaptkit.runs.compare import Plan, compare
+
+        failed = compare(made, Plan(cells, space, args.budget, args.seeds, args.out), interface)
+    from adaptkit.cli.reporting import report_
+
+    for line in failed:
+        console.say(f"WARNING: {line}")
+    files = [f"--out={args.out / name}" for name in ("report.html", "report.md", "report.json")]
+    return max(report_([str(args.out), *files]), int(bool(failed)))
+
+
+def grid_of(overrides: Sequence[str], control: bool) -> list[tuple[list[str], Path]]:
+    """Return the words and the folder of every method on every task.
+
+    Raises:
+        ConfigError: there are not several methods, or another word has several values.
+    """
+    lists: dict[str, list[str]] = {"method": [], "task": []}
+    rest = []
+    for word in overrides:
+        key, _, value = word.partition("=")
+        values = [one for one in value.strip("[]").split(",") if one]
+        if key in lists:
+            lists[key] = values
+        else:
+            rest.append(word)
+    if not lists["method"] or len(set(lists["method"])) < len(lists["method"]):
+        raise ConfigError("method: name several, each once, as in method=lora,bitfit,full.")
+    cells = []
+    for task in lists["task"] or ["sst2"]:
+        for method in lists["method"]:
+            words = [f"method={method}", f"task={task}", *rest]
+            cells.append((words, Path(task, method)))
+            if control:
+                cells.append(
+                    ([*words, "model.random_weights=true"], Path(task, f"{method}-random"))
+                )
+    return cells

@@ -1,0 +1,175 @@
+"""Successive halving (Jamieson & Talwalkar 2016, arXiv:1502.07943).
+
+    n candidates train for R / eta^(K-1) updates, the best ceil(n / eta) of them for R / eta^(K-2),
+    and so on; one is left for the last rung, which is all R updates.     eta = 3, K at most 3
+
+Candidates that go on continue where they stopped, on the schedule of all R updates: nothing is
+computed twice. Scores are those of held-out rows: a larger score wins, then a smaller loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from adaptkit.errors import AdaptError
+
+ETA = 3
+MOST_RUNGS = 3
+LEAST = 4  # updates of the first rung
+Score = tuple[float, float]  # so that more is better: the score, minus the loss
+
+
+@dataclass
+class Candidate:
+    """One choice of the settings, and how far it came."""
+
+    values: dict[str, Any]
+    scores: dict[int, Score] = field(default_factory=dict)  # by number of updates
+    dropped: str = ""  # why; empty: it is still in the race
+
+    @property
+    def name(self) -> str:
+        """What the user would type."""
+        return " ".join(f"{key}={shown(value)}" for key, value in self.values.items())
+
+    @property
+    def updates(self) -> int:
+        """How many updates it has made."""
+        return max(self.scores, default=0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        scores = {str(update): list(score) for update, score in self.scores.items()}
+        return {"values": self.values, "scores": scores, "dropped": self.dropped}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Candidate:
+        """Return a candidate from plain data."""
+        scores = {int(update): tuple(score) for update, score in plain["scores"].items()}
+        return cls(plain["values"], scores, plain["dropped"])
+
+
+def shown(value: Any) -> str:
+    """Return a value as the command line reads it."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(shown, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def rungs_of(candidates: int, updates: int) -> list[int]:
+    """Return the numbers of updates after which candidates are compared; the last is all.
+
+    Raises:
+        AdaptError: there are too few updates for one rung.
+    """
+    if updates < LEAST:
+        raise AdaptError(
+            f"{updates} updates are too few to compare candidates: at least {LEAST} are needed. "
+            "Give a larger --budget, or more rows."
+        )
+    count = 1
+    while count < MOST_RUNGS and ETA ** (count - 1) < candidates and updates // ETA**count >= LEAST:
+        count += 1
+    first = updates // ETA ** (count - 1)
+    return [first * ETA**place for place in range(count)]
+
+
+def cost_of(candidates: int, rungs: Sequence[int]) -> int:
+    """Return the updates that a race takes."""
+    total, before, left = 0, 0, candidates
+    for place, rung in enumerate(rungs):
+        total += left * (rung - before)
+        before, left = rung, kept_of(left, place + 2 == len(rungs))
+    return total
+
+
+def kept_of(count: int, last: bool) -> int:
+    """Return how many go on: a third, rounded up; one to the last rung."""
+    return 1 if last else max(1, math.ceil(count / ETA))
+
+
+def length_for(budget: int, candidates: int) -> int:
+    """Return the greatest number of updates of one run whose race stays within a budget.
+
+    Raises:
+        AdaptError: the budget is too small for one rung.
+    """
+    for updates in range(budget, LEAST - 1, -1):
+        rungs = rungs_of(candidates, updates)
+        if cost_of(candidates, rungs) <= budget:
+            return rungs[-1]
+    raise AdaptError(
+        f"--budget={budget}: {candidates} candidates need at least {candidates * LEAST} updates. "
+        "Raise it, or try fewer values."
+    )
+
+
+def race(
+    candidates: Sequence[Candidate],
+    rungs: Sequence[int],
+    advance: Callable[[Candidate, int], Score],
+    note: Callable[[str], None],
+) -> Candidate:
+    """Return the winner. `advance` trains a candidate up to an update and scores it.
+
+    What was scored before is not trained again, so that a race that was stopped goes on.
+
+    Raises:
+        AdaptError: every candidate failed.
+    """
+    for place, rung in enumerate(rungs):
+        for one in candidates:
+            if not one.dropped:
+                step(one, rung, advance, note)
+        alive = sorted((one for one in candidates if not one.dropped),
+                       key=lambda one: one.scores[rung], reverse=True)  # fmt: skip
+        if not alive:
+            why = "; ".join(f"{one.name}: {one.dropped}" for one in candidates)
+            raise AdaptError(f"every candidate failed. {why}")
+        if place + 1 < len(rungs):
+            kept = kept_of(len(alive), place + 2 == len(rungs))
+            for number, one in enumerate(alive[kept:], kept + 1):  # all, before any is noted
+                one.dropped = f"place {number} of {len(alive)} after {rung} updates"
+            for one in alive[kept:]:
+                note(f"{one.name}: dropped, {one.dropped} ({one.scores[rung][0]:.4f})")
+    return alive[0]
+
+
+def step(
+    one: Candidate,
+    rung: int,
+    advance: Callable[[Candidate, int], Score],
+    note: Callable[[str], None],
+) -> None:
+    """Train one candidate up to a rung, unless it is there; one that fails is dropped."""
+    if rung in one.scores:
+        return
+    try:
+        one.scores[rung] = advance(one, rung)
+        note(f"{one.name}: {one.scores[rung][0]:.4f} after {rung} updates")
+    except AdaptError as error:
+        one.dropped = f"failed: {error}"
+        note(f"{one.name}: dropped, {one.dropped}")
+
+
+def challenge(
+    one: Candidate,
+    winner: Candidate,
+    rungs: Sequence[int],
+    advance: Callable[[Candidate, int], Score],
+    note: Callable[[str], None],
+) -> Candidate:
+    """Let a newcomer run as long as it is ahead of the winner at the same rung; return the better.
+
+    A tie is the winner's.
+    """
+    for rung in rungs:
+        if not one.dropped:
+            step(one, rung, advance, note)
+        if not one.dropped and one.scores[rung] <= winner.scores[rung]:
+            one.dropped = f"not ahead of {winner.name} after {rung} updates"
+            note(f"{one.name}: dropped, {one.dropped} ({one.scores[rung][0]:.4f})")
+    return winner if one.dropped else one

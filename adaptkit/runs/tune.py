@@ -1,0 +1,280 @@
+"""Choose settings by a race on rows that are held out of training, and write them as a recipe.
+
+Every candidate is a run in a folder of its own, trained with `data.holdout=true` and without a
+choice among its epochs. It stops at a rung by a checkpoint and goes on from there to the bit. The
+state of the race is in race.json: a race that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from adaptkit.config.settings import Settings
+from adaptkit.errors import AdaptError
+from adaptkit.runs.directory import CHECKPOINTS
+from adaptkit.runs.racing import (
+    Candidate,
+    Score,
+    challenge,
+    cost_of,
+    length_for,
+    race,
+    rungs_of,
+    shown,
+)
+from adaptkit.runs.record import RunResult
+from adaptkit.runs.run import Interface, run
+from adaptkit.storage.files import write_json, write_text
+
+RATE = "optimizer.lr"
+STEPS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # decades around the file's rate
+WIDENED = 2  # times beyond the least or the greatest rate
+STATE, RECIPE = "race.json", "recipe.yaml"
+Make = Callable[[Sequence[str], Path], Settings]  # overrides, folder -> settings
+
+
+class Paused(BaseException):
+    """A run has come to its rung, and its checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The outcome of a race."""
+
+    winner: Candidate
+    candidates: list[Candidate]
+    rungs: list[int]
+    recipe: Path
+
+    @property
+    def updates(self) -> int:
+        """Return the updates that the race took."""
+        return sum(one.updates for one in self.candidates)
+
+    @property
+    def grid(self) -> int:
+        """Return the updates that all candidates in full would have taken."""
+        return len(self.candidates) * self.rungs[-1]
+
+
+def around(rate: float) -> list[float]:
+    """Return rates around one, three to a decade on a log scale, with three digits."""
+    return [float(f"{rate * 10**step:.3g}") for step in STEPS]
+
+
+def tune(
+    make: Make,
+    words: Sequence[str],
+    space: Mapping[str, Sequence[Any]],
+    budget: int | None,
+    folder: Path,
+    interface: Interface,
+) -> Tuned:
+    """Race the candidates of a space; `budget`: updates of the whole race, None: full runs.
+
+    space: setting -> its values; empty: rates around the one that the method's file says.
+
+    Raises:
+        AdaptError: the space is empty, the budget too small, the folder holds another race, or
+            every candidate failed.
+    """
+    base = make(words, folder / "base")
+    space = space or {RATE: around(base.optimizer.lr)}
+    if empty := [key for key, values in space.items() if not values]:
+        raise AdaptError(f"--search {empty[0]}: has no values. Write {empty[0]}=V1,V2.")
+    candidates = [Candidate(dict(zip(space, values, strict=True)))
+                  for values in product(*space.values())]  # fmt: skip
+    if budget is None:
+        rungs = rungs_of(len(candidates), own_length(base))
+    else:
+        rungs = rungs_of(len(candidates), length_for(budget, len(candidates)))
+    state = State(folder / STATE, [*words], rungs, candidates)
+    candidates = state.load()
+    cost = cost_of(len(candidates), rungs)
+    interface.say(
+        f"{len(candidates)} candidates, compared after {', '.join(map(str, rungs))} updates: "
+        f"{cost} updates instead of {len(candidates) * rungs[-1]}"
+    )
+
+    def advance(one: Candidate, rung: int) -> Score:
+        return trained(make, words, one, rungs, rung, folder, interface)
+
+    def note(line: str) -> None:
+        interface.say(line)
+        state.save(candidates)
+
+    winner = race(candidates[: len(state.candidates)], rungs, advance, note)
+    winner = widened(candidates, len(state.candidates), winner, rungs, advance, note)
+    for one in candidates:
+        if one is not winner:
+            shutil.rmtree(place_of(folder, one) / CHECKPOINTS, ignore_errors=True)
+    state.save(candidates)
+    made = Tuned(winner, candidates, rungs, folder / RECIPE)
+    write_text(made.recipe, recipe(made, words, base))
+    return made
+
+
+def own_length(base: Settings) -> int:
+    """Return the number of updates that a run on the rows which are not held out makes."""
+    if base.trainer.max_steps is not None:
+        return base.trainer.max_steps
+    splits = base.task.load(base.data, base.seed)
+    from adaptkit.tasks.reading.holdout import held_apart
+
+    rows = held_apart(splits).train
+    return base.trainer.updates(len(rows or ()), 1)
+
+
+def widened(
+    candidates: list[Candidate],
+    first: int,
+    winner: Candidate,
+    rungs: Sequence[int],
+    advance: Callable[[Candidate, int], Score],
+    note: Callable[[str], None],
+) -> Candidate:
+    """Go beyond the grid while the winner has its least or its greatest rate.
+
+    first: how many candidates are of the grid itself.
+    """
+    rates = sorted({one.values[RATE] for one in candidates[:first] if RATE in one.values})
+    for _ in range(WIDENED):
+        if len(rates) < 2 or winner.values[RATE] not in (rates[0], rates[-1]):
+            return winner
+        low = winner.values[RATE] == rates[0]
+        factor = rates[1] / rates[0] if low else rates[-1] / rates[-2]
+        beyond = float(f"{rates[0] / factor if low else rates[-1] * factor:.3g}")
+        values = {**winner.values, RATE: beyond}
+        newcomer = next((one for one in candidates if one.values == values), Candidate(values))
+        if newcomer not in candidates:  # else the race was stopped and goes on
+            candidates.append(newcomer)
+        rates = sorted((*rates, beyond))
+        note(f"{winner.name} is at the edge of the grid: {RATE}={beyond:g} is tried as well")
+        before, winner = winner, challenge(newcomer, winner, rungs, advance, note)
+        if winner is before:
+            return winner
+    note(f"{winner.name} is still at the edge of the grid: name rates beyond it with --search")
+    return winner
+
+
+def trained(
+    make: Make, words: Sequence[str], one: Candidate, rungs: Sequence[int], rung: int,
+    folder: Path, interface: Interface,
+) -> Score:  # fmt: skip
+    """Train a candidate up to a rung, on from where it stopped, and return its score."""
+    more = [f"{key}={shown(value)}" for key, value in one.values.items()]
+    fixed = [f"trainer.max_steps={rungs[-1]}", f"trainer.eval_every={rungs[0]}",
+             "trainer.checkpoint_every=null", "trainer.keep=last", "data.holdout=true",
+             "trainer.early_stopping_patience=null"]  # fmt: skip
+    job = make([*words, *more, *fixed], place_of(folder, one))
+    watch = Watch(rung, job.task.headline, job.task.larger_is_better)
+    quiet = replace(interface, say=lambda _: None,
+                    callbacks=lambda what: (*interface.callbacks(what), watch))  # fmt: skip
+    try:
+        result: RunResult | None = run(job, quiet)
+    except Paused:
+        result = None
+    if result is not None:
+        value, loss = result.score, result.scores.get("loss")
+        return scored(value, loss, job.task.larger_is_better)
+    return watch.score
+
+
+def scored(value: float | None, loss: float | None, larger: bool) -> Score:
+    """Return a score and minus a loss, so that more is better; undefined ones are the worst."""
+    worst = -math.inf
+    one = worst if value is None or not math.isfinite(value) else value if larger else -value
+    return one, worst if loss is None or not math.isfinite(loss) else -loss
+
+
+class Watch(TrainerCallback):
+    """Ends a run at its rung, when its checkpoint is written; not at its last update."""
+
+    def __init__(self, rung: int, headline: str, larger: bool) -> None:
+        self.rung, self.headline, self.larger = rung, headline, larger
+        self.score: Score = (-math.inf, -math.inf)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop here."""
+        if state.global_step != self.rung or state.global_step >= state.max_steps:
+            return
+        for entry in state.log_history:
+            if entry.get("step") == self.rung and f"eval_{self.headline}" in entry:
+                self.score = scored(entry[f"eval_{self.headline}"], entry.get("eval_loss"),
+                                    self.larger)  # fmt: skip
+        raise Paused
+
+
+def place_of(folder: Path, one: Candidate) -> Path:
+    """Return the folder of a candidate's run."""
+    return folder / (one.name.replace("/", "_").replace(" ", ",") or "candidate")
+
+
+@dataclass(frozen=True)
+class State:
+    """What a race that goes on must know."""
+
+    file: Path
+    words: list[str]
+    rungs: list[int]
+    candidates: list[Candidate]
+
+    def load(self) -> list[Candidate]:
+        """Return the candidates with what they scored before.
+
+        Raises:
+            AdaptError: the file is damaged, or of another race.
+        """
+        if not self.file.is_file():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            return self.candidates
+        try:
+            plain = json.loads(self.file.read_text(encoding="utf-8"))
+            before = [Candidate.of(one) for one in plain["candidates"]]
+            same = (plain["words"], plain["rungs"]) == (self.words, self.rungs)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AdaptError(f"{self.file}: is damaged. Remove its folder.") from error
+        known = [one.values for one in before]
+        if not same or any(one.values not in known for one in self.candidates):
+            raise AdaptError(
+                f"{self.file.parent}: holds a race of other settings, rows or budget. Name another "
+                "folder with --out, or remove it."
+            )
+        return before
+
+    def save(self, candidates: Sequence[Candidate]) -> None:
+        """Write what is known now."""
+        whole = {"words": self.words, "rungs": self.rungs,
+                 "candidates": [one.as_dict() for one in candidates]}  # fmt: skip
+        write_json(self.file, whole)
+
+
+def recipe(made: Tuned, words: Sequence[str], base: Settings) -> str:
+    """Return an experiment file that sets what was chosen, and says how."""
+    lines = [
+        "# @package _global_",
+        f"# Chosen by adaptkit tune {' '.join(words)}",
+        f"# on {datetime.now(timezone.utc).date()}, by {base.task.headline} on held-out training "
+        f"rows: {len(made.candidates)} candidates, {made.updates} updates",
+    ]
+    for one in made.candidates:
+        update = one.updates
+        score = f"{abs(one.scores[update][0]):.4f} after {update} updates" if update else ""
+        why = "chosen" if one is made.winner else one.dropped
+        lines.append(f"#   {one.name}: {', '.join(filter(None, (score, why)))}")
+    for key, value in made.winner.values.items():
+        *groups, leaf = key.split(".")
+        for depth, name in enumerate(groups):
+            lines.append(f"{'  ' * depth}{name}:")
+        lines.append(f"{'  ' * len(groups)}{leaf}: {shown(value)}")
+    return "\n".join(lines) + "\n"

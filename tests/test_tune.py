@@ -1,0 +1,303 @@
+"""Races: fewer updates, the same runs, and rows that choose are not rows that report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commandline import call, tiny
+from runs import Killed, carry_out, configure, sentiment
+from safetensors.torch import load_file
+
+from adaptkit.cli.tuning import grid_of, space_of
+from adaptkit.errors import AdaptError, ConfigError
+from adaptkit.runs import tune as tuning
+from adaptkit.runs.racing import (
+    Candidate,
+    challenge,
+    cost_of,
+    length_for,
+    race,
+    rungs_of,
+)
+from adaptkit.runs.run import Interface
+from adaptkit.runs.tune import RATE, around, scored, tune
+from adaptkit.runs.verify import verify
+from adaptkit.tasks.task import LABEL
+
+QUIET = Interface(lambda _: None, lambda _: ())
+
+
+# ---- the race ----
+
+
+@pytest.mark.parametrize(
+    ("candidates", "updates", "rungs", "cost"),
+    [  # cost: 7 x 20, 3 x 40 more, 1 x 120 more
+        (7, 180, [20, 60, 180], 7 * 20 + 3 * 40 + 120),
+        (9, 90, [10, 30, 90], 9 * 10 + 3 * 20 + 60),
+        (3, 90, [30, 90], 3 * 30 + 60),
+        (1, 90, [90], 90),
+        (7, 13, [4, 12], 7 * 4 + 8),  # too few updates for three rungs
+        (7, 5, [5], 35),
+    ],
+)
+def test_rungs(candidates, updates, rungs, cost):
+    assert rungs_of(candidates, updates) == rungs
+    assert cost_of(candidates, rungs) == cost
+
+
+def test_a_budget_is_kept():
+    for budget in (28, 60, 100, 380, 1000):
+        updates = length_for(budget, 7)
+        assert cost_of(7, rungs_of(7, updates)) <= budget
+        assert cost_of(7, rungs_of(7, updates)) > budget / 2
+    with pytest.raises(AdaptError, match=r"--budget=20: 7 candidates need at least 28 updates"):
+        length_for(20, 7)
+    with pytest.raises(AdaptError, match="too few to compare"):
+        rungs_of(7, 3)
+
+
+def fakes(scores: dict[float, dict[int, float]]) -> tuple[list[Candidate], Any, list]:
+    made: list[tuple[float, int]] = []
+
+    def advance(one: Candidate, rung: int) -> tuple[float, float]:
+        made.append((one.values[RATE], rung))
+        value = scores[one.values[RATE]][rung]
+        if np.isnan(value):
+            raise AdaptError("the loss is nan")
+        return value, -value
+
+    return [Candidate({RATE: rate}) for rate in scores], advance, made
+
+
+def test_the_best_go_on_and_nothing_is_trained_twice():
+    table = {float(n): {4: n, 12: -n, 36: n} for n in range(7)}
+    candidates, advance, made = fakes(table)
+    said: list[str] = []
+    winner = race(candidates, [4, 12, 36], advance, said.append)
+    assert winner.values == {RATE: 4.0}  # 4, 5, 6 reach the second rung, where 4 is the best
+    assert made == [*((float(n), 4) for n in range(7)), *((float(n), 12) for n in (4, 5, 6)),
+                    (4.0, 36)]  # fmt: skip
+    assert sum(one.updates for one in candidates) == 4 * 4 + 2 * 12 + 36
+    assert "optimizer.lr=3: dropped, place 4 of 7 after 4 updates (3.0000)" in said
+    again = race(candidates, [4, 12, 36], advance, said.append)
+    assert again is winner
+    assert len(made) == 11
+
+
+def test_a_candidate_that_fails_is_dropped_and_a_race_of_such_fails():
+    table = {1.0: {4: 0.5, 12: 0.5}, 2.0: {4: np.nan}, 3.0: {4: 0.1}}
+    candidates, advance, _ = fakes(table)
+    assert race(candidates, [4, 12], advance, lambda _: None).values == {RATE: 1.0}
+    assert candidates[1].dropped == "failed: the loss is nan"
+    candidates, advance, _ = fakes({1.0: {4: np.nan}, 2.0: {4: np.nan}})
+    with pytest.raises(AdaptError, match="every candidate failed"):
+        race(candidates, [4, 12], advance, lambda _: None)
+
+
+def test_a_tie_goes_to_the_smaller_loss():
+    assert scored(0.5, 0.2, True) > scored(0.5, 0.3, True)
+    assert scored(0.4, 9.0, True) > scored(0.3, 0.1, True)
+    assert scored(20.0, None, False) > scored(30.0, None, False)
+    assert scored(None, 0.1, True) < scored(0.0, 9.0, True)
+
+
+def test_a_newcomer_must_be_ahead_at_every_rung():
+    candidates, advance, made = fakes({1.0: {4: 0.5, 12: 0.6}, 2.0: {4: 0.6, 12: 0.7},
+                                       3.0: {4: 0.5, 12: 0.9}})  # fmt: skip
+    winner, better, late = candidates
+    race([winner], [4, 12], advance, lambda _: None)
+    assert challenge(better, winner, [4, 12], advance, lambda _: None) is better
+    assert challenge(late, winner, [4, 12], advance, lambda _: None) is winner
+    assert (3.0, 12) not in made
+
+
+def test_the_grid_is_widened_at_its_edge():
+    table = {rate: {4: rate} for rate in (1.0, 10.0, 100.0, 1000.0, 10000.0)}
+    candidates, _, _ = fakes({r: s for r, s in table.items() if r <= 10})
+    every = fakes(table)[1]
+    said: list[str] = []
+    winner = race(candidates, [4], every, said.append)
+    winner = tuning.widened(candidates, 2, winner, [4], every, said.append)
+    assert winner.values == {RATE: 1000.0}
+    assert [one.values[RATE] for one in candidates] == [1.0, 10.0, 100.0, 1000.0]
+    assert "still at the edge" in said[-1]
+    middle = [Candidate({RATE: r}, {4: (-abs(r - 10), 0.0)}) for r in (1.0, 10.0, 100.0)]
+    assert tuning.widened(middle, 3, middle[1], [4], every, said.append) is middle[1]
+    assert len(middle) == 3
+
+
+def test_rates_lie_around_the_files():
+    rates = around(5e-4)
+    assert len(rates) == 7
+    assert rates[3] == 5e-4
+    assert np.allclose(np.diff(np.log10(rates)), 0.5, atol=1e-2)
+
+
+# ---- rows ----
+
+
+def test_held_out_rows_are_training_rows_that_are_not_trained_on(checkpoints, tmp_path):
+    data = sentiment(tmp_path / "rows")
+    made = configure(tmp_path / "run", checkpoints["bert"], data, "method=bitfit",
+                     **{"data.holdout": True, "trainer.keep": "last"})  # fmt: skip
+    record, said = carry_out(made)
+    train = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
+    labels = [json.loads(line)["label"] for line in lines]
+    assert record["data"]["rows"] == {"train": 40, "validation": 4}
+    assert len(labels) == 4
+    assert set(labels) == {row["label"] for row in train} or len(set(labels)) == 2
+    assert any("4 of the 44 training rows, which are not trained on" in line for line in said)
+    assert verify(tmp_path / "run") == ""
+    splits = made.task.load(made.data, made.seed)
+    from adaptkit.tasks.reading.holdout import held_apart
+
+    apart = held_apart(splits)
+    both = sorted([*apart.train["id"], *apart.validation[""]["id"]])
+    assert both == sorted(splits.train["id"])
+    assert not set(apart.train["id"]) & set(apart.validation[""]["id"])
+    assert apart.validation[""][LABEL][:] == labels
+
+
+# ---- whole races ----
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return sentiment(tmp_path / "rows")
+
+
+def maker(checkpoint: Path, rows: Path) -> Any:
+    """Settings of a run from words of the form key=value."""
+
+    def make(words: Any, folder: Path) -> Any:
+        changes: dict[str, Any] = {}
+        for word in words:
+            key, _, value = word.partition("=")
+            try:
+                changes[key] = json.loads(value)
+            except ValueError:
+                changes[key] = value
+        return configure(folder, checkpoint, rows, "method=bitfit", **changes)
+
+    return make
+
+
+SPACE = {RATE: [1e-4, 1e-3, 1e-2]}
+
+
+def test_a_race_that_is_killed_ends_the_same(checkpoints, rows, tmp_path, monkeypatch):
+    make = maker(checkpoints["bert"], rows)
+    whole = tune(make, [], SPACE, None, tmp_path / "whole", QUIET)
+    calls = {"count": 0}
+    run = tuning.run
+
+    def killed(*arguments: Any) -> Any:
+        calls["count"] += 1
+        if calls["count"] in (2, 6):
+            raise Killed
+        return run(*arguments)
+
+    monkeypatch.setattr(tuning, "run", killed)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            tune(make, [], SPACE, None, tmp_path / "again", QUIET)
+    again = tune(make, [], SPACE, None, tmp_path / "again", QUIET)
+    assert [one.as_dict() for one in again.candidates] == [
+        one.as_dict() for one in whole.candidates
+    ]
+    assert again.recipe.read_text() == whole.recipe.read_text()
+    assert whole.updates < whole.grid
+    assert not [*(tmp_path / "again").glob("*/checkpoints")]
+    one, other = (load_file(tuning.place_of(tmp_path / name, whole.winner) / "delta.safetensors")
+                  for name in ("whole", "again"))  # fmt: skip
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_winner_is_a_run_that_was_never_stopped(checkpoints, rows, tmp_path):
+    """Trained up to its rungs and on, it is to the bit the run of all updates."""
+    make = maker(checkpoints["bert"], rows)
+    found = tune(make, [], {RATE: [1e-3, 1e-2, 2e-2]}, None, tmp_path / "race", QUIET)
+    words = [f"{RATE}={found.winner.values[RATE]}", f"trainer.max_steps={found.rungs[-1]}",
+             f"trainer.eval_every={found.rungs[0]}", "trainer.keep=last",
+             "data.holdout=true"]  # fmt: skip
+    carry_out(make(words, tmp_path / "plain"))
+    one = load_file(tuning.place_of(tmp_path / "race", found.winner) / "delta.safetensors")
+    other = load_file(tmp_path / "plain" / "delta.safetensors")
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_another_race_in_the_folder_is_refused(checkpoints, rows, tmp_path):
+    make = maker(checkpoints["bert"], rows)
+    tune(make, [], {RATE: [1e-3]}, 4, tmp_path / "race", QUIET)
+    with pytest.raises(AdaptError, match="a race of other settings"):
+        tune(make, ["trainer.batch_size=4"], {RATE: [1e-3]}, 4, tmp_path / "race", QUIET)
+    with pytest.raises(AdaptError, match="a race of other settings"):
+        tune(make, [], {RATE: [1e-2]}, 4, tmp_path / "race", QUIET)
+    (tmp_path / "race" / "race.json").write_text("{")
+    with pytest.raises(AdaptError, match=r"race\.json: is damaged"):
+        tune(make, [], {RATE: [1e-3]}, 4, tmp_path / "race", QUIET)
+    with pytest.raises(AdaptError, match="has no values"):
+        tune(make, [], {RATE: []}, None, tmp_path / "empty", QUIET)
+
+
+# ---- commands ----
+
+
+def test_words_of_a_space():
+    assert space_of(["optimizer.lr=1e-4,1e-3", "method.rank=4,8"]) == {
+        "optimizer.lr": [1e-4, 1e-3], "method.rank": [4, 8]}  # fmt: skip
+    assert space_of(["method.roles=[query,value],[all]"]) == {
+        "method.roles": [["query", "value"], ["all"]]}  # fmt: skip
+    for word, says in (("rank", "write KEY=V1,V2"), ("trainer.keep=best", "set by the race")):
+        with pytest.raises(ConfigError, match=says):
+            space_of([word])
+    with pytest.raises(ConfigError, match="named twice"):
+        space_of(["method.rank=1", "method.rank=2"])
+
+
+def test_cells_of_a_comparison():
+    cells = grid_of(["method=lora,full", "task=[sst2,mrpc]", "model=mini-bert"], control=True)
+    assert [str(folder) for _, folder in cells] == [
+        "sst2/lora", "sst2/lora-random", "sst2/full", "sst2/full-random",
+        "mrpc/lora", "mrpc/lora-random", "mrpc/full", "mrpc/full-random",
+    ]  # fmt: skip
+    assert cells[1][0] == ["method=lora", "task=sst2", "model=mini-bert",
+                           "model.random_weights=true"]  # fmt: skip
+    with pytest.raises(ConfigError, match="name several"):
+        grid_of(["task=sst2"], control=False)
+
+
+def test_the_commands(checkpoints, rows, tmp_path):
+    words = [*tiny(checkpoints["bert"]), f"task.path={rows}", "trainer.batch_size=8",
+             "trainer.device=cpu", "trainer.precision=fp32", "task=sst2"]  # fmt: skip
+    search = ["--search", "optimizer.lr=1e-3,1e-2", "--budget", "12"]
+    answer = call("tune", *words, "method=bitfit", *search, "--out", str(tmp_path / "race"))
+    assert answer.status == 0
+    assert "on held-out training rows, best of" in answer.out
+    assert (tmp_path / "race" / "recipe.yaml").read_text().startswith("# @package _global_")
+    compared = [*words, "method=bitfit,layernorm", *search, "--seeds", "2",
+                "--out", str(tmp_path / "both"), "trainer.max_steps=null"]  # fmt: skip
+    answer = call("compare", *compared[:-1], "trainer.epochs=1")
+    assert answer.status == 0
+    assert "bitfit and layernorm" in answer.out or "is better than" in answer.out
+    table = json.loads((tmp_path / "both" / "report.json").read_text())
+    assert {one["row"]: one["seeds"] for one in table["cells"]} == {"bitfit": 2, "layernorm": 2}
+    for row in table["cells"]:
+        assert all(Path(d).name in ("seed1", "seed2") for d in row["directories"])
+    for bad, says in (
+        (["tune", *words, "trainer.keep=best"], "is set by the race itself"),
+        (["tune", *words, "--budget", "0"], "whole number of updates"),
+        (["tune", *words, "--budget", "3", "--out", str(tmp_path / "small")], "need at least"),
+        (["compare", *words], "method: name several"),
+        (["compare", *words, "method=lora,nonsense"], "nonsense"),
+    ):
+        answer = call(*bad)
+        assert answer.status == 2
+        assert says in answer.err
