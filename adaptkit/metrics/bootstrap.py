@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 TIMES = 1000
 CLASSES = ("accuracy", "f1", "macro_f1", "weighted_f1", "matthews_correlation")
@@ -124,6 +123,8 @@ def of_classes(
 def of_numbers(name: str, answers: Array, labels: Array, random: np.random.Generator) -> Array:
     """Return the correlations [times] of redrawn pairs."""
     if name == "spearmanr":
+        from scipy.stats import rankdata
+
         answers, labels = rankdata(answers), rankdata(labels)
     scores = np.empty(TIMES)
     for time in range(TIMES):

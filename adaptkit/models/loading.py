@@ -251,4 +251,5 @@ def versions() -> dict[str, str]:
     import adaptkit
 
     named = (adaptkit, torch, transformers, accelerate, datasets)
-    return {module.__name__: module.__version__ for module in named}
+    # torch's is of a class of its own: who reads it would need torch.
+    return {module.__name__: str(module.__version__) for module in named}

@@ -255,9 +255,12 @@ def subset(
 
 def with_column(rows: Dataset, name: str, values: Sequence[Any]) -> Dataset:
     """Return rows with a column added, or replaced."""
-    return rows.remove_columns([c for c in rows.column_names if c == name]).add_column(
-        name, list(values)
-    )
+    from datasets.fingerprint import generate_random_fingerprint
+
+    # Nothing reads the fingerprints of `datasets`; hashing the values takes longer than the rest.
+    new = generate_random_fingerprint()
+    kept = rows.remove_columns([c for c in rows.column_names if c == name], new_fingerprint=new)
+    return kept.add_column(name, list(values), new_fingerprint=new)
 
 
 def empty_texts(rows: Dataset | None, columns: Sequence[str]) -> tuple[str, ...]:
