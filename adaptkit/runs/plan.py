@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import inspect
+import json
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,11 +24,12 @@ from adaptkit.counts import Params, count
 from adaptkit.methods.chain import apply
 from adaptkit.models.anatomy import ROLES, family_of, roles_of, width
 from adaptkit.models.body import base_of
-from adaptkit.models.empty import empty_model, gaps
+from adaptkit.models.empty import Gaps, empty_model, gaps
 from adaptkit.models.fast import packed_bytes
 from adaptkit.models.loading import load_config
 from adaptkit.models.recompute import recompute_layers
 from adaptkit.runs.prepare import uses_fast_kernels
+from adaptkit.storage import cache
 from adaptkit.tasks.task import Form
 from adaptkit.training.precision import DTYPES, autocast, cast, device_of, halved
 
@@ -126,7 +130,10 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         wrapped = form if adaptation.form is None else adaptation.form(form)
         needed = None
         if memory:
-            needed = memory_of(run, adaptation, wrapped, counts, copies, precision, config)
+            estimate = partial(
+                memory_of, run, adaptation, wrapped, counts, copies, precision, config
+            )
+            needed = estimated(estimate, run, lacking, precision, config)
         for last in adaptation.finish:
             last()
         counts = replace(counts, stored=count(adaptation).stored)
@@ -135,6 +142,27 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
             4 * counts.stored, needed, precision, adaptation.extra_tokens,
             adaptation.merge is not None,
         )  # fmt: skip
+
+
+def estimated(
+    estimate: Callable[[], Memory],
+    run: Settings,
+    lacking: Gaps,
+    precision: str,
+    config: PretrainedConfig,
+) -> Memory:
+    """Return an estimate from the cache folder, or make it: it takes as long as a few updates."""
+    key = cache.key_of(
+        "memory", run.methods, run.task.posed, run.task.max_length, run.model, run.trainer,
+        run.optimizer.state_bytes, device_of(run.trainer.device).type, precision,
+        config.to_json_string(use_diff=False), sorted(lacking.lacking), sorted(lacking.untied),
+    )  # fmt: skip
+    if key and (kept := cache.read(key)):
+        return Memory(**json.loads(bytes(kept)))
+    made = estimate()
+    if key:
+        cache.write(key, json.dumps(asdict(made)).encode())
+    return made
 
 
 def memory_of(

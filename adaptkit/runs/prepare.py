@@ -26,6 +26,7 @@ from adaptkit.runs.identity import model_digest
 from adaptkit.tasks.task import Form, Reader
 from adaptkit.training import precision
 from adaptkit.training.batching import BucketSampler, Feed
+from adaptkit.training.encoding import encoded
 from adaptkit.training.scorer import Prepared, Scorer
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def count_examples(run: Settings, rows: Dataset | None, extra_tokens: int) -> in
     if form.one_to_one:
         form.encode(rows.select([0]), reader)
         return len(rows)
-    examples = form.encode(rows, reader)
+    examples = encoded(form, rows, reader)
     return len(form.prepare(examples, plain_model(run, torch.device("cpu"))))
 
 
@@ -179,7 +180,7 @@ def training_batches(
     `size`: rows of a batch; 0: as many as in training.
     """
     form, reader = run.task.posed, base.reader()
-    feed = Feed(form.encode(rows, reader), form, reader)
+    feed = Feed(encoded(form, rows, reader), form, reader)
     size = size or run.trainer.batch_size
     order = list(BucketSampler(feed.lengths, size, run.seed))
     for start in range(0, len(order), size):
@@ -193,7 +194,8 @@ def mean_loss(form: Form, model: nn.Module, batch: Batch) -> Tensor:
 
 def feed_of(run: Settings, prepared: Prepared, rows: Dataset) -> Feed:
     """Encode rows."""
-    return Feed(prepared.form.encode(rows, prepared.reader), prepared.form, prepared.reader)
+    form, reader = prepared.form, prepared.reader
+    return Feed(encoded(form, rows, reader), form, reader)
 
 
 def plain_model(run: Settings, device: torch.device) -> Callable[[], nn.Module]:
