@@ -173,7 +173,7 @@ def scoring_facts(
                 "train": 0 if splits.train is None else len(splits.train),
                 "validation": len(splits.validation[""]),
             },
-            "fingerprint": splits.fingerprint(),
+            "fingerprint": splits.fingerprint,
             "notes": list(splits.notes),
             **drawn(splits.train, run.data),
         },

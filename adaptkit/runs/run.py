@@ -253,7 +253,7 @@ def trainer_of(
     callbacks = (*trackers(settings.recipe), *interface.callbacks("training"))
     trainer = AdaptTrainer(
         scorer, settings.recipe, train_feed, validation, callbacks,
-        identity=identity(settings.plain, splits.fingerprint(), prepared.fingerprint),
+        identity=identity(settings.plain, splits.fingerprint, prepared.fingerprint),
         interruption=Interruption(interface.say),
     )  # fmt: skip
     return trainer, proof, lengths

@@ -16,6 +16,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from adaptkit.adaptation import Batch
@@ -78,17 +79,16 @@ class Splits:
         lists = (label if isinstance(label, list) else [label] for label in rows[LABEL][:])
         counts = Counter(name for names in lists for name in names)
         # Names are data: control characters in them are shown, not obeyed.
-        shown = [
-            f"{n if n.isprintable() else repr(n)} {counts[n]}" for n in self.task.classes[:SHOWN]
-        ]
-        more = len(self.task.classes) - SHOWN
-        rest = f" and {more} more" if more > 0 else ""
+        names = self.task.classes[:SHOWN]
+        shown = [f"{n if n.isprintable() else repr(n)} {counts[n]}" for n in names]
+        rest = f" and {more} more" if (more := len(self.task.classes) - SHOWN) > 0 else ""
         found = f" of {len(self.task.classes)} classes ({', '.join(shown)}{rest}"
         most, least = max(counts.values(), default=1), min(counts.values(), default=1)
         skew = f"; imbalanced, {most / least:.0f} to 1" if most >= SKEWED * least else ""
         absent = sum(not counts[name] for name in self.task.classes)
         return f"{found}{skew}{f'; {absent} without a row' if absent else ''})"
 
+    @cached_property
     def fingerprint(self) -> str:
         """Identify the rows: SHA-256 over all values of all columns."""
         digest = hashlib.sha256()

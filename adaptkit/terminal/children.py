@@ -32,7 +32,7 @@ from adaptkit.terminal.libraries import (
 )
 
 T = TypeVar("T")
-PRELOADED = ["adaptkit.runs.run", "adaptkit.metrics.glue", "adaptkit.terminal.progress"]
+PRELOADED = ["adaptkit.terminal.preloaded"]
 STREAMS = (1, 2)  # stdout, stderr
 
 _speaking = threading.Lock()
