@@ -156,3 +156,10 @@ def test_a_finished_run_is_known_without_torch(
     assert again.returncode == 0, again.stderr
     assert "done before" in again.stderr
     assert again.stdout == first.out
+
+
+def test_a_record_is_read_without_torch() -> None:
+    """A sweep gets the records of its jobs pickled; torch's version is of a class of torch."""
+    from adaptkit.models.loading import versions
+
+    assert {type(version) for version in versions().values()} == {str}
