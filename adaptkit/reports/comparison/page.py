@@ -20,10 +20,11 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .2em .7em; text-align: right; vertical-align: top; }
+td { white-space: nowrap; } td:first-child { white-space: normal; min-width: 9em; }
 td:first-child, th:first-child { text-align: left; } tr { border-bottom: 1px solid var(--line); }
 thead tr, tr.last { border-top: 1px solid; } figure { margin: 1.5em 0; }
 figcaption { font-weight: 600; }
-svg { max-width: 100%; height: auto; } svg text { font-size: 12px; fill: currentColor; }
+svg { width: min(100%, 46em); height: auto; } svg text { font-size: 12px; fill: currentColor; }
 .grid { stroke: var(--line); } .level { stroke: currentColor; stroke-dasharray: 4 4; }
 .faint { fill-opacity: .35; } polyline { fill: none; stroke-width: 2; } .cell { fill: var(--c0); }
 svg text.on { fill: #fff; } .sample { font-weight: 700; } li { margin: .3em 0; }
@@ -46,17 +47,32 @@ def page(table: Table, axis: str | None = None) -> str:
         "noted below, other rows.</p>"
     )
     parts.append(_table(head, body))
-    parts += ["<h2>Differences</h2>", _listed(sentences(table, most=20))]
     if table.remarks:
         parts += ["<h2>To know</h2>", _listed(table.remarks)]
     for column in table.columns:
         parts.append(f"<h2>{escape(table.title(column))}</h2>")
+        parts += tests(table, column)
         parts += pictures(table, column, axis)
     title = "<title>Comparison of runs</title>"
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     lines = "\n".join(parts)
     return (f'<!doctype html>\n<html lang="en"><head>{meta}{title}<style>{STYLE}</style></head>'
             f"<body>\n{lines}\n</body></html>\n")  # fmt: skip
+
+
+def _two_lines(cell: str) -> str:
+    """Return a cell; what is said of its runs stands below its number."""
+    first, comma, rest = escape(cell).partition(", ")
+    return f"{first}<br><small>{rest}</small>" if comma else first
+
+
+def tests(table: Table, column: Column) -> Iterator[str]:
+    """Yield the tests of a column: how many pairs differ; each of them on demand."""
+    pairs = [pair for pair in table.pairs if pair.column == column]
+    if pairs:
+        heading, *lines = sentences(Table(table.cells, pairs, []))
+        whole = heading.partition(": ")[2]
+        yield f"<details><summary>{escape(whole)}</summary>{_listed(lines)}</details>"
 
 
 def _listed(lines: list[str]) -> str:
@@ -67,7 +83,7 @@ def _table(head: list[str], body: list[list[str]]) -> str:
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     rows = "".join(
         f"<tr{' class=last' if line is body[-1] else ''}>"
-        f"{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>"
+        f"{''.join(f'<td>{_two_lines(cell)}</td>' for cell in line)}</tr>"
         for line in body
     )
     table = f"<table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"

@@ -242,6 +242,8 @@ def about(table: Table) -> Iterable[str]:
                    f"{len(columns)} columns; their scores cannot be compared.")  # fmt: skip
         if any(column.sample for column in columns):
             yield f"{task}: the bundled SAMPLE. Its scores say nothing about the real task."
+    if any(cell.collapsed for cell in table.cells.values()):
+        yield "trivial: a run that is no better than the answer in the last row."
     single = [row for (row, _), cell in table.cells.items() if len(cell.scores) == 1]
     if single:
         yield (f"one seed, so no interval: {', '.join(dict.fromkeys(single))}. Repeat with "

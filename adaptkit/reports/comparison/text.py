@@ -26,7 +26,7 @@ def shown(cell: Cell | None, digits: int = 3) -> str:
     half = "" if found.half is None else f" ± {found.half:.{digits}f}"
     failed = []
     if cell.collapsed:
-        failed.append(f"{cell.collapsed} of {len(cell.runs)} no better than trivial")
+        failed.append(f"{cell.collapsed} of {len(cell.runs)} trivial")
     if cell.died:
         failed.append(f"{cell.died} of {len(cell.runs)} died")
     if found.seeds == 1:
