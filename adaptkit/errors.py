@@ -68,12 +68,13 @@ def machine_failures(place: Path) -> Iterator[None]:
         raise
     except Exception as error:
         text = str(error)
-        if isinstance(error, MemoryError) or any(words in text for words in USED_UP):
+        if out_of_memory(error):
             wanted = re.search(r"llocate ([\d.]+ \w+)", text)
             more = f" ({wanted[1]} more were wanted)" if wanted else ""
             raise MachineError(
                 f"out of memory{more}. Lower trainer.batch_size and raise "
-                "trainer.gradient_accumulation by the same factor: the updates stay the same. "
+                "trainer.gradient_accumulation by the same factor: the updates stay the same "
+                "(trainer.find_batch_size=true does that by itself). "
                 "Lower trainer.eval_batch_size if it happens while scoring, and task.max_length if "
                 "texts are long."
             ) from error
@@ -85,6 +86,12 @@ def machine_failures(place: Path) -> Iterator[None]:
                 "The same command then goes on from the last whole checkpoint, if there is one."
             ) from error
         raise
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Tell whether an exception says that the memory is used up."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
+    return named or any(words in str(error) for words in USED_UP)
 
 
 def invalid(field: str, value: object, rule: str, way_out: str = "") -> ConfigError:

@@ -207,6 +207,7 @@ def checked(plain: dict[str, Any]) -> Settings:
     """
     job = settings(plain)
     job.tracker.check_installed()
+    job.trainer.check_processes()
     job.task.origin(job.data)
     hub.check_model(job.model.path, job.model.revision)
     protocol.check(job)

@@ -21,6 +21,7 @@ UNNAMED = (
     "output_dir",
     "trainer.resume",
     "trainer.jobs",
+    "trainer.find_batch_size",
     "tracker",
     "suite",
     "~suite",

@@ -22,6 +22,7 @@ OURS = {
     "train_batch_size": "trainer.batch_size", "bs": "trainer.batch_size",
     "per_device_eval_batch_size": "trainer.eval_batch_size",
     "gradient_accumulation_steps": "trainer.gradient_accumulation",
+    "auto_find_batch_size": "trainer.find_batch_size",
     "accumulate_grad_batches": "trainer.gradient_accumulation",
     "gradient_clip_val": "trainer.max_grad_norm", "clip": "trainer.max_grad_norm",
     "fp16": "trainer.precision=fp16", "bf16": "trainer.precision=bf16",

@@ -33,7 +33,7 @@ FILES = (DELTA, RESULT, CONFIG, HISTORY, PREDICTIONS)
 # Say where or how a run is carried out, not what it computes.
 IRRELEVANT = (
     "output_dir", "trainer.resume", "trainer.log_every", "trainer.jobs", "tracker", "tracker.name",
-    "tracker.tensorboard", "tracker.wandb", "tracker.mlflow",
+    "tracker.tensorboard", "tracker.wandb", "tracker.mlflow", "trainer.find_batch_size",
 )  # fmt: skip
 # As typed; read off the data in config.yaml.
 FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": ("balanced",),

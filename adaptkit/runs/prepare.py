@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,7 @@ from adaptkit.tasks.task import Form, Reader
 from adaptkit.training import precision
 from adaptkit.training.batching import BucketSampler, Feed
 from adaptkit.training.encoding import encoded
+from adaptkit.training.rows import Rows
 from adaptkit.training.scorer import Prepared, Scorer
 
 if TYPE_CHECKING:
@@ -242,6 +244,6 @@ def check_model_files(saved: SavedRun) -> None:
         )
 
 
-def scorer_of(run: Settings, prepared: Prepared) -> Scorer:
-    """Return what scores an adapted model on the run's task."""
-    return Scorer(prepared, run.task, run.trainer.eval_batch_size)
+def scorer_of(run: Settings, prepared: Prepared, noted: Path | None = None) -> Scorer:
+    """Return what scores an adapted model on the run's task; `noted`: the folder of its `Rows`."""
+    return Scorer(prepared, run.task, Rows.of(run.trainer, noted))

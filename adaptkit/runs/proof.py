@@ -17,9 +17,9 @@ from adaptkit.tasks.task import Splits
 from adaptkit.training.batching import Feed
 
 
-def first(settings: Settings, feed: Feed) -> list[int]:
-    """Return the numbers of the examples by which a rebuilt model is compared."""
-    return list(range(min(len(feed), settings.trainer.eval_batch_size)))
+def first(feed: Feed, most: int) -> list[int]:
+    """Return the numbers of the examples by which a rebuilt model is compared, at most `most`."""
+    return list(range(min(len(feed), most)))
 
 
 def proof_names(settings: Settings) -> tuple[str, ...]:
@@ -27,15 +27,19 @@ def proof_names(settings: Settings) -> tuple[str, ...]:
     return HEADS[settings.head].proof
 
 
-def verify_saved(settings: Settings, splits: Splits, expected: Mapping[str, Tensor]) -> None:
+def verify_saved(
+    settings: Settings, splits: Splits, expected: Mapping[str, Tensor], most: int
+) -> None:
     """Load what was saved into a fresh model: it must give the same outputs.
+
+    `most`: how many examples they are of.
 
     Raises:
         MachineError: it does not; the run counts as failed.
     """
     prepared = restored(read_delta(settings))
     feed = feed_of(settings, prepared, splits.validation[""])
-    batch = feed.batch(first(settings, feed))
+    batch = feed.batch(first(feed, most))
     outputs = scorer_of(settings, prepared).proof(batch, tuple(expected))
     for name, tensor in expected.items():
         if not same(outputs[name], tensor, prepared.device):

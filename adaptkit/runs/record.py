@@ -73,6 +73,7 @@ class RunResult:
     epochs: float = 0.0
     time: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int | None] = field(default_factory=dict)
+    rows_per_pass: dict[str, int] = field(default_factory=dict)  # in the end: training, scoring
     precision: str = ""
     device: str = ""
     processes: int = 1
@@ -169,10 +170,7 @@ def scoring_facts(
         "data": {
             "source": splits.source.kind,
             "path": splits.source.path,
-            "rows": {
-                "train": 0 if splits.train is None else len(splits.train),
-                "validation": len(splits.validation[""]),
-            },
+            "rows": {"train": len(splits.train or ()), "validation": len(splits.validation[""])},
             "fingerprint": splits.fingerprint,
             "notes": list(splits.notes),
             **drawn(splits.train, run.data),

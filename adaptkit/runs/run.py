@@ -62,6 +62,7 @@ from adaptkit.training.arguments import meet
 from adaptkit.training.batching import Feed
 from adaptkit.training.checkpoints import number
 from adaptkit.training.interruption import Interruption
+from adaptkit.training.rows import TooManyRows
 from adaptkit.training.scorer import Prepared, Scored
 from adaptkit.training.state import last_checkpoint
 from adaptkit.training.trackers import trackers
@@ -163,17 +164,29 @@ def complete(
 ) -> RunResult:
     """Train, score, save and prove; return the record of the finished run."""
     clock = time.monotonic()
-    trained = train(settings, splits, costs, examples, interface)
+    trained = train_in_memory(settings, splits, costs, examples, interface)
     gc.collect()
-    if is_main_process():
-        verify_saved(settings, splits, trained.proof)
     facts = trained.facts
+    if is_main_process():
+        verify_saved(settings, splits, trained.proof, facts["rows_per_pass"]["scoring"])
     before = facts["time"].pop("before_seconds")
     facts["time"]["total_seconds"] = round(time.monotonic() - clock + before, 3)
     judged = scoring_facts(settings, splits, trained.scored, facts.pop("remarks"))
     for remark in judged["remarks"]:
         interface.say(f"WARNING: {remark}")
     return result_of(settings, started, "done", **judged, **facts)
+
+
+def train_in_memory(
+    settings: Settings, splits: Splits, costs: Plan, examples: int, interface: Interface
+) -> Trained:
+    """Train; when memory runs out, go on from the last checkpoint with fewer rows at a time."""
+    while True:
+        try:
+            return train(settings, splits, costs, examples, interface)
+        except TooManyRows as error:
+            interface.say(str(error))
+        gc.collect()  # out here, what the exception holds is let go
 
 
 def train(
@@ -214,7 +227,8 @@ def train(
     params = replace(params, stored=count(prepared.adaptation).stored)
     scored = trainer.final_scores()
     memory = measured(prepared.device, before_training, costs)
-    outputs = trainer.scorer.proof(proof.batch(first(settings, proof)), proof_names(settings))
+    shown = proof.batch(first(proof, trainer.scorer.rows.scoring))
+    outputs = trainer.scorer.proof(shown, proof_names(settings))
     size = save_delta(directory, prepared.adaptation.delta(), settings, prepared.fingerprint)
     write_predictions(directory, scored)
     facts = {
@@ -229,6 +243,7 @@ def train(
         **progress(trainer),
         **machine_facts(prepared.device, prepared.precision),
         "memory": memory,
+        "rows_per_pass": trainer.scorer.rows.as_dict(),
     }
     return Trained(scored, outputs, facts)
 
@@ -237,7 +252,7 @@ def trainer_of(
     settings: Settings, splits: Splits, prepared: Prepared, interface: Interface
 ) -> tuple[AdaptTrainer, Feed, dict[str, Any]]:
     """Return a run's trainer, the examples that prove a rebuilt model, and how texts are cut."""
-    scorer = scorer_of(settings, prepared)
+    scorer = scorer_of(settings, prepared, settings.output_dir / CHECKPOINTS)
     feeds = {s: feed_of(settings, prepared, rows) for s, rows in splits.validation.items()}
     load_base = plain_model(settings, prepared.device)
     train_feed = feed_of(settings, prepared, splits.train)

@@ -17,6 +17,7 @@ from torch.utils.data import Sampler
 
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.task import Form, Reader
+from adaptkit.training.rows import Rows
 
 
 def collated(batch: Any) -> Any:
@@ -75,6 +76,23 @@ class CachedFeed(Feed):
         return batch._replace(inputs=inputs)
 
     __getitems__ = batch
+
+
+class Pieces(TorchDataset[Batch]):
+    """The batches of a training step: its rows cut into pieces that fit into memory."""
+
+    def __init__(self, feed: Feed, rows: Rows) -> None:
+        self.feed, self.rows = feed, rows
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
+        """Return the examples with these numbers in one batch or more."""
+        return [self.feed.batch(piece) for piece in self.rows.pieces(indices)]
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.feed.batch([index])
+
+    def __len__(self) -> int:
+        return len(self.feed)
 
 
 class Part(Feed):

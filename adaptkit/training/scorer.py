@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from adaptkit.layers.features import Features
 from adaptkit.tasks.task import Answer, Form, Reader, Task
 from adaptkit.training.batching import CachedFeed, Feed, longest_first
 from adaptkit.training.precision import autocast
+from adaptkit.training.rows import Rows
 
 States = tuple[int, list[Tensor]]  # of the example with this number, per layer [H] or [T, H]
 Show = Callable[[int, int | None], None]  # how many are done, and of how many
@@ -63,7 +65,7 @@ class Scorer:
 
     prepared: Prepared
     task: Task
-    batch_size: int
+    rows: Rows
     step: Callable[[], None] = lambda: None  # called after every batch
 
     def score(self, feed: Feed, rows: Dataset, generate: bool = True) -> Scored:
@@ -101,22 +103,14 @@ class Scorer:
         Raises:
             AdaptError: the loss of labelled examples is not finite.
         """
-        model, form = self.prepared.adaptation.model, self.prepared.form
-        answered = generate or not form.generates
-        model.eval()
+        answered = generate or not self.prepared.form.generates
+        self.prepared.adaptation.model.eval()
         predicted: dict[int, Answer] = {}
         total, count = 0.0, 0
-        for indices in self._mine(longest_first(feed.lengths, self.batch_size)):
-            batch = feed.batch(indices).to(self.prepared.device)
-            with autocast(self.prepared.precision, self.prepared.device):
-                # Without a target there is nothing for a decoder to read.
-                outputs = model(**batch.inputs) if batch.weight or not form.generates else None
-                answers = [None] * len(indices)
-                if answered:
-                    answers = form.predict(model, outputs, batch, feed.reader)
-                if batch.weight:
-                    total += float(form.loss(outputs, batch))
-            count += batch.weight
+        work = partial(self._predict, feed, answered)
+        batches = longest_first(feed.lengths, self.rows.scoring)
+        for indices, (answers, loss, weight) in self.rows.scored(self._mine(batches), work):
+            total, count = total + loss, count + weight
             predicted |= dict(zip(indices, answers, strict=True))
             self.step()
         parts = gathered((predicted, total, count))
@@ -129,6 +123,22 @@ class Scorer:
                 "number format is too narrow. Lower optimizer.lr, or use trainer.precision=fp32."
             )
         return [every[index] for index in range(len(feed))], mean
+
+    def _predict(
+        self, feed: Feed, answered: bool, indices: list[int]
+    ) -> tuple[list[Answer], float, int]:
+        """Return the predictions of one batch, its loss and its weight."""
+        model, form = self.prepared.adaptation.model, self.prepared.form
+        batch = feed.batch(indices).to(self.prepared.device)
+        answers, loss = [None] * len(indices), 0.0
+        with autocast(self.prepared.precision, self.prepared.device):
+            # Without a target there is nothing for a decoder to read.
+            outputs = model(**batch.inputs) if batch.weight or not form.generates else None
+            if answered:
+                answers = form.predict(model, outputs, batch, feed.reader)
+            if batch.weight:
+                loss = float(form.loss(outputs, batch))
+        return answers, loss, batch.weight
 
     @torch.no_grad()
     def outputs(self, batch: Batch) -> Any:
@@ -148,25 +158,29 @@ class Scorer:
 
         Every process gets all of them. `show` is told how many are done, and of how many.
         """
-        adaptation, rank, world = self.prepared.adaptation, *self._place()
-        adaptation.model.eval()
-        batches, done = longest_first(feed.lengths, self.batch_size), 0
+        model, (rank, world) = self.prepared.adaptation.model, self._place()
+        model.eval()
+        batches, done = longest_first(feed.lengths, self.rows.scoring), 0
+        work = partial(self._states, feed, layers)
         for start in range(0, len(batches), world):
-            found: list[States] = []
-            for indices in batches[start + rank : start + rank + 1]:
-                batch = feed.batch(indices).to(self.prepared.device)
-                with autocast(self.prepared.precision, self.prepared.device):
-                    states = features_of(adaptation).states(batch.inputs, layers)
-                every = zip(*(one.cpu() for one in states), strict=True)
-                found += [
-                    (i, [_cut(one, feed.lengths[i]) for one in each])
-                    for i, each in zip(indices, every, strict=True)
-                ]
+            mine = batches[start + rank : start + rank + 1]
+            found = [one for _, states in self.rows.scored(mine, work) for one in states]
             for part in gathered(found):
                 yield from part
                 done += len(part)
             show(done, len(feed))
-        adaptation.model.train()
+        model.train()
+
+    def _states(self, feed: Feed, layers: Sequence[int], indices: list[int]) -> list[States]:
+        """Return the states of one batch of examples."""
+        batch = feed.batch(indices).to(self.prepared.device)
+        with autocast(self.prepared.precision, self.prepared.device):
+            states = features_of(self.prepared.adaptation).states(batch.inputs, layers)
+        every = zip(*(one.cpu() for one in states), strict=True)
+        return [
+            (i, [_cut(one, feed.lengths[i]) for one in each])
+            for i, each in zip(indices, every, strict=True)
+        ]
 
     def cached(self, feed: Feed, show: Show = lambda done, total: None) -> CachedFeed:
         """Compute the features that the frozen part yields for every example, once."""

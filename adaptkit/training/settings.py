@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ class TrainerSettings:
     eval_batch_size: int = 64  # rows of a forward pass when scoring
     group_by_length: bool = True  # texts of similar length share a batch; false: a plain shuffle
     gradient_accumulation: int = 1  # batches per update
+    # when memory runs out, halve the rows of a forward pass; the updates stay the same
+    find_batch_size: bool = False
     max_grad_norm: float = 1.0  # longer gradients are cut to it; 0: no clipping
     # of frozen matrices and products; auto: the device's own
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -74,6 +77,14 @@ class TrainerSettings:
             )  # fmt: skip
         if self.max_steps is not None:
             at_least("trainer.max_steps", self.max_steps, 0)
+
+    def check_processes(self) -> None:
+        """Raise ConfigError if one of several processes would have to halve its rows by itself."""
+        if self.find_batch_size and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise invalid(
+                "trainer.find_batch_size", True, "is for one process: several would have to agree",
+                "Lower trainer.batch_size and raise trainer.gradient_accumulation",
+            )  # fmt: skip
 
     def for_rows(self, rows: int, processes: int) -> TrainerSettings:
         """Return the settings with `epochs` filled in.

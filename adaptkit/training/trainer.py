@@ -30,15 +30,16 @@ from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from adaptkit.adaptation import Batch, Step
 from adaptkit.models.places import Places
-from adaptkit.storage.files import to_json
 from adaptkit.training import checkpoints, state
 from adaptkit.training.arguments import parameter_groups, training_arguments
-from adaptkit.training.batching import BucketSampler, Feed, Shards, collated
+from adaptkit.training.batching import BucketSampler, Feed, Pieces, Shards, collated
 from adaptkit.training.comparison import Comparison
+from adaptkit.training.history import History
 from adaptkit.training.hooks import Hooks
 from adaptkit.training.interruption import Interruption
 from adaptkit.training.losses import Losses
 from adaptkit.training.precision import autocast
+from adaptkit.training.rows import TooManyRows
 from adaptkit.training.scorer import Scorable, Scored, Scorer, distributed, flat_scores, summed
 from adaptkit.training.settings import Recipe
 
@@ -65,16 +66,13 @@ class AdaptTrainer(Trainer):
         self.kept: tuple[int, dict[str, Scored]] = (-1, {})  # update, what was scored after it
         self.losses = Losses(recipe.optimizer.lr)
         self.progress = state.TrainingState(self.losses)
-        self._written = 0  # lines of history.jsonl
-        device = scorer.prepared.device
+        self.history = History(recipe.directory)
         super().__init__(
-            model=self.adaptation.model,
-            args=training_arguments(recipe, scorer.prepared.precision, device),
-            data_collator=collated,
-            train_dataset=train,
+            model=self.adaptation.model, data_collator=collated, train_dataset=train,
+            args=training_arguments(recipe, scorer.prepared.precision, scorer.prepared.device),
             eval_dataset=dict(validation),  # asked for; `evaluate` reads self.validation
             callbacks=[self._hooks(), *callbacks],
-        )
+        )  # fmt: skip
         self.remove_callback(PrinterCallback)
         self.places = Places(self.adaptation.model, scorer.prepared.form.outputs is None)
         self.batches = self._batches(train)
@@ -115,20 +113,29 @@ class AdaptTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of this process; accelerate would fill the last one up."""
         return DataLoader(
-            self.feed, batch_sampler=self.batches, collate_fn=collated,
+            Pieces(self.feed, self.scorer.rows), batch_sampler=self.batches, collate_fn=collated,
             pin_memory=self.args.dataloader_pin_memory,
         )  # fmt: skip
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], int]:
-        """Return the batches of one update, and what they count in all processes."""
+        self, epoch_iterator: Iterator[list[Batch]], num_batches: int, device: torch.device
+    ) -> tuple[list[list[Batch]], int]:
+        """Return the steps of one update, in pieces, and what they count in all processes."""
         updates = zip(range(num_batches), epoch_iterator, strict=False)
-        batches = [batch.to(device) for _, batch in updates]
-        weight = sum(batch.weight for batch in batches)
+        batches = [[piece.to(device) for piece in pieces] for _, pieces in updates]
+        weight = sum(piece.weight for pieces in batches for piece in pieces)
         count, interrupted = summed([weight, int(self.interruption.came())], device)
         self.interruption.agreed = interrupted > 0
         return batches, count
+
+    def training_step(  # type: ignore[override]
+        self, model: nn.Module, inputs: list[Batch], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Sum up the gradients of a step's pieces; return its loss."""
+        step = super().training_step
+        with self.scorer.rows.training_step(max(len(piece.rows) for piece in inputs)):
+            losses = [step(model, cast(Any, piece), num_items_in_batch) for piece in inputs]
+        return torch.stack(losses).sum()
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:  # type: ignore[override]
         return inputs  # on the device already
@@ -136,15 +143,11 @@ class AdaptTrainer(Trainer):
     # ---- loss ----
 
     def compute_loss(  # type: ignore[override]
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False,
         num_items_in_batch: Any = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Return the share of one batch in the task loss and the penalties of its update."""
         batch, whole = inputs, max(int(num_items_in_batch), 1)
-
         form, precision = self.prepared.form, self.prepared.precision
 
         def forward(**changes: Tensor) -> Any:
@@ -265,10 +268,17 @@ class AdaptTrainer(Trainer):
 
         The Trainer itself makes one update too many from a checkpoint at which training had ended
         within an epoch, and forgets that it was stopped early.
+
+        Raises:
+            TooManyRows: memory ran out; another trainer can go on with fewer rows at a time.
         """
         if checkpoint is None or not state.is_over(checkpoint):
-            with self.interruption.deferred():
-                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            try:
+                with self.interruption.deferred():
+                    self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except TooManyRows:  # another trainer goes on: trackers and progress bars end here
+                self.callback_handler.on_train_end(self.args, self.state, self.control)
+                raise
             return
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self._load_from_checkpoint(str(checkpoint))
@@ -286,13 +296,4 @@ class AdaptTrainer(Trainer):
             logs |= self.losses.averages() | {"lr": logs.pop("learning_rate")}
         logs["seconds"] = round(self.progress.elapsed(), 3)
         super().log(logs, start_time)
-        self.write_history()
-
-    def write_history(self) -> None:
-        """Append to history.jsonl; the first time write it again, without what was undone."""
-        new = self.state.log_history[self._written :]
-        mode, self._written = "a" if self._written else "w", len(self.state.log_history)
-        if self.is_world_process_zero():
-            path = self.recipe.directory / "history.jsonl"
-            with path.open(mode, encoding="utf-8") as file:
-                file.writelines(f"{to_json(entry)}\n" for entry in new)
+        self.history.write(self.state.log_history)
