@@ -16,6 +16,8 @@ class Model:
     path: str  # folder, hub id, or adaptkit:NAME for a bundled model
     revision: str | None = None  # branch, tag or commit; null: main
     pooling: Literal["mean", "max", None] = None  # of all tokens; null: the token the class reads
+    # of frozen weights, which are loaded and kept in it; auto: as trainer.precision says
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     random_weights: bool = False  # draw the base model anew from the seed: a baseline
     from_run: str | None = None  # finished run on the same model, to go on from
     architecture: dict[str, Any] | None = None  # config.json's entries, for `plan` without network

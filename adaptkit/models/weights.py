@@ -33,7 +33,8 @@ def read_weights(
         AdaptError: a tensor of the body, or of a pretrained head, is missing or does not fit.
     """
     reading = partial(
-        read, getattr(transformers, HEADS[head].auto), model, config=config, dtype="auto",
+        read, getattr(transformers, HEADS[head].auto), model, config=config,
+        dtype={"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(model.dtype, "auto"),
         output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, **options,
     )  # fmt: skip
     loaded, info = reading()
@@ -168,12 +169,13 @@ def check_finite(model: Model, loaded: nn.Module) -> None:
     Raises:
         AdaptError: a tensor holds nan or inf.
     """
+    too_large = ", or use model.dtype=bf16: fp16 ends at 65504" * (model.dtype == "fp16")
     for name, parameter in loaded.named_parameters():
         # A sum takes a third of the time of looking at each number.
         if not parameter.detach().sum().isfinite() and not parameter.isfinite().all():
             raise AdaptError(
                 f"model.path={model.path}: {name} holds values that are not finite (nan or inf). "
-                "The weights are broken; fetch them again."
+                f"The weights are broken; fetch them again{too_large}."
             )
 
 

@@ -43,7 +43,7 @@ FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": 
 ADDED: dict[str, Any] = {"optimizer.bias_correction": True, "trainer.features": None,
                          "trainer.description_length": False, "trainer.fast": True,
                          "trainer.gradient_checkpointing": False,
-                         "data.holdout": False}  # fmt: skip
+                         "data.holdout": False, "model.dtype": "auto"}  # fmt: skip
 
 
 def write_config(run: Settings) -> None:

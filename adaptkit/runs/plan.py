@@ -31,7 +31,7 @@ from adaptkit.models.recompute import recompute_layers
 from adaptkit.runs.prepare import uses_fast_kernels
 from adaptkit.storage import cache
 from adaptkit.tasks.task import Form
-from adaptkit.training.precision import DTYPES, autocast, cast, device_of, halved
+from adaptkit.training.precision import DTYPES, autocast, cast, device_of, halved, kept_in
 
 LIBRARIES = 90_000_000  # measured with torch 2.13 in fresh processes: 80 to 100 MB
 
@@ -174,20 +174,25 @@ def memory_of(
     precision: str,
     config: PretrainedConfig,
 ) -> Memory:
-    """Estimate the memory of training: what trains is fp32, frozen matrices are in `precision`."""
-    size = DTYPES[precision].itemsize
+    """Estimate the memory of training: what trains is fp32, frozen matrices are as `kept_in` says.
+
+    Raises:
+        ConfigError: model.dtype and the precision do not go together.
+    """
+    kept = kept_in(run.model.dtype, precision)
+    size = DTYPES[kept].itemsize
     frozen = sum(
         parameter.numel() * (size if halved(name, parameter) else 4)
         for name, parameter in adaptation.model.named_parameters()
         if not parameter.requires_grad
     )
     device = device_of(run.trainer.device)
-    if uses_fast_kernels(run, adaptation, device, precision):
+    if uses_fast_kernels(run, adaptation, device, precision) and kept == "bf16":
         frozen += packed_bytes(adaptation.model)
     positions = family_of(config.model_type).positions(config)
     limit = None if positions is None else positions - adaptation.extra_tokens
     tokens = min(run.task.max_length, limit or run.task.max_length)
-    cast(adaptation, precision)
+    cast(adaptation, precision, kept)
     if run.trainer.gradient_checkpointing:
         recompute_layers(adaptation.model)
     batch, gradients = run.trainer.batch_size * form.sequences, 4 * counts.trainable

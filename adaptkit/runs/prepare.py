@@ -97,6 +97,7 @@ def prepare(
     set_seed(run.seed)  # before the model is built: new heads are drawn here
     device = precision.device_of(run.trainer.device)
     number_format = precision.resolve(run.trainer.precision, device)
+    frozen = precision.kept_in(run.model.dtype, number_format, stage)
     if device.type == "cuda":
         # cuDNN plans an attention anew for every length of a batch: 150 ms each on an H100, where a
         # step takes 40.
@@ -126,7 +127,7 @@ def prepare(
         resume_delta(run, adaptation)
     # Regularizers pull to what they find, or mask by it: the parent's tensors, if there are any.
     adaptation = apply(adaptation, run.methods[1:], context)
-    precision.cast(adaptation, number_format)
+    precision.cast(adaptation, number_format, frozen)
     if stage == "train" and run.trainer.gradient_checkpointing:
         recompute_layers(adaptation.model)
     if stage == "train" and uses_fast_kernels(run, adaptation, device, number_format):

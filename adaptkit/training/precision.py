@@ -1,7 +1,7 @@
 """Number formats: which the hardware computes well, and where each is used.
 
-bf16 and fp16: matrices that stay frozen are kept in the half format, everything that trains has an
-fp32 master copy, and the forward pass runs under autocast.
+trainer.precision bf16 and fp16: the forward pass runs under autocast, everything that trains has an
+fp32 master copy, and matrices that stay frozen are kept in the half format, or in model.dtype.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adaptkit.adaptation import Adaptation
+from adaptkit.adaptation import Adaptation, Stage
 from adaptkit.errors import invalid
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -62,6 +62,23 @@ def resolve(name: str, device: torch.device) -> str:
     )
 
 
+def kept_in(dtype: str, precision: str, stage: Stage = "train") -> str:
+    """Return the format of frozen matrices: that of model.dtype, or of the products.
+
+    What is restored for products in fp32 (an export) is kept in fp32, as it was rounded.
+
+    Raises:
+        ConfigError: weights in a half format, for products in fp32: they would be kept twice.
+    """
+    if stage == "restore" and precision == "fp32":
+        return "fp32"
+    if dtype in ("bf16", "fp16") and precision == "fp32":
+        raise invalid("model.dtype", dtype, "saves memory only if products are computed in a half "
+                      "format, and here trainer.precision is fp32",
+                      "Set trainer.precision=bf16, or leave model.dtype out")  # fmt: skip
+    return precision if dtype == "auto" else dtype
+
+
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
     """Return the context in which forward passes run."""
     if precision == "fp32":
@@ -69,14 +86,14 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, DTYPES[precision])
 
 
-def cast(adaptation: Adaptation, precision: str) -> None:
-    """Keep what trains in fp32, frozen matrices in `precision`, all other numbers in fp32.
+def cast(adaptation: Adaptation, precision: str, frozen: str = "") -> None:
+    """Keep what trains in fp32, matrices in `frozen` (or `precision`), all other numbers in fp32.
 
     The linear maps of the head compute in fp32 as well: bf16 has eight bits, so that scores between
     4 and 5 would take 33 values only.
     """
     for name, parameter in adaptation.model.named_parameters():
-        kind = DTYPES[precision] if halved(name, parameter) else torch.float32
+        kind = DTYPES[frozen or precision] if halved(name, parameter) else torch.float32
         parameter.data = parameter.data.to(kind)
     for buffer in adaptation.model.buffers():
         if buffer.is_floating_point():
@@ -88,7 +105,7 @@ def cast(adaptation: Adaptation, precision: str) -> None:
 
 
 def halved(name: str, parameter: nn.Parameter) -> bool:
-    """Tell whether a parameter is kept in the half format.
+    """Tell whether a parameter is a frozen matrix, which is kept in the half format.
 
     Not the original of a parametrized tensor: a small update added to it would be rounded away.
     """
