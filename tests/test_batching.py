@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,15 @@ from families import tiny_tokenizer
 
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.task import Reader
-from adaptkit.training.batching import BucketSampler, CachedFeed, Feed, Shards, longest_first
+from adaptkit.training.batching import (
+    BucketSampler,
+    CachedFeed,
+    Feed,
+    Part,
+    Shards,
+    longest_first,
+    pieces,
+)
 
 SIZES = [(1, 4), (3, 4), (4, 4), (5, 4), (203, 4), (200, 4), (1000, 16), (801, 16), (7, 1)]
 
@@ -157,13 +167,20 @@ def test_longest_first(count, size):
 # ---- the batches of one process ----
 
 
-def shards(count: int, size: int, steps: int, world: int, epoch: int = 0) -> list[list[list[int]]]:
-    """The batches of every process."""
-    made = []
+def feed_of(lengths: np.ndarray) -> Feed:
+    """Texts of these lengths, and no more."""
+    columns = {"length": lengths.tolist(), "row": list(range(len(lengths)))}
+    return Feed(Dataset.from_dict(columns), FORM, reader(0))
+
+
+def shards(
+    count: int, size: int, steps: int, world: int, epoch: int = 0, tokens: int | None = None
+) -> list[list[list[list[int]]]]:
+    """The steps of every process, each in pieces."""
+    made, feed = [], feed_of(texts(count))
     for rank in range(world):
-        sampler = Shards(
-            BucketSampler(texts(count), size * steps * world, 3), size, steps, rank, world
-        )
+        order = BucketSampler(feed.lengths, size * steps * world, 3)
+        sampler = Shards(order, size, steps, rank, world, feed, tokens)
         sampler.set_epoch(epoch)
         made.append(list(sampler))
         assert len(sampler) == len(made[-1])
@@ -176,16 +193,65 @@ def shards(count: int, size: int, steps: int, world: int, epoch: int = 0) -> lis
 def test_an_update_has_the_same_rows_however_it_is_cut(count, size, steps, world):
     whole = shards(count, 8, 1, 1, epoch=2)[0]
     cut = shards(count, size, steps, world, epoch=2)
+    assert all(len(step) == 1 for process in (whole, *cut) for step in process)
     assert len({len(batches) for batches in cut}) == 1  # no process waits for another
-    for update, rows in enumerate(whole):
+    for update, ((rows),) in enumerate(whole):
         mine = [batches[update * steps : (update + 1) * steps] for batches in cut]
-        found = [row for step in zip(*mine, strict=True) for batch in step for row in batch]
+        found = [row for step in zip(*mine, strict=True) for (batch,) in step for row in batch]
         assert sorted(found) == sorted(rows)
-        sizes = [len(batch) for step in zip(*mine, strict=True) for batch in step]
+        sizes = [len(batch) for step in zip(*mine, strict=True) for (batch,) in step]
         assert max(sizes) <= size
     for step in zip(*cut, strict=True):
-        sizes = [len(batch) for batch in step]
+        sizes = [len(batch) for (batch,) in step]
         assert sizes == sorted(sizes, reverse=True) and sizes[0] > 0
+
+
+@pytest.mark.parametrize("count", [1, 5, 44])
+@pytest.mark.parametrize(("size", "steps", "world"), [(8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 1, 4)])
+@pytest.mark.parametrize("tokens", [1, 40, 100, 10**6])
+def test_a_budget_cuts_steps_and_changes_none(count, size, steps, world, tokens):
+    """Each process has its rows, and the Trainer its number of steps."""
+    free, cut = (shards(count, size, steps, world, 2, most) for most in (None, tokens))
+    for before, after in zip(free, cut, strict=True):
+        assert len(before) == len(after)
+        for (rows,), step in zip(before, after, strict=True):
+            assert sorted(row for piece in step for row in piece) == sorted(rows)
+            assert len(step) == 1 or all(step)
+            assert within(texts(count), step, size, tokens)
+            assert tokens < 10**6 or step == [rows]  # in their order
+
+
+def within(lengths: np.ndarray, cut: list[list[int]], rows: int, tokens: int) -> bool:
+    """Tell whether no piece is too large, but for single texts."""
+    held = [(len(piece), len(piece) * max(lengths[piece], default=0)) for piece in cut]
+    return all(size <= rows and (total <= tokens or size == 1) for size, total in held)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("tokens", [1, 12, 60, 240])
+def test_pieces_are_as_full_as_the_budget_allows(rows, tokens):
+    lengths = texts(200)
+    some = list(range(0, 200, 3))
+    cut = pieces(lengths, some, rows, tokens)
+    assert sorted(row for piece in cut for row in piece) == some
+    assert within(lengths, cut, rows, tokens)
+    for piece, (first, *_) in pairwise(cut):
+        assert not within(lengths, [[*piece, first]], rows, tokens)
+    assert longest_first(lengths, rows, tokens, some) == cut
+    by_all = longest_first(lengths, rows, tokens)
+    assert within(lengths, by_all, rows, tokens) and sum(map(len, by_all)) == 200
+
+
+def test_texts_without_a_token_fit_anywhere():
+    assert pieces([0, 0, 3], [0, 1, 2], 2, 3) == [[2], [0, 1]]
+    assert pieces([0, 0], [], 2, 3) == [[]]
+
+
+def test_an_example_of_several_texts_counts_them_all():
+    columns = {"length": [5, 4, 9], "row": [0, 1, 2], "texts": [2, 4, 3]}
+    several = Feed(Dataset.from_dict(columns), FORM, reader(0))
+    assert several.sizes == [20, 16, 36]
+    assert Part(several, [2, 0]).sizes == [36, 20]
 
 
 # ---- batches of a form ----
@@ -284,9 +350,9 @@ def test_cached_features_are_finished_batches():
     features = torch.arange(12.0).reshape(4, 3)
     rows = CachedFeed(feed(), list(features))
     loader = torch.utils.data.DataLoader(
-        rows, batch_sampler=[[2, 0], [3], []], collate_fn=lambda batch: batch
+        rows, batch_sampler=[[[2, 0]], [[3], []]], collate_fn=lambda step: step
     )
-    first, second, filler = list(loader)
+    (first,), (second, filler) = list(loader)
     assert first.inputs["features"].tolist() == features[[2, 0]].tolist()
     assert first.targets["target"].tolist() == [1, 1] and first.rows == [2, 0]
     assert second.inputs["features"].tolist() == [[9, 10, 11]]

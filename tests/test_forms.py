@@ -471,6 +471,26 @@ def test_accumulation_equals_one_big_batch(kind, size, steps, quiet, tmp_path):
         torch.testing.assert_close(tensor, cut[name], rtol=0, atol=2e-6, msg=name)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[SLOW] * (kind not in ("tag", "choice"))) for kind in KINDS],
+)
+def test_a_budget_of_tokens_changes_no_result(kind, quiet, tmp_path):
+    """40 tokens: most steps of 8 rows, and batches of scoring, are cut."""
+    whole, cut = (
+        trained(tmp_path / name, kind, quiet(kind), "trainer.batch_size=8", *more)
+        for name, more in (("whole", ()), ("cut", ("trainer.max_tokens=40",)))
+    )
+    for name, tensor in whole.items():
+        torch.testing.assert_close(tensor, cut[name], rtol=0, atol=2e-6, msg=name)
+    assert bits(whole) != bits(cut)  # summed in another order
+    one, two = (json.loads((tmp_path / n / "result.json").read_text()) for n in ("whole", "cut"))
+    assert one["updates"] == two["updates"] == 4
+    scores = [{k: v for k, v in r["scores"].items() if v is not None} for r in (one, two)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    assert verify(tmp_path / "cut") == ""
+
+
 def test_balanced_weights_are_recorded_in_numbers(quiet_bert, tmp_path):
     """So that the run is rebuilt with no training rows; the same command finds it done."""
     made = settings(compose(overrides_of(

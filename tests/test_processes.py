@@ -103,17 +103,18 @@ CHILDREN = {"F": f"{CHILD} method.mode=F", "D": f"{CHILD} method.fisher=example"
 def test_two_processes_make_the_run_of_one(kind, variables, quiet, tmp_path):
     """13 rows in updates of 8, the last one uneven; tags count words, so weights differ.
 
-    The classes of the plain classification are weighted, and its labels smoothed.
+    The classes of the plain classification are weighted, and its labels smoothed. A budget of
+    tokens cuts the steps of two processes into different numbers of pieces.
     """
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     weighted = WEIGHTED if kind == "classify" and "TWO_PASSES" not in variables else ()
     weighted = [*weighted, *variables.get("WORDS", "").split()]
     more = [*weighted, "trainer.keep=best", "trainer.log_every=1", "trainer.eval_batch_size=4"]
-    for processes, size in ((1, 8), (2, 4)):
+    for processes, size, tokens in ((1, 8, "null"), (2, 4, 16)):
         directory = tmp_path / str(processes) / "run"
-        sizes = f"trainer.batch_size={size}"
-        carry_out(processes, script, overrides_of(directory, kind, quiet, *more, sizes),
+        sizes = (f"trainer.batch_size={size}", f"trainer.max_tokens={tokens}")
+        carry_out(processes, script, overrides_of(directory, kind, quiet, *more, *sizes),
                   **variables)  # fmt: skip
     one, two = tmp_path / "1" / "run", tmp_path / "2" / "run"
     assert len(KINDS[kind].rows) == 9  # 13 rows are written of these

@@ -135,6 +135,7 @@ STEPS = {"trainer.eval_every": 4, "trainer.checkpoint_every": 2, "trainer.epochs
 APART = {"trainer.eval_every": 4, "trainer.checkpoint_every": 3, "trainer.epochs": 2}
 SAVES_ONLY = {"trainer.checkpoint_every": 3, "trainer.epochs": 2}  # scored after every epoch
 ACCUMULATION = {**EPOCHS, "trainer.gradient_accumulation": 2}  # three updates an epoch
+PIECES = {**ACCUMULATION, "trainer.max_tokens": 30}
 UPDATES = {"trainer.max_steps": 9, "trainer.eval_every": 3}  # ends within the second epoch
 FRACTION = {"trainer.epochs": 1.5}
 LAST = {**STEPS, "trainer.keep": "last"}
@@ -158,6 +159,7 @@ def rarely(*cases: tuple) -> list:
         (SAVES_ONLY, [Moment("on_epoch_end", 6, 3)]),  # the save waits for the evaluation
         (ACCUMULATION, [Moment("on_substep_end", 4, 3)]),
         (ACCUMULATION, [Moment("save", 6, 3)]),
+        (PIECES, [Moment("on_substep_end", 4, 3)]),
         (UPDATES, [Moment("on_train_end", 9, 9)]),
         (FRACTION, [Moment("proof", 9, 9)]),
         *rarely(

@@ -42,7 +42,7 @@ FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": 
 # Options that came later, and the value that older runs had: they are the same runs with it.
 ADDED: dict[str, Any] = {"optimizer.bias_correction": True, "trainer.features": None,
                          "trainer.description_length": False, "trainer.fast": True,
-                         "trainer.gradient_checkpointing": False,
+                         "trainer.gradient_checkpointing": False, "trainer.max_tokens": None,
                          "data.holdout": False, "model.dtype": "auto"}  # fmt: skip
 
 

@@ -195,15 +195,20 @@ def memory_of(
     cast(adaptation, precision, kept)
     if run.trainer.gradient_checkpointing:
         recompute_layers(adaptation.model)
-    batch, gradients = run.trainer.batch_size * form.sequences, 4 * counts.trainable
+    trainer, gradients = run.trainer, 4 * counts.trainable
+    rows, scored = (
+        most if trainer.max_tokens is None
+        else min(most, max(1, trainer.max_tokens // (tokens * form.sequences)))
+        for most in (trainer.batch_size, trainer.eval_batch_size)
+    )  # fmt: skip
+    batch = rows * form.sequences
     if adaptation.features is None:
         saved, highest = step(adaptation, batch, tokens, precision, backward=True)
         further = (adaptation.passes - 1) * saved
         saved, highest = saved + further, highest + further
     else:  # the body runs without gradients, and the head reads what it made
         saved, highest = batch * width(adaptation.model) * 4, 0
-    scored = run.trainer.eval_batch_size * form.sequences
-    _, evaluating = step(adaptation, scored, tokens, precision, backward=False)
+    _, evaluating = step(adaptation, scored * form.sequences, tokens, precision, backward=False)
     return Memory(
         weights=4 * counts.trainable + frozen,
         gradients=gradients,
@@ -212,7 +217,7 @@ def memory_of(
         activations=saved,
         passing=max(0, highest - gradients - saved, evaluating - gradients - saved),
         libraries=LIBRARIES if device.type == "cpu" else 0,
-        batch_size=run.trainer.batch_size,
+        batch_size=rows,
         tokens=tokens,
     )
 

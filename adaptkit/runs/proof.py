@@ -14,12 +14,13 @@ from adaptkit.runs.delta import read_delta
 from adaptkit.runs.directory import DELTA
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.tasks.task import Splits
-from adaptkit.training.batching import Feed
+from adaptkit.training.batching import Feed, pieces
 
 
-def first(feed: Feed, most: int) -> list[int]:
+def first(settings: Settings, feed: Feed, most: int) -> list[int]:
     """Return the numbers of the examples by which a rebuilt model is compared, at most `most`."""
-    return list(range(min(len(feed), most)))
+    some = range(min(len(feed), most))
+    return pieces(feed.sizes, some, len(some), settings.trainer.max_tokens)[0]
 
 
 def proof_names(settings: Settings) -> tuple[str, ...]:
@@ -39,7 +40,7 @@ def verify_saved(
     """
     prepared = restored(read_delta(settings))
     feed = feed_of(settings, prepared, splits.validation[""])
-    batch = feed.batch(first(feed, most))
+    batch = feed.batch(first(settings, feed, most))
     outputs = scorer_of(settings, prepared).proof(batch, tuple(expected))
     for name, tensor in expected.items():
         if not same(outputs[name], tensor, prepared.device):

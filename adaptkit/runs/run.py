@@ -227,7 +227,7 @@ def train(
     params = replace(params, stored=count(prepared.adaptation).stored)
     scored = trainer.final_scores()
     memory = measured(prepared.device, before_training, costs)
-    shown = proof.batch(first(proof, trainer.scorer.rows.scoring))
+    shown = proof.batch(first(settings, proof, trainer.scorer.rows.scoring))
     outputs = trainer.scorer.proof(shown, proof_names(settings))
     size = save_delta(directory, prepared.adaptation.delta(), settings, prepared.fingerprint)
     write_predictions(directory, scored)

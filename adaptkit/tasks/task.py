@@ -141,7 +141,7 @@ class Form(Protocol):
 
     @property
     def sequences(self) -> int:
-        """Number of sequences that the model reads per row, about."""
+        """Number of sequences that the model reads per row, about; examples have it as `texts`."""
         return 1
 
     def encode(self, rows: Dataset, reader: Reader) -> Dataset:

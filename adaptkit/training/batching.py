@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.utils.data import Sampler
 from adaptkit.adaptation import Batch
 from adaptkit.tasks.task import Form, Reader
 from adaptkit.training.rows import Rows
+from adaptkit.training.settings import Recipe
 
 
 def collated(batch: Any) -> Any:
@@ -50,10 +52,19 @@ class Feed(TorchDataset[Batch]):
             return self.batch([0])._replace(weight=0)
         return self.form.collate(self.examples.__getitems__(list(indices)), self.reader)
 
-    __getitems__ = batch  # a DataLoader asks in this way
+    def __getitems__(self, step: Sequence[Sequence[int]]) -> list[Batch]:
+        """Return the batches of a step; a DataLoader asks in this way."""
+        return [self.batch(indices) for indices in step]
 
     def __getitem__(self, index: int) -> Batch:
         return self.batch([index])
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Tokens of every example, where one holds several texts with padding among them."""
+        several = "texts" in self.examples.column_names
+        most = max(self.examples["texts"][:], default=1) if several else 1
+        return [length * most for length in self.lengths]
 
 
 class CachedFeed(Feed):
@@ -75,25 +86,6 @@ class CachedFeed(Feed):
         inputs = {**batch.inputs, "features": stacked} if self.goes_on else {"features": stacked}
         return batch._replace(inputs=inputs)
 
-    __getitems__ = batch
-
-
-class Pieces(TorchDataset[Batch]):
-    """The batches of a training step: its rows cut into pieces that fit into memory."""
-
-    def __init__(self, feed: Feed, rows: Rows) -> None:
-        self.feed, self.rows = feed, rows
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
-        """Return the examples with these numbers in one batch or more."""
-        return [self.feed.batch(piece) for piece in self.rows.pieces(indices)]
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.feed.batch([index])
-
-    def __len__(self) -> int:
-        return len(self.feed)
-
 
 class Part(Feed):
     """Some examples of a feed."""
@@ -103,14 +95,13 @@ class Part(Feed):
         self.form, self.reader = feed.form, feed.reader
         self.lengths = [feed.lengths[index] for index in self.indices]
         self.rows = [feed.rows[index] for index in self.indices]
+        self.sizes = [feed.sizes[index] for index in self.indices]
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return the examples with these numbers."""
         if not indices:
             return self.batch([0])._replace(weight=0)
         return self.feed.batch([self.indices[index] for index in indices])
-
-    __getitems__ = batch
 
 
 class BucketSampler(Sampler[int]):
@@ -162,45 +153,85 @@ class BucketSampler(Sampler[int]):
         return iter(int(i) for batch in (*full, *rest) for i in batch)
 
 
-class Shards(Sampler[list[int]]):
-    """The batches of one process: the same rows per update, however an update is cut.
+class Shards(Sampler[list[list[int]]]):
+    """The steps of one process: the same rows per update, however an update is cut.
 
-    `feed`: of the rows; it is told of the epoch as well.
+    `feed`: of the rows; it is told of the epoch as well. `tokens`: the most that a forward pass may
+    hold, padding included; None: any number. `rows`: the same of rows; None: batch_size.
 
     The rows of an update, batch_size x accumulation x processes in the order of `sampler`, are cut
-    into steps, each step into one batch per process. What is left at the end of an epoch is cut
-    evenly as well, so that a process may get an empty batch.
+    into steps, each step into one part per process. What is left at the end of an epoch is cut
+    evenly as well, so that a process may get an empty part. A part that is too large for one
+    forward pass is cut into pieces, which changes no update.
     """
 
     def __init__(
         self, sampler: BucketSampler, batch_size: int, accumulation: int, rank: int, world: int,
-        feed: Feed | None = None,
+        feed: Feed, tokens: int | None = None, rows: int | None = None,
     ) -> None:  # fmt: skip
         self.sampler, self.rank, self.world, self.feed = sampler, rank, world, feed
+        self.rows, self.tokens = rows or batch_size, tokens  # of a forward pass
         self.step = batch_size * world  # rows
         self.update = self.step * accumulation
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch."""
         self.sampler.set_epoch(epoch)
-        if self.feed is not None:
-            self.feed.set_epoch(epoch)
+        self.feed.set_epoch(epoch)
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.sampler), self.update)
         return whole * (self.update // self.step) + math.ceil(rest / self.step)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[list[int]]]:
         order = list(self.sampler)
         for start in range(0, len(order), self.update):
             group = order[start : start + self.update]
             for first in range(0, len(group), self.step):
                 step = group[first : first + self.step]
                 share = math.ceil(len(step) / self.world)
-                yield step[self.rank * share : (self.rank + 1) * share]
+                mine = step[self.rank * share : (self.rank + 1) * share]
+                yield pieces(self.feed.sizes, mine, self.rows, self.tokens)
 
 
-def longest_first(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Return batches for evaluation: by falling length, so that they hold hardly any padding."""
-    order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
-    return [order[i : i + size] for i in range(0, len(order), size)]
+def shards(feed: Feed, recipe: Recipe, rank: int, world: int, rows: Rows) -> Shards:
+    """Return the steps in which one process trains on `feed`; `rows`: of a forward pass."""
+    trainer, steps = recipe.trainer, recipe.trainer.gradient_accumulation
+    size, by_length = trainer.batch_size, trainer.group_by_length
+    order = BucketSampler(feed.lengths, size * steps * world, recipe.seed, by_length)
+    return Shards(order, size, steps, rank, world, feed, trainer.max_tokens, rows.training)
+
+
+def pieces(
+    lengths: Sequence[int], indices: Sequence[int], rows: int, tokens: int | None = None
+) -> list[list[int]]:
+    """Cut examples into forward passes of at most `rows` rows and `tokens` tokens with padding.
+
+    rows x longest text <= tokens; a text that is longer by itself makes a piece of its own. What
+    fits into one piece keeps its order; no examples make one empty piece.
+    """
+    longest = max((lengths[index] for index in indices), default=0)
+    if len(indices) <= rows and (tokens is None or len(indices) * longest <= tokens):
+        return [list(indices)]
+    return longest_first(lengths, rows, tokens, indices)
+
+
+def longest_first(
+    lengths: Sequence[int],
+    rows: int,
+    tokens: int | None = None,
+    indices: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Return batches by falling length, so that they hold hardly any padding.
+
+    Of all examples or of some, at most `rows` rows and `tokens` tokens each, see `pieces`.
+    """
+    cut: list[list[int]] = []
+    some = range(len(lengths)) if indices is None else indices
+    for index in sorted(some, key=lambda index: -lengths[index]):  # stable
+        wanted = len(cut[-1]) + 1 if cut else math.inf
+        if wanted <= rows and (tokens is None or wanted * lengths[cut[-1][0]] <= tokens):
+            cut[-1].append(index)
+        else:
+            cut.append([index])
+    return cut

@@ -20,13 +20,16 @@ class Losses:
 
     def __init__(self, lr: float) -> None:
         self.lr = lr  # for messages
-        self.pending: list[tuple[int, dict[str, Tensor]]] = []  # update, terms of a batch
+        self.pending: dict[int, dict[str, Tensor]] = {}  # by update, added up over its batches
         self.sums: dict[str, float] = defaultdict(float)
         self.updates: set[int] = set()  # in these sums
 
     def add(self, update: int, terms: Mapping[str, Tensor]) -> None:
-        """Note the terms [] of one batch."""
-        self.pending.append((update, {name: term.detach() for name, term in terms.items()}))
+        """Note the terms [] of one batch. Processes may cut an update into different numbers."""
+        before = self.pending.setdefault(update, {})
+        for name, term in terms.items():
+            share = term.detach().float()
+            before[name] = before[name] + share if name in before else share
 
     def check(self) -> None:
         """Add up what was noted: one transfer from the device, not one a step.
@@ -36,13 +39,12 @@ class Losses:
         """
         if not self.pending:
             return
-        names = list(self.pending[0][1])
-        table = torch.stack(
-            [torch.stack([terms[name].float() for name in names]) for _, terms in self.pending]
-        )
+        rows = list(self.pending.values())
+        names = list(rows[0])
+        table = torch.stack([torch.stack([terms[name] for name in names]) for terms in rows])
         if distributed():
             dist.all_reduce(table)  # the shares of all processes
-        for (update, _), row in zip(self.pending, table.tolist(), strict=True):
+        for update, row in zip(self.pending, table.tolist(), strict=True):
             for name, value in zip(names, row, strict=True):
                 if not math.isfinite(value):
                     raise AdaptError(self._diverged(name, value, update))

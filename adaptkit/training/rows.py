@@ -32,13 +32,16 @@ class Rows:
 
     training: int
     scoring: int
+    tokens: int | None = None  # the most in a forward pass, padding included: trainer.max_tokens
     finds: bool = False  # trainer.find_batch_size: halved when memory runs out
     file: Path | None = None  # keeps them
 
     @classmethod
     def of(cls, trainer: TrainerSettings, folder: Path | None = None) -> Rows:
         """Return those of the settings, or what an interrupted run has noted in `folder`."""
-        rows = cls(trainer.batch_size, trainer.eval_batch_size, trainer.find_batch_size)
+        rows = cls(
+            trainer.batch_size, trainer.eval_batch_size, trainer.max_tokens, trainer.find_batch_size
+        )
         if rows.finds and folder is not None:
             rows.file = folder / FILE
             with suppress(OSError, ValueError, KeyError, TypeError):  # none, or a damaged one
@@ -51,10 +54,6 @@ class Rows:
     def as_dict(self) -> dict[str, int]:
         """Return plain data."""
         return {"training": self.training, "scoring": self.scoring}
-
-    def pieces(self, rows: Sequence[int]) -> list[Sequence[int]]:
-        """Return the rows of a training step in even pieces; none is one empty piece."""
-        return cut(rows, self.training)
 
     @contextmanager
     def training_step(self, rows: int) -> Iterator[None]:

@@ -108,7 +108,7 @@ class Scorer:
         predicted: dict[int, Answer] = {}
         total, count = 0.0, 0
         work = partial(self._predict, feed, answered)
-        batches = longest_first(feed.lengths, self.rows.scoring)
+        batches = longest_first(feed.sizes, self.rows.scoring, self.rows.tokens)
         for indices, (answers, loss, weight) in self.rows.scored(self._mine(batches), work):
             total, count = total + loss, count + weight
             predicted |= dict(zip(indices, answers, strict=True))
@@ -160,7 +160,7 @@ class Scorer:
         """
         model, (rank, world) = self.prepared.adaptation.model, self._place()
         model.eval()
-        batches, done = longest_first(feed.lengths, self.rows.scoring), 0
+        batches, done = longest_first(feed.sizes, self.rows.scoring, self.rows.tokens), 0
         work = partial(self._states, feed, layers)
         for start in range(0, len(batches), world):
             mine = batches[start + rank : start + rank + 1]

@@ -23,6 +23,8 @@ class TrainerSettings:
     max_steps: int | None = None  # updates; overrides epochs. 0: no training
     batch_size: int = 32  # rows of a forward pass, in each process
     eval_batch_size: int = 64  # rows of a forward pass when scoring
+    # of a forward pass, padding included: a batch with more is cut; null: any number
+    max_tokens: int | None = None
     group_by_length: bool = True  # texts of similar length share a batch; false: a plain shuffle
     gradient_accumulation: int = 1  # batches per update
     # when memory runs out, halve the rows of a forward pass; the updates stay the same
@@ -64,7 +66,7 @@ class TrainerSettings:
             raise unknown("trainer.device", self.device, known)
         for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "log_every", "jobs"):
             at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("eval_every", "checkpoint_every", "early_stopping_patience"):
+        for name in ("eval_every", "checkpoint_every", "early_stopping_patience", "max_tokens"):
             if getattr(self, name) is not None:
                 at_least(f"trainer.{name}", getattr(self, name), 1)
         at_least("trainer.generate_every", self.generate_every, 0)

@@ -32,7 +32,7 @@ from adaptkit.adaptation import Batch, Step
 from adaptkit.models.places import Places
 from adaptkit.training import checkpoints, state
 from adaptkit.training.arguments import parameter_groups, training_arguments
-from adaptkit.training.batching import BucketSampler, Feed, Pieces, Shards, collated
+from adaptkit.training.batching import Feed, collated, shards
 from adaptkit.training.comparison import Comparison
 from adaptkit.training.history import History
 from adaptkit.training.hooks import Hooks
@@ -75,7 +75,9 @@ class AdaptTrainer(Trainer):
         )  # fmt: skip
         self.remove_callback(PrinterCallback)
         self.places = Places(self.adaptation.model, scorer.prepared.form.outputs is None)
-        self.batches = self._batches(train)
+        self.batches = shards(
+            train, recipe, self.args.process_index, self.args.world_size, scorer.rows
+        )
         self.scorer = replace(scorer, step=self._predicted)
         # `compute_loss` divides by the counts of all batches: the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
@@ -102,18 +104,10 @@ class AdaptTrainer(Trainer):
 
     # ---- batches ----
 
-    def _batches(self, feed: Feed) -> Shards:
-        args = self.args
-        rank, world = args.process_index, args.world_size
-        size, steps = args.train_batch_size, args.gradient_accumulation_steps
-        by_length = self.recipe.trainer.group_by_length
-        order = BucketSampler(feed.lengths, size * steps * world, self.recipe.seed, by_length)
-        return Shards(order, size, steps, rank, world, feed)
-
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of this process; accelerate would fill the last one up."""
         return DataLoader(
-            Pieces(self.feed, self.scorer.rows), batch_sampler=self.batches, collate_fn=collated,
+            self.feed, batch_sampler=self.batches, collate_fn=collated,
             pin_memory=self.args.dataloader_pin_memory,
         )  # fmt: skip
 
@@ -121,24 +115,26 @@ class AdaptTrainer(Trainer):
         self, epoch_iterator: Iterator[list[Batch]], num_batches: int, device: torch.device
     ) -> tuple[list[list[Batch]], int]:
         """Return the steps of one update, in pieces, and what they count in all processes."""
-        updates = zip(range(num_batches), epoch_iterator, strict=False)
-        batches = [[piece.to(device) for piece in pieces] for _, pieces in updates]
-        weight = sum(piece.weight for pieces in batches for piece in pieces)
+        update = zip(range(num_batches), epoch_iterator, strict=False)
+        steps = [[piece.to(device) for piece in step] for _, step in update]
+        weight = sum(piece.weight for step in steps for piece in step)
         count, interrupted = summed([weight, int(self.interruption.came())], device)
         self.interruption.agreed = interrupted > 0
-        return batches, count
+        return steps, count
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch:  # type: ignore[override]
+        return inputs  # on the device already
 
     def training_step(  # type: ignore[override]
         self, model: nn.Module, inputs: list[Batch], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Sum up the gradients of a step's pieces; return its loss."""
-        step = super().training_step
+        """Add up the gradients of a step, piece by piece; return its loss."""
+        step: Any = super().training_step
+        *others, last = inputs
         with self.scorer.rows.training_step(max(len(piece.rows) for piece in inputs)):
-            losses = [step(model, cast(Any, piece), num_items_in_batch) for piece in inputs]
-        return torch.stack(losses).sum()
-
-    def _prepare_inputs(self, inputs: Batch) -> Batch:  # type: ignore[override]
-        return inputs  # on the device already
+            with self.accelerator.no_sync(model):  # processes exchange gradients once, at the last
+                loss = sum(step(model, piece, num_items_in_batch) for piece in others)
+            return loss + step(model, last, num_items_in_batch)
 
     # ---- loss ----
 

@@ -65,7 +65,7 @@ class ChoiceForm(Form):
         columns: dict[str, list] = {name: regrouped(values, sizes) for name, values in flat.items()}
         columns["length"] = [max(map(len, ids)) for ids in columns["input_ids"]]
         columns["cut"] = [max(lost) for lost in columns["cut"]]
-        columns["row"] = list(range(len(sizes)))
+        columns["row"], columns["texts"] = list(range(len(sizes))), sizes
         if LABEL in rows.column_names:
             columns["target"] = rows[LABEL][:]
         return Dataset.from_dict(columns)
