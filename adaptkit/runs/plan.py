@@ -24,6 +24,7 @@ from adaptkit.counts import Params, count
 from adaptkit.methods.chain import apply
 from adaptkit.models.anatomy import ROLES, family_of, roles_of, width
 from adaptkit.models.body import base_of
+from adaptkit.models.compiled import check_compilable
 from adaptkit.models.empty import Gaps, empty_model, gaps
 from adaptkit.models.fast import packed_bytes
 from adaptkit.models.loading import load_config
@@ -195,6 +196,8 @@ def memory_of(
     cast(adaptation, precision, kept)
     if run.trainer.gradient_checkpointing:
         recompute_layers(adaptation.model)
+    if run.trainer.compile:
+        check_compilable(adaptation.model)
     trainer, gradients = run.trainer, 4 * counts.trainable
     rows, scored = (
         most if trainer.max_tokens is None

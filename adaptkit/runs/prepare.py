@@ -19,6 +19,7 @@ from adaptkit.layers.bottom import frozen_bottom
 from adaptkit.methods.chain import apply
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
+from adaptkit.models.compiled import compile_steps
 from adaptkit.models.fast import use_fast_kernels
 from adaptkit.models.recompute import recompute_layers
 from adaptkit.runs.delta import SavedRun, check_body, load_run
@@ -130,6 +131,8 @@ def prepare(
     precision.cast(adaptation, number_format, frozen)
     if stage == "train" and run.trainer.gradient_checkpointing:
         recompute_layers(adaptation.model)
+    if stage == "train" and run.trainer.compile:
+        compile_steps(adaptation.model)
     if stage == "train" and uses_fast_kernels(run, adaptation, device, number_format):
         use_fast_kernels(adaptation.model, reads_first(run, adaptation))
     if adaptation.features is not None:  # a rebuilt run reads what its head was trained on
@@ -148,7 +151,8 @@ def uses_fast_kernels(
 ) -> bool:
     """Tell whether training steps use adaptkit's own kernels."""
     trains = adaptation.features is None  # else the base model runs once, without gradients
-    return run.trainer.fast and trains and (device.type, number_format) == ("cpu", "bf16")
+    wanted = run.trainer.fast and not run.trainer.compile  # which would stop at each of them
+    return wanted and trains and (device.type, number_format) == ("cpu", "bf16")
 
 
 def reads_first(run: Settings, adaptation: Adaptation) -> bool:

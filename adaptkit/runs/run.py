@@ -18,6 +18,7 @@ from adaptkit.adaptation import quiet
 from adaptkit.config.settings import Settings
 from adaptkit.counts import count
 from adaptkit.errors import AdaptError, machine_failures
+from adaptkit.models.compiled import check_compiler
 from adaptkit.models.heads import BEGINNINGS
 from adaptkit.runs.delta import digest, save_delta
 from adaptkit.runs.description import check_described, description_length
@@ -112,6 +113,8 @@ def run(settings: Settings, interface: Interface) -> RunResult:
             interface.say(line)
         device = precision.device_of(settings.trainer.device)
         number_format = precision.resolve(settings.trainer.precision, device)
+        if settings.trainer.compile:
+            check_compiler(device)
         again = main and starts_again(settings, origin.kind)
         if main and not again:
             check_bound(settings)

@@ -34,6 +34,8 @@ class TrainerSettings:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     # in bf16 on a CPU: own kernels for training steps; false: torch's
     fast: bool = True
+    # training steps by torch.compile, without the kernels of trainer.fast; slower on a CPU
+    compile: bool = False
     # layers are computed again for their gradients: less memory, more time
     gradient_checkpointing: bool = False
     eval_every: int | None = None  # updates; null: at the end of every epoch
