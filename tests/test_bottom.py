@@ -259,6 +259,8 @@ def test_what_is_rejected(checkpoints, rows, tmp_path, monkeypatch):
 
     with pytest.raises(ConfigError, match=r"regularizer=r4f adds noise"):
         made("method=top_k", "regularizer=r4f")
+    with pytest.raises(ConfigError, match=r"cache_frozen=layers leaves out a part"):
+        made("method=top_k", **{"trainer.compile": True})
     with pytest.raises(AdaptError, match="the lowest layer trains"):
         carry_out(made("method=lora"))
     with pytest.raises(ConfigError, match="is not a probe"):

@@ -129,6 +129,18 @@ def prepare(
     # Regularizers pull to what they find, or mask by it: the parent's tensors, if there are any.
     adaptation = apply(adaptation, run.methods[1:], context)
     precision.cast(adaptation, number_format, frozen)
+    adaptation = for_stage(run, adaptation, stage, device, number_format)
+    if adaptation.form is not None:
+        form = adaptation.form(form)
+    reader = base.reader(adaptation.extra_tokens)
+    head = base.head if base.new <= adaptation.head else "new"  # a probe replaces it
+    return Prepared(adaptation, form, reader, device, number_format, base.fingerprint, head)
+
+
+def for_stage(
+    run: Settings, adaptation: Adaptation, stage: Stage, device: torch.device, number_format: str
+) -> Adaptation:
+    """Return an adaptation made ready to train, or to score as it was trained."""
     if stage == "train" and run.trainer.gradient_checkpointing:
         recompute_layers(adaptation.model)
     if stage == "train" and run.trainer.compile:
@@ -138,12 +150,8 @@ def prepare(
     if adaptation.features is not None:  # a rebuilt run reads what its head was trained on
         adaptation.features.rounded = run.trainer.features is not None
     elif stage == "train" and run.trainer.cache_frozen == "layers":
-        adaptation = replace(adaptation, features=frozen_bottom(adaptation))
-    if adaptation.form is not None:
-        form = adaptation.form(form)
-    reader = base.reader(adaptation.extra_tokens)
-    head = base.head if base.new <= adaptation.head else "new"  # a probe replaces it
-    return Prepared(adaptation, form, reader, device, number_format, base.fingerprint, head)
+        return replace(adaptation, features=frozen_bottom(adaptation))
+    return adaptation
 
 
 def uses_fast_kernels(

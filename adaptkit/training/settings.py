@@ -81,6 +81,10 @@ class TrainerSettings:
             )  # fmt: skip
         if self.max_steps is not None:
             at_least("trainer.max_steps", self.max_steps, 0)
+        if self.compile and self.cache_frozen == "layers":
+            raise invalid("trainer.compile", True, "translates whole training steps, and "
+                          "trainer.cache_frozen=layers leaves out a part of them",
+                          "Leave one of them out")  # fmt: skip
 
     def check_processes(self) -> None:
         """Raise ConfigError if one of several processes would have to halve its rows by itself."""
