@@ -130,10 +130,11 @@ class Adaptation:
     @classmethod
     def of(cls, model: nn.Module, head: frozenset[str]) -> Adaptation:
         """Return the full fine-tuning of `model`: everything trains, nothing is added."""
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
         named = dict(model.named_parameters())
-        return cls(model, named, head, frozenset(named))
+        trains = {n: p for n, p in named.items() if p.is_floating_point()}  # not quantized
+        for parameter in trains.values():
+            parameter.requires_grad_(True)
+        return cls(model, trains, head, frozenset(named))
 
     def only(self, keep: Callable[[str], bool]) -> Adaptation:
         """Train what `keep` names, the head, and what earlier methods of a chain selected."""
@@ -153,25 +154,23 @@ class Adaptation:
         named = dict(self.model.named_parameters())
         trainable = {n: p for n, p in named.items() if n in names or n in self.head}
         for name, parameter in named.items():
+            if name in trainable and not parameter.is_floating_point():
+                raise AdaptError(f"{name} is quantized, and cannot be trained. Leave "
+                                 "model.quantization out, or use another method.")  # fmt: skip
             parameter.requires_grad_(name in trainable)
         return replace(self, trainable=trainable, narrowed=True)
 
     def plus(
-        self,
-        *,
-        penalty: Mapping[str, Penalty] | None = None,
-        before_update: Hook | None = None,
-        after_update: Hook | None = None,
-        finish: Callable[[], None] | None = None,
+        self, *, penalty: Mapping[str, Penalty] | None = None, before_update: Hook | None = None,
+        after_update: Hook | None = None, finish: Callable[[], None] | None = None,
         lr_scale: Mapping[str, float] | None = None,
-    ) -> Adaptation:
+    ) -> Adaptation:  # fmt: skip
         """Append hooks, penalties and learning-rate factors; hooks of one kind act in order.
 
         Raises:
             AdaptError: a penalty of that name is there already.
         """
-        clash = set(self.penalty) & set(penalty or {})
-        if clash:
+        if clash := set(self.penalty) & set(penalty or {}):
             raise AdaptError(f"penalty {sorted(clash)} was added twice: name it once.")
         return replace(
             self,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from adaptkit.adaptation import Adaptation
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -19,9 +24,15 @@ class Params:
     trainable_percent: float  # trainable / total
 
 
+def numbers(parameter: nn.Parameter) -> int:
+    """Return how many numbers a parameter holds; 4 bits are stored two in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
 def count(adaptation: Adaptation) -> Params:
     """Count an adaptation's parameters."""
-    total = sum(p.numel() for p in adaptation.model.parameters())
+    total = sum(numbers(p) for p in adaptation.model.parameters())
     body = sum(p.numel() for p in adaptation.body_trainable().values())
     trainable = sum(p.numel() for p in adaptation.trainable.values())
     stored = sum(tensor.numel() for tensor in adaptation.delta().values())

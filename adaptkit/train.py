@@ -207,6 +207,7 @@ def checked(plain: dict[str, Any]) -> Settings:
     """
     job = settings(plain)
     job.tracker.check_installed()
+    job.model.check_installed()
     job.trainer.check_processes()
     job.task.origin(job.data)
     hub.check_model(job.model.path, job.model.revision)
@@ -222,6 +223,7 @@ def composed(
         plain = plain_data(without_hydra(cfg))
         job = settings(plain)
         job.tracker.check_installed()
+        job.model.check_installed()
         if not is_new(job):  # all that can be checked without torch
             console.say("the same settings as a job before it: not repeated")
             return None

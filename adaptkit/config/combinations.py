@@ -9,13 +9,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import invalid
+from adaptkit.methods.chain import Chain
+from adaptkit.methods.child_tuning import ChildTuning
 from adaptkit.methods.diff_pruning import DiffPruning
+from adaptkit.methods.dora import DoRA
+from adaptkit.methods.full import Full
 from adaptkit.methods.hard_prompt import HardPrompt
+from adaptkit.methods.pissa import PiSSA
 from adaptkit.methods.probe import Probe
+from adaptkit.methods.top_k import TopK
 from adaptkit.regularizers.l2_sp import L2SP
 from adaptkit.regularizers.mixout import Mixout
 from adaptkit.regularizers.r3f import R3F
 from adaptkit.regularizers.recadam import RecAdam
+from adaptkit.regularizers.reinit import Reinit
 from adaptkit.regularizers.weight_decay_to_pretrained import WeightDecayToPretrained
 from adaptkit.tasks.worded import Worded
 
@@ -23,6 +30,9 @@ if TYPE_CHECKING:
     from adaptkit.config.settings import Settings
 
 PULLING = (L2SP, Mixout, RecAdam, WeightDecayToPretrained)  # towards the weights of the start
+# Weights of the body: trained, read or replaced.
+READING = (ChildTuning, DiffPruning, DoRA, Full, PiSSA, TopK)
+DRAWN = (Mixout, Reinit)
 
 
 def check(run: Settings) -> None:
@@ -114,7 +124,21 @@ def overshooting(run: Settings) -> None:
                           "the pretrained weights", "Lower it")  # fmt: skip
 
 
+def reads_packed_weights(run: Settings) -> None:
+    """Quantized weights are neither trained, nor read, nor replaced."""
+    if run.model.quantization is None:
+        return
+    parts = run.method.parts if isinstance(run.method, Chain) else (run.method,)
+    changing = [f"regularizer={n}" for n, one in run.regularizers.items() if isinstance(one, DRAWN)]
+    if any(isinstance(one, READING) or getattr(one, "tune_body", False) for one in parts):
+        changing = [f"method={run.method_name}"]
+    if changing:
+        raise invalid("model.quantization", run.model.quantization, "packs the weights that "
+                      f"{changing[0]} trains, reads or replaces",
+                      "Leave one of them out")  # fmt: skip
+
+
 RULES: tuple[Callable[[Settings], None], ...] = (
     mask_before_best, nothing_to_train, moved_decision, no_start, only_of_probes,
-    noise_below, overshooting,
+    noise_below, overshooting, reads_packed_weights,
 )  # fmt: skip

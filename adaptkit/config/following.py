@@ -65,6 +65,7 @@ def handed_on(job: Settings) -> list[str]:
     if model.revision != known.get("revision"):
         words.append(f"model.revision={in_quotes(model.revision) if model.revision else 'null'}")
     words += [f"model.dtype={model.dtype}"] * (model.dtype != "auto")
+    words += [f"model.quantization={model.quantization}"] * bool(model.quantization)
     if model.random_weights:
         words.append("model.random_weights=true")
     if data.root is not None:

@@ -28,6 +28,7 @@ OURS = {
     "fp16": "trainer.precision=fp16", "bf16": "trainer.precision=bf16",
     "mixed_precision": "trainer.precision", "torch_dtype": "model.dtype",
     "dtype": "model.dtype",
+    "load_in_4bit": "model.quantization=4bit", "load_in_8bit": "model.quantization=8bit",
     "no_cuda": "trainer.device=cpu", "use_cpu": "trainer.device=cpu",
     "eval_steps": "trainer.eval_every", "evaluation_strategy": "trainer.eval_every",
     "eval_strategy": "trainer.eval_every", "save_steps": "trainer.checkpoint_every",

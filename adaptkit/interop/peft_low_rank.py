@@ -27,7 +27,7 @@ from adaptkit.layers.low_rank import EmbeddingPair, Pair, UpdatedTensor, Updates
 from adaptkit.layers.pissa import Principal
 from adaptkit.layers.vera import Scaled
 from adaptkit.models.anatomy import sharing
-from adaptkit.models.body import weight_of
+from adaptkit.models.body import shape_of, weight_of
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def stack_pairs(module: nn.Module, held: Updates) -> Factors:
     parts = {role: factors(update) for role, update in held.items()}
     scale = next(iter(parts.values())).scale
     low = torch.cat([part.A for part in parts.values()])
-    up = low.new_zeros(len(matrix_of(module)), len(low))
+    up = low.new_zeros(shape_of(module)[0], len(low))
     column = 0
     for role, part in parts.items():
         rows, width = _rows(held, role, up), len(part.A)

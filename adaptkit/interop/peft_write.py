@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError
 from adaptkit.interop.peft_low_rank import low_rank
-from adaptkit.layers.low_rank import matrix_of
 from adaptkit.layers.prefix import Prefix
 from adaptkit.layers.prompt import Prompt
 from adaptkit.layers.scaling import InputScale, OutputScales, ScaledTensor, vectors
-from adaptkit.models.anatomy import family, is_bias, is_conv1d, reader
-from adaptkit.models.body import config_of, words_of
+from adaptkit.models.anatomy import family, is_bias, reader
+from adaptkit.models.body import config_of, is_conv1d, shape_of, words_of
 
 PREFIX = "base_model.model."
 CLASSIFIER = "SEQ_CLS"
@@ -155,7 +154,7 @@ def write_scales(model: nn.Module, task_type: str) -> PeftForm | None:
             )
         if child == "ia3" and isinstance(module, OutputScales):
             outputs.append(host)
-            whole = module.whole(len(matrix_of(model.get_submodule(host))))
+            whole = module.whole(shape_of(model.get_submodule(host))[0])
             tensors[f"{PREFIX}{host}.ia3_l"] = whole.unsqueeze(1)
         elif child == "ia3" and isinstance(module, InputScale):
             inputs.append(host)

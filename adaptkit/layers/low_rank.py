@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from adaptkit.errors import AdaptError, invalid
-from adaptkit.models.anatomy import Site, is_conv1d, sharing
-from adaptkit.models.body import bias_of, weight_of
+from adaptkit.models.anatomy import Site, sharing
+from adaptkit.models.body import bias_of, is_conv1d, unpacked, weight_of
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Updates(nn.ModuleDict):
     @torch.no_grad()
     def merge(self, module: nn.Module) -> None:
         """Fold the updates into the weight, in fp32."""
-        weight = matrix_of(module).float()
+        weight = unpacked(matrix_of(module)).float()
         merged = weight.clone()
         for role, update in self.by_role().items():
             rows = self.rows(role)
@@ -186,7 +186,7 @@ def weight_at(model: nn.Module, site: Site) -> Tensor:
     module = model.get_submodule(site.module)
     if site.parameter:
         return _flatten(getattr(module, site.parameter).detach(), site.parameter != "o").float()
-    weight = matrix_of(module).detach().float()
+    weight = unpacked(matrix_of(module)).detach().float()
     return weight if site.rows is None else weight[list(site.rows)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptkit.models.anatomy import is_conv1d
+from adaptkit.models.body import is_conv1d
 
 
 class Unscaled(torch.autograd.Function):

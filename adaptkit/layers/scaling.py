@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from adaptkit.errors import AdaptError
 from adaptkit.layers.low_rank import fold_tensor, matrix_of
 from adaptkit.models.anatomy import Site
-from adaptkit.models.body import bias_of, device_of
+from adaptkit.models.body import bias_of, device_of, unpacked
 
 INPUTS = ("output", "down")  # roles whose input is scaled
 
@@ -56,7 +56,7 @@ class OutputScales(nn.ModuleDict):
 
     def merge(self, module: nn.Module) -> None:
         """Fold the vectors into weight and bias."""
-        weight, bias = matrix_of(module), bias_of(module)
+        weight, bias = unpacked(matrix_of(module)), bias_of(module)
         scale = self.whole(len(weight))
         weight.copy_(weight.float() * scale.unsqueeze(1))
         if bias is not None:
@@ -78,7 +78,7 @@ class InputScale(nn.ModuleDict):
     def merge(self, module: nn.Module) -> None:
         """Fold the vector into the weight."""
         (scale,) = vectors(self).values()
-        weight = matrix_of(module)
+        weight = unpacked(matrix_of(module))
         weight.copy_(weight.float() * scale)
 
 

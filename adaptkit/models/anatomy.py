@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError, did_you_mean, each_of
-from adaptkit.models.body import base_of, config_of, outputs_of, weight_of, words_of
+from adaptkit.models.body import base_of, config_of, outputs_of, shape_of, weight_of, words_of
 from adaptkit.models.families import FAMILIES
 from adaptkit.models.layout import FFN, NORMS, QKV, ROLES, Family
 
@@ -161,9 +161,7 @@ def _site(model: nn.Module, role: str, name: str, module: nn.Module, tensor: str
         d, heads, size = getattr(module, tensor).shape
         fan_in, fan_out = (heads * size, d) if tensor == "o" else (d, heads * size)
         return Site(role, name, fan_in, fan_out, parameter=tensor)
-    fan_out, fan_in = weight_of(module).shape
-    if is_conv1d(module):
-        fan_in, fan_out = fan_out, fan_in
+    fan_out, fan_in = shape_of(module)
     if role in QKV and family(model).fused:
         rows = fused_rows(model, QKV.index(role), fan_out)
         return Site(role, name, fan_in, len(rows), rows=rows)
@@ -205,11 +203,6 @@ def post_norm(model: nn.Module) -> bool:
 def width(model: nn.Module) -> int:
     """Return the width H of the residual stream."""
     return config_of(model).hidden_size
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Tell whether a map is GPT-2's, whose weight is [in, out], and not torch's."""
-    return "Conv1D" in [kind.__name__ for kind in type(module).__mro__]
 
 
 def is_bias(name: str) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from adaptkit.errors import AdaptError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -47,6 +49,33 @@ def generates(model: nn.Module) -> bool:
 def weight_of(module: nn.Module) -> Tensor:
     """Return the weight of a linear map, norm or table, as the module keeps it."""
     return cast("Tensor", module.weight)
+
+
+def unpacked(weight: Tensor) -> Tensor:
+    """Return a weight whose numbers are read or changed.
+
+    Raises:
+        AdaptError: it is quantized.
+    """
+    if not weight.is_floating_point():
+        raise AdaptError(
+            "model.quantization: the weights are packed in fewer bits, and are neither read nor "
+            "changed. Leave it out, or keep the run as it is."
+        )
+    return weight
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Tell whether a map is GPT-2's, whose weight is [in, out], and not torch's."""
+    return "Conv1D" in [kind.__name__ for kind in type(module).__mro__]
+
+
+def shape_of(module: nn.Module) -> tuple[int, int]:
+    """Return (out, in) of a linear map; a quantized weight has another shape."""
+    if isinstance(width := getattr(module, "in_features", None), int):
+        return cast("nn.Linear", module).out_features, width
+    first, second = weight_of(module).shape
+    return (second, first) if is_conv1d(module) else (first, second)
 
 
 def bias_of(module: nn.Module) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,15 @@ from adaptkit.models.layout import past_padding
 from adaptkit.models.padding import with_padding_moved
 from adaptkit.models.pairs import separate_pairs
 from adaptkit.models.pooling import Pooled
+from adaptkit.models.quantized import adopt, check_device, is_packed, loading_options
 from adaptkit.models.weights import check_finite, head_names, new_names, read_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from adaptkit.models.model import Model
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,12 @@ def _name_ends(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> 
 
 
 def load_model(
-    model: Model, config: PretrainedConfig, head: str, labels: Sequence[str] = ()
-) -> Loaded:
+    model: Model, config: PretrainedConfig, head: str, labels: Sequence[str] = (),
+    device: torch.device = CPU,
+) -> Loaded:  # fmt: skip
     """Load the body's weights under the task's head; what the file lacks is new and will learn.
+
+    `device`: where quantized weights are packed, and stay; all others are on the CPU.
 
     `labels`: the task's classes. The output map of a classifier that the file holds is kept if its
     classes have the same names, with its rows in the order of `labels`; otherwise it is drawn. The
@@ -159,7 +166,8 @@ def load_model(
     Raises:
         AdaptError: no weights, broken weights, or only pickled ones.
     """
-    loaded, lacking = read_weights(model, config, head)
+    loaded, lacking = read_weights(model, config, head, **packing(model, config, head, device))
+    loaded = adopt(loaded) if model.quantization else loaded
     begins = "new" if head_names(loaded) & lacking else "kept"
     if HEADS[head].new and HEADS[head].classes:
         order = outputs_by_name(config.id2label, labels)
@@ -179,7 +187,24 @@ def load_model(
     if head == "token" and (begins in ("new", "replaced") or model.random_weights):
         _temper(loaded, config)
     new = new_names(loaded, lacking, head)
-    return Loaded(with_hooks(loaded, model, HEADS[head]), new, fingerprint(loaded, lacking), begins)
+    found = fingerprint(loaded, lacking, model.quantization or "")
+    return Loaded(with_hooks(loaded, model, HEADS[head]), new, found, begins)
+
+
+def packing(
+    model: Model, config: PretrainedConfig, head: str, device: torch.device
+) -> dict[str, Any]:
+    """Return the options by which weights are packed while they are read, if they are to be.
+
+    Raises:
+        ConfigError: they cannot be packed here.
+    """
+    if model.quantization is None:
+        return {}
+    check_device(model, device)
+    with torch.device("meta"):
+        empty = auto_class(head).from_config(config)
+    return loading_options(model, empty, device)
 
 
 def _draw(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -213,12 +238,15 @@ def _output_map(model: nn.Module) -> dict[str, nn.Parameter]:
     return {n: p for n, p in model.named_parameters() if n.rpartition(".")[0] == maps[-1]}
 
 
-def fingerprint(model: nn.Module, new: set[str]) -> str:
-    """Identify a body: SHA-256 over names, shapes, types and both ends of every loaded tensor."""
+def fingerprint(model: nn.Module, new: set[str], quantization: str = "") -> str:
+    """Identify a body: SHA-256 over names, shapes, types and both ends of every loaded tensor.
+
+    Of packed weights only how they are packed: devices round the last bit in their own way.
+    """
     prefix = base_prefix(model)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(quantization.encode())
     for name, tensor in sorted(model.state_dict().items()):
-        if name.startswith(prefix) and name not in new:
+        if name.startswith(prefix) and name not in new and not is_packed(model, name):
             flat = tensor.detach().reshape(-1)
             ends = torch.cat([flat[:256], flat[-256:]]).to(torch.float32).contiguous()
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -252,4 +280,5 @@ def versions() -> dict[str, str]:
 
     named = (adaptkit, torch, transformers, accelerate, datasets)
     # torch's is of a class of its own: who reads it would need torch.
-    return {module.__name__: str(module.__version__) for module in named}
+    packing = [sys.modules[name] for name in ("bitsandbytes",) if name in sys.modules]
+    return {module.__name__: str(module.__version__) for module in (*named, *packing)}

@@ -10,8 +10,8 @@ from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from adaptkit.errors import AdaptError
-from adaptkit.models.anatomy import ROLES, Site, base_prefix, family, is_conv1d, matches
-from adaptkit.models.body import weight_of
+from adaptkit.models.anatomy import ROLES, Site, base_prefix, family, matches
+from adaptkit.models.body import shape_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +26,7 @@ def other_maps(model: nn.Module, loaded: Container[str]) -> list[Site]:
         _site(name, module)
         for name, module in model.named_modules()
         if name.startswith(prefix) and name not in named and f"{name}.weight" in loaded
-        if type(module).__name__ in ("Linear", "Conv1D")  # not packed yet
+        if type(module).__name__ in ("Linear", "Conv1D", "QuantizedLinear")  # not packed yet
     ]
 
 
@@ -46,7 +46,5 @@ def required_other_maps(model: nn.Module, loaded: Container[str]) -> list[Site]:
 
 
 def _site(name: str, module: nn.Module) -> Site:
-    fan_out, fan_in = weight_of(module).shape
-    if is_conv1d(module):
-        fan_in, fan_out = fan_out, fan_in
+    fan_out, fan_in = shape_of(module)
     return Site("other", name, fan_in, fan_out)

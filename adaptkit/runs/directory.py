@@ -43,8 +43,8 @@ FILLED_IN: dict[str, tuple] = {"task.labels": ([], None), "task.class_weights": 
 ADDED: dict[str, Any] = {"optimizer.bias_correction": True, "trainer.features": None,
                          "trainer.description_length": False, "trainer.fast": True,
                          "trainer.gradient_checkpointing": False, "trainer.max_tokens": None,
-                         "data.holdout": False, "model.dtype": "auto",
-                         "trainer.compile": False}  # fmt: skip
+                         "data.holdout": False, "model.dtype": "auto", "trainer.compile": False,
+                         "model.quantization": None}  # fmt: skip
 
 
 def write_config(run: Settings) -> None:

@@ -50,6 +50,11 @@ def parent_of(run: Settings) -> SavedRun | None:
         moved = "" if Path(run.model.from_run).exists() else " If it was moved, put it back there."
         raise type(error)(f"{where}: {error}{moved}") from error
     own, theirs = run.model, saved.settings.model
+    if theirs.quantization:
+        raise AdaptError(
+            f"{where}: was trained on weights in {theirs.quantization}, which cannot take in what "
+            "it learned. Name a run without model.quantization."
+        )
     if (own.path, own.revision) != (theirs.path, theirs.revision):
         raise AdaptError(
             f"{where}: was trained on {theirs.path}, not on {own.path}. Name the same base model: "

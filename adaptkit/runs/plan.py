@@ -21,8 +21,9 @@ from adaptkit.methods.chain import apply
 from adaptkit.models.anatomy import ROLES, family_of, roles_of, width
 from adaptkit.models.compiled import check_compilable
 from adaptkit.models.empty import Gaps, empty_model, gaps
-from adaptkit.models.fast import packed_bytes
+from adaptkit.models.fast import packed_bytes as layout_bytes
 from adaptkit.models.loading import load_config
+from adaptkit.models.quantized import mark
 from adaptkit.models.recompute import recompute_layers
 from adaptkit.runs.activations import Living, step, storages
 from adaptkit.runs.prepare import uses_fast_kernels
@@ -104,6 +105,8 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
     lacking = gaps(run.model, config, run.head)
     with FakeTensorMode(allow_non_fake_inputs=True):
         empty = empty_model(run.model, config, run.head, lacking)
+        if run.model.quantization:
+            mark(empty.model, run.model.quantization)
         roles = roles_of(empty.model)
         generator = torch.Generator().manual_seed(0)
         context = Context(
@@ -176,16 +179,12 @@ def memory_of(
     Raises:
         ConfigError: model.dtype and the precision do not go together.
     """
+    packed = run.model.quantization
     kept = kept_in(run.model.dtype, precision)
-    size = DTYPES[kept].itemsize
-    frozen = sum(
-        parameter.numel() * (size if halved(name, parameter) else 4)
-        for name, parameter in adaptation.model.named_parameters()
-        if not parameter.requires_grad
-    )
+    frozen = frozen_bytes(adaptation, kept)
     device = device_of(run.trainer.device)
-    if uses_fast_kernels(run, adaptation, device, precision) and kept == "bf16":
-        frozen += packed_bytes(adaptation.model)
+    if uses_fast_kernels(run, adaptation, device, precision) and kept == "bf16" and not packed:
+        frozen += layout_bytes(adaptation.model)
     positions = family_of(config.model_type).positions(config)
     limit = None if positions is None else positions - adaptation.extra_tokens
     tokens = min(run.task.max_length, limit or run.task.max_length)
@@ -219,3 +218,13 @@ def memory_of(
         batch_size=rows,
         tokens=tokens,
     )
+
+
+def frozen_bytes(adaptation: Adaptation, kept: str) -> int:
+    """Return the bytes of what stays frozen; `kept`: the format of its matrices."""
+    total, size = 0, DTYPES[kept].itemsize
+    for name, parameter in adaptation.model.named_parameters():
+        if not parameter.requires_grad:
+            whole = parameter.numel() * (size if halved(name, parameter) else 4)
+            total += getattr(parameter, "packed_bytes", whole)  # `mark`
+    return total

@@ -75,7 +75,7 @@ def load_base(run: Settings, device: torch.device) -> Base:
     form = run.task.posed
     config = loading.load_config(run.model, run.head, form.outputs)
     tokenizer = loading.load_tokenizer(run.model, config)
-    loaded = loading.load_model(run.model, config, run.head, run.task.classes)
+    loaded = loading.load_model(run.model, config, run.head, run.task.classes, device)
     fingerprint = pinned(loaded.fingerprint, inherit(run, loaded.model, restored))
     loaded.model.to(device)  # number formats: precision.cast
     return Base(loaded.model, config, tokenizer, loaded.head, fingerprint, loaded.begins)

@@ -93,6 +93,8 @@ def cast(adaptation: Adaptation, precision: str, frozen: str = "") -> None:
     4 and 5 would take 33 values only.
     """
     for name, parameter in adaptation.model.named_parameters():
+        if not parameter.is_floating_point():  # quantized
+            continue
         kind = DTYPES[frozen or precision] if halved(name, parameter) else torch.float32
         parameter.data = parameter.data.to(kind)
     for buffer in adaptation.model.buffers():

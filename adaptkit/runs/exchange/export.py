@@ -51,6 +51,11 @@ def export(directory: Path, kind: str, out: Path) -> str:
     """
     check_free(out, "--out")
     saved = load_run(directory)
+    if kind == "merged" and (quantization := saved.settings.model.quantization):
+        raise AdaptError(
+            f"{directory}, model.quantization={quantization}: what was trained cannot be merged "
+            "into packed weights. Use --format peft."
+        )
     trainer = replace(saved.settings.trainer, precision="fp32", device="cpu")
     saved = replace(saved, settings=replace(saved.settings, trainer=trainer))
     pooling = saved.settings.model.pooling
