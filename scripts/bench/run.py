@@ -3,11 +3,13 @@
     python scripts/bench/run.py --model DIR --data DIR --quick      # three works, a few minutes
     python scripts/bench/run.py --model DIR --data DIR --out FILE   # all works, about an hour
 
-DIR: all-MiniLM-L6-v2, and a folder with TASK/train.parquet for sst2, mrpc and imdb. Every side runs
-in a process of its own, in turns (a different one first in every round), on the same rows: see
-`peer.py`. Nothing else may run meanwhile. Shown are examples per second of training,
-and, for each peer, the median over the rounds of the ratios of training time and of time from the
-start of the process to its end, with the least and the greatest ratio; above 1, adaptkit is faster.
+DIR: all-MiniLM-L6-v2, and a folder with NAME/train.parquet and validation.parquet (or test) for
+sst2, mrpc, imdb, squad, xsum and corpus_open. Every side runs in a process of its own, in turns (a
+different one first in every round), on the same rows: see `peer.py`. Nothing else may run
+meanwhile. Shown are rows per second of training, the share of the machine's matrix peak that
+adaptkit's training uses (`flops.py`), the last point of every side's loss curve, and, for each
+peer, the median over the rounds of the ratios of training time and of time from the start of the
+process to its end, with the least and the greatest ratio; above 1, adaptkit is faster.
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bench.works import METHODS, QUICK, SHAPES, WARMUP, WORKS, Work
+from bench.works import BODIES, METHODS, QUICK, SHAPES, WARMUP, WORKS, Work
 
-PEER = Path(__file__).with_name("peer.py")
+PEER, FLOPS = (Path(__file__).with_name(f"{name}.py") for name in ("peer", "flops"))
 SIDES = ("adaptkit", "tuned", "stock", "plain")
 EVALUATED = 64
 SHORT = {"--model": "MINILM", "--data": "DIR", "--out": "FILE"}  # as a record names paths
-MINI = Path(__file__).resolve().parents[2] / "adaptkit" / "models" / "mini" / "mini-gpt2"
+MINIS = Path(__file__).resolve().parents[2] / "adaptkit" / "models" / "mini"
 
 
 def rows(data: Path, work: Work, folder: Path) -> Path:
@@ -41,13 +43,19 @@ def rows(data: Path, work: Work, folder: Path) -> Path:
     import pandas as pd
 
     shape = SHAPES[work.shape]
-    place = folder / "data" / shape.task
+    place = folder / "data" / shape.data
+
+    def drawn(file: Path, count: int) -> Any:
+        table = pd.read_parquet(file)
+        table = table[table[shape.text[-1]].str.len() >= shape.least]
+        return table.sample(count, random_state=0)
+
     if not place.exists():
         place.mkdir(parents=True)
-        source = data / shape.task
-        train = pd.read_parquet(source / "train.parquet").sample(shape.rows, random_state=0)
+        source = data / shape.data
+        train = drawn(source / "train.parquet", shape.rows)
         held = next(f for s in ("validation", "test") if (f := source / f"{s}.parquet").exists())
-        scored = pd.read_parquet(held).sample(EVALUATED, random_state=0)
+        scored = drawn(held, EVALUATED)
         train.to_parquet(place / "train.parquet", index=False)
         for split in ("validation", "test"):
             scored.to_parquet(place / f"{split}.parquet", index=False)
@@ -55,18 +63,19 @@ def rows(data: Path, work: Work, folder: Path) -> Path:
 
 
 def body(name: str, model: str, folder: Path) -> str:
-    """Return the folder of a body; those beside MiniLM have random weights of a known shape."""
-    if name == "minilm":
-        return model
-    place = folder / name
+    """Return the folder of a body; those of BODIES have random weights of a known shape."""
+    if name not in BODIES:
+        return model if name == "minilm" else str(MINIS / name)
+    place, (kind, words_of) = folder / name, BODIES[name]
     if not place.exists():
         import torch
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         torch.manual_seed(0)
-        words = AutoTokenizer.from_pretrained(model if name == "bert-base" else MINI)
-        kind = {"bert-base": "bert"}.get(name, name)
+        words = AutoTokenizer.from_pretrained(body(words_of, model, folder))
         ends = {f"{k}_token_id": getattr(words, f"{k}_token_id") for k in ("bos", "eos", "pad")}
+        if kind == "t5":
+            ends["decoder_start_token_id"] = words.pad_token_id
         config = AutoConfig.for_model(kind, vocab_size=len(words), **ends)
         AutoModel.from_config(config).save_pretrained(place)
         words.save_pretrained(place)
@@ -77,31 +86,21 @@ def command(side: str, work: Work, model: str, data: Path, place: Path, cuda: bo
     """Return the command of one side."""
     shape, (rate, words) = SHAPES[work.shape], METHODS[work.method]
     if side != "adaptkit":
-        made = [
-            sys.executable,
-            str(PEER),
-            "--side",
-            side,
-            "--model",
-            model,
-            "--data",
-            str(data),
-            "--method",
-            work.method,
-            "--shape",
-            work.shape,
-            "--epochs",
-            str(work.epochs),
-        ]
-        return [*made, "--cuda"] if cuda else made
+        return [
+            sys.executable, str(PEER), "--side", side, "--model", model, "--data", str(data),
+            "--method", work.method, "--shape", work.shape, "--epochs", str(work.epochs),
+            "--log-every", str(work.log_every), *(["--cuda"] if cuda else []),
+        ]  # fmt: skip
     return [
         sys.executable, "-m", "adaptkit", "train", "model=auto", f"model.path={model}",
-        f"task={shape.task}", f"task.max_length={shape.max_length}", f"data.root={data}",
-        "data.source=local", f"method={work.method}", *words, f"optimizer.lr={rate}",
+        f"task={shape.task}", f"task.path={data / shape.data}",
+        f"task.max_length={shape.max_length}", *shape.words, f"method={work.method}", *words,
+        f"optimizer.lr={rate}",
         "optimizer.weight_decay=0.01", f"optimizer.warmup_ratio={WARMUP}",
         f"trainer.epochs={work.epochs}", f"trainer.batch_size={shape.batch}",
         "trainer.precision=bf16", f"trainer.device={'cuda' if cuda else 'cpu'}",
-        "trainer.eval_every=1000000", "trainer.keep=last", f"output_dir={place}",
+        "trainer.eval_every=1000000", "trainer.keep=last",
+        f"trainer.log_every={work.log_every}", f"output_dir={place}",
     ]  # fmt: skip
 
 
@@ -118,40 +117,54 @@ def measure(side: str, work: Work, model: str, data: Path, cuda: bool) -> dict[s
         if done.returncode:
             print(f"  {side}: {done.stderr.strip()[-160:]}", flush=True)
             return None
-        if side != "adaptkit":
-            return {**json.loads(done.stdout.strip().splitlines()[-1]), "wall": wall}
-        record = json.loads((place / "result.json").read_text())
-        history = (place / "history.jsonl").read_text().splitlines()
-        # a probe's features are computed before its training begins
-        kind = "total_seconds" if work.method == "probe" else "train_seconds"
-        seconds = record["time"][kind]
-        return {
-            "seconds": seconds,
-            "examples_per_second": work.epochs * SHAPES[work.shape].rows / seconds,
-            "losses": [entry["loss"] for line in history if "loss" in (entry := json.loads(line))],
-            "accuracy": record["scores"]["accuracy"],
-            "peak_mb": record["memory"]["peak_rss_bytes"] / 1e6,
-            "wall": wall,
-        }
+        if side == "adaptkit":
+            result = ours(place, work)
+        else:
+            result = json.loads(done.stdout.strip().splitlines()[-1])
+    if "seconds" in result:
+        result["examples_per_second"] = work.epochs * SHAPES[work.shape].rows / result["seconds"]
+    return {**result, "wall": wall}
 
 
-def compare(work: Work, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def ours(place: Path, work: Work) -> dict[str, Any]:
+    """Return the figures of a finished run of adaptkit."""
+    record = json.loads((place / "result.json").read_text())
+    history = map(json.loads, (place / "history.jsonl").read_text().splitlines())
+    score = record["scores"].get("perplexity", record["score"])  # of lm its headline is another
+    # a probe's features are computed before its training begins
+    kind = "total_seconds" if work.method == "probe" else "train_seconds"
+    return {
+        "seconds": record["time"][kind],
+        "losses": [entry["loss"] for entry in history
+                   if "loss" in entry and entry["step"] % work.log_every == 0],
+        "score": score,
+        "scoring_seconds": record["time"]["eval_seconds"],
+        "peak_mb": record["memory"]["peak_rss_bytes"] / 1e6,
+    }  # fmt: skip
+
+
+def compare(work: Work, args: argparse.Namespace, folder: Path, peak: float) -> dict[str, Any]:
     """Run all sides in turns; return every run."""
     model, data = body(work.body, args.model, folder), rows(args.data, work, folder)
+    flops = (measure("count", work, model, data, False) or {}).get("flops")
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in args.sides}
     for number in range(args.rounds):
         able = [s for s in args.sides if len(runs[s]) == number]
         for side in able[number % len(able) :] + able[: number % len(able)]:
             if (result := measure(side, work, model, data, args.cuda)) is None:
                 runs[side] = []  # it cannot do this work, or not every time
-            else:
-                runs[side].append(result)
-                print(
-                    f"  {side:9} {result['examples_per_second']:7.1f} examples/s "
-                    f"{result['wall']:6.1f} s {result['peak_mb']:6.0f} MB",
-                    flush=True,
-                )
-    return {"work": work.name, "runs": runs}
+                continue
+            if flops:
+                result["peak_share"] = flops / result["seconds"] / peak
+            runs[side].append(result)
+            curve = " ".join(f"{loss:.2f}" for loss in result["losses"])
+            print(
+                f"  {side:9} {result['examples_per_second']:7.1f} examples/s "
+                f"{result['wall']:6.1f} s {result['peak_mb']:6.0f} MB, "
+                f"score {result['score']:.3f}, loss {curve}",
+                flush=True,
+            )
+    return {"work": work.name, "flops": flops, "log_every": work.log_every, "runs": runs}
 
 
 def ratio(runs: dict[str, list[dict]], peer: str, key: str) -> str:
@@ -165,6 +178,9 @@ def table(made: list[dict[str, Any]]) -> str:
     """Return the table of all works in Markdown."""
     peers = [side for side in SIDES[1:] if any(one["runs"].get(side) for one in made)]
     heading = ["work", "examples/s", "peak MB"]
+    added = any("log_every" in one for one in made)  # older records lack them
+    if added:
+        heading += ["of matrix peak", f"last loss: {', '.join(['adaptkit', *peers])}"]
     for peer in peers:
         heading += [f"{peer}: training", f"{peer}: in all", f"{peer}: memory"]
     lines = [heading, ["---", *["--:"] * (len(heading) - 1)]]
@@ -178,6 +194,11 @@ def table(made: list[dict[str, Any]]) -> str:
 
         line = [one["work"], f"{middle('adaptkit', 'examples_per_second'):.0f}",
                 f"{middle('adaptkit', 'peak_mb'):.0f}"]  # fmt: skip
+        if added:
+            share = f"{middle('adaptkit', 'peak_share'):.0%}" if one.get("flops") else "–"
+            ends = [f"{statistics.median(run['losses'][-1] for run in runs[side]):.2f}"
+                    if runs.get(side) else "–" for side in ["adaptkit", *peers]]  # fmt: skip
+            line += [share, ", ".join(ends)]
         for peer in peers:
             line += [ratio(runs, peer, "seconds"), ratio(runs, peer, "wall")]
             there = "–"
@@ -189,7 +210,7 @@ def table(made: list[dict[str, Any]]) -> str:
 
 
 def machine(cuda: bool) -> dict[str, Any]:
-    """Return where and with what this was measured."""
+    """Return where and with what this is measured."""
     import peft
     import torch
     import transformers
@@ -203,6 +224,7 @@ def machine(cuda: bool) -> dict[str, Any]:
     shown = [SHORT.get(before, word) for before, word in zip(["", *words], words, strict=False)]
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                           cwd=PEER.parent, check=False)  # fmt: skip
+    peak = [sys.executable, str(FLOPS), *(["--cuda"] if cuda else [])]
     return {
         "command": f"python scripts/bench/run.py {shlex.join(shown)}",
         "commit": head.stdout.strip(),
@@ -210,6 +232,7 @@ def machine(cuda: bool) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else processor,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         **{name: module.__version__ for name, module in names.items()},
+        "peak_flops": float(subprocess.run(peak, capture_output=True, check=True).stdout),
     }
 
 
@@ -228,15 +251,16 @@ def main() -> None:
         args.sides = ["adaptkit", "tuned", "plain"]
     works = [work for work in (QUICK if args.quick else WORKS)
              if not args.work or any(part in work.name for part in args.work)]  # fmt: skip
-    made = []
+    made, facts = [], machine(args.cuda)
+    print(f"matrix peak {facts['peak_flops'] / 1e9:.0f} GFLOP/s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for work in works:
             print(work.name, flush=True)
-            made.append(compare(work, args, Path(folder)))
+            made.append(compare(work, args, Path(folder), facts["peak_flops"]))
             if args.out:
-                text = json.dumps({**machine(args.cuda), "works": made}, indent=1)
+                text = json.dumps({**facts, "works": made}, indent=1)
                 args.out.write_text(text, encoding="utf-8")
-    print("; ".join(f"{key} {value}" for key, value in machine(args.cuda).items()))
+    print("; ".join(f"{key} {value}" for key, value in facts.items()))
     print(table(made))
 
 

@@ -13,18 +13,39 @@ WARMUP = 0.06  # share of the updates
 class Shape:
     """Rows to train on."""
 
-    task: str
-    text: tuple[str, ...]
-    max_length: int
+    task: str  # and its folder, unless another is named
+    text: tuple[str, ...]  # columns
+    max_length: int  # tokens of a text, a window or a source
     rows: int
     batch: int
+    kind: str = "classify"  # of task: an entry of RECIPES
+    least: int = 0  # characters of the last column of a row
+    words: tuple[str, ...] = ()  # what adaptkit must be told besides
+    folder: str = ""
+
+    @property
+    def data(self) -> str:
+        """The folder of the rows."""
+        return self.folder or self.task
 
 
+NEW = 32  # tokens of a target that is trained on, and of every generated text
+STRIDE, N_BEST, LONGEST = 128, 20, 30  # of windows: overlap; ends to combine; tokens of an answer
 SHAPES = {
     "short": Shape("sst2", ("sentence",), 128, 3000, 32),
     "pairs": Shape("mrpc", ("sentence1", "sentence2"), 128, 1600, 32),
     "long": Shape("imdb", ("text",), 384, 320, 32),
-}
+    "windows": Shape(
+        "squad", ("question", "context"), 384, 240, 16, "span", 1500,
+        (f"task.stride={STRIDE}", f"task.n_best={N_BEST}", f"task.max_answer_length={LONGEST}"),
+    ),
+    "generation": Shape(
+        "xsum", ("document",), 256, 320, 16, "seq2seq",
+        words=(f"task.max_target_length={NEW}", f"task.min_new_tokens={NEW}"),
+    ),
+    "lm": Shape("lm", ("text",), 768, 96, 8, "lm", folder="corpus_open"),
+}  # fmt: skip
+SOURCE = "summarize: "  # before a document
 # method -> rate, and adaptkit's words for the hyperparameters that all sides use
 METHODS: dict[str, tuple[float, list[str]]] = {
     "full": (5e-5, []),
@@ -36,6 +57,17 @@ METHODS: dict[str, tuple[float, list[str]]] = {
     "top_k": (5e-5, ["method.last=2"]),
     "probe": (1e-3, []),
 }
+
+
+# Bodies with random weights: the default shape of an architecture, and whose tokenizer they have.
+# Besides these there are MiniLM and the minis that adaptkit brings.
+BODIES = {
+    "bert-base": ("bert", "minilm"),
+    "gpt2": ("gpt2", "mini-gpt2"),
+    "t5-small": ("t5", "mini-t5"),
+}
+# What LoRA adapts, in PEFT's words, by architecture.
+TARGETS = {"bert": ["query", "value"], "gpt2": ["c_attn"], "t5": ["q", "v"]}
 
 
 @dataclass(frozen=True)
@@ -53,6 +85,12 @@ class Work:
         epochs = f", {self.epochs} epochs" if self.epochs > 1 else ""
         return f"{self.method}, {self.shape}{epochs}, {self.body}"
 
+    @property
+    def log_every(self) -> int:
+        """Updates between two points of the loss curve, which has at least eight."""
+        shape = SHAPES[self.shape]
+        return max(1, self.epochs * shape.rows // shape.batch // 8)
+
 
 WORKS = [
     Work("lora", "short"),
@@ -67,6 +105,10 @@ WORKS = [
     Work("top_k", "short", epochs=3),
     Work("probe", "short", epochs=20),  # of adaptkit, the time of training is that in all
     Work("lora", "short", body="bert-base"),
+    Work("lora", "windows"),
+    Work("lora", "generation", body="mini-t5"),
+    Work("lora", "generation", body="t5-small"),
     Work("lora", "short", body="gpt2"),
+    Work("lora", "lm", body="gpt2"),
 ]
 QUICK = [Work("lora", "short"), Work("lora", "pairs"), Work("full", "short")]
