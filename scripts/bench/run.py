@@ -33,7 +33,6 @@ from bench.works import BODIES, METHODS, QUICK, SHAPES, WARMUP, WORKS, Work
 
 PEER, FLOPS = (Path(__file__).with_name(f"{name}.py") for name in ("peer", "flops"))
 SIDES = ("adaptkit", "tuned", "stock", "plain")
-EVALUATED = 64
 SHORT = {"--model": "MINILM", "--data": "DIR", "--out": "FILE"}  # as a record names paths
 MINIS = Path(__file__).resolve().parents[2] / "adaptkit" / "models" / "mini"
 
@@ -55,7 +54,7 @@ def rows(data: Path, work: Work, folder: Path) -> Path:
         source = data / shape.data
         train = drawn(source / "train.parquet", shape.rows)
         held = next(f for s in ("validation", "test") if (f := source / f"{s}.parquet").exists())
-        scored = drawn(held, EVALUATED)
+        scored = drawn(held, shape.scored)
         train.to_parquet(place / "train.parquet", index=False)
         for split in ("validation", "test"):
             scored.to_parquet(place / f"{split}.parquet", index=False)

@@ -22,6 +22,7 @@ class Shape:
     least: int = 0  # characters of the last column of a row
     words: tuple[str, ...] = ()  # what adaptkit must be told besides
     folder: str = ""
+    scored: int = 64  # rows
 
     @property
     def data(self) -> str:
@@ -43,7 +44,7 @@ SHAPES = {
         "xsum", ("document",), 256, 320, 16, "seq2seq",
         words=(f"task.max_target_length={NEW}", f"task.min_new_tokens={NEW}"),
     ),
-    "lm": Shape("lm", ("text",), 768, 96, 8, "lm", folder="corpus_open"),
+    "lm": Shape("lm", ("text",), 768, 96, 8, "lm", folder="corpus_open", scored=16),
 }  # fmt: skip
 SOURCE = "summarize: "  # before a document
 # method -> rate, and adaptkit's words for the hyperparameters that all sides use
