@@ -94,7 +94,7 @@ def command(side: str, work: Work, model: str, data: Path, place: Path, cuda: bo
         sys.executable, "-m", "adaptkit", "train", "model=auto", f"model.path={model}",
         f"task={shape.task}", f"task.path={data / shape.data}",
         f"task.max_length={shape.max_length}", *shape.words, f"method={work.method}", *words,
-        f"optimizer.lr={rate}",
+        *(["trainer.cache_frozen=layers"] if work.kept else []), f"optimizer.lr={rate}",
         "optimizer.weight_decay=0.01", f"optimizer.warmup_ratio={WARMUP}",
         f"trainer.epochs={work.epochs}", f"trainer.batch_size={shape.batch}",
         "trainer.precision=bf16", f"trainer.device={'cuda' if cuda else 'cpu'}",
@@ -130,8 +130,8 @@ def ours(place: Path, work: Work) -> dict[str, Any]:
     record = json.loads((place / "result.json").read_text())
     history = map(json.loads, (place / "history.jsonl").read_text().splitlines())
     score = record["scores"].get("perplexity", record["score"])  # of lm its headline is another
-    # a probe's features are computed before its training begins
-    kind = "total_seconds" if work.method == "probe" else "train_seconds"
+    # features are computed before training begins
+    kind = "total_seconds" if work.method == "probe" or work.kept else "train_seconds"
     return {
         "seconds": record["time"][kind],
         "losses": [entry["loss"] for entry in history
