@@ -243,7 +243,7 @@ def test_a_packed_map_can_be_copied(kind):
 def test_nothing_is_packed_that_would_fill_the_memory(monkeypatch):
     made = nn.Sequential(nn.Linear(64, 64).requires_grad_(False))
     assert packed.packed_bytes(made) == 2 * 2 * 64 * 64
-    monkeypatch.setattr(packed, "free", lambda: 2.0 * packed.packed_bytes(made) - 1)
+    monkeypatch.setattr(packed, "free_memory", lambda: 2.0 * packed.packed_bytes(made) - 1)
     packed.pack(made)
     assert type(made[0]) is nn.Linear
 

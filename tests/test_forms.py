@@ -225,9 +225,13 @@ def test_answers_depend_on_nothing_but_the_row(kind, family, prepared):
     assert len(scored.answers) == len(rows)
     order = [5, 2, 8, 0, 1, 7, 3, 6, 4]
     mixed = rows.select(order)
-    again = replace(scorer, batch_size=3).answers(feed_of(run_settings, made, mixed))
+    again = replace(scorer, rows=replace(scorer.rows, scoring=3)).answers(
+        feed_of(run_settings, made, mixed)
+    )
     bare = rows.remove_columns(["label"])
-    blind = replace(scorer, batch_size=1).answers(feed_of(run_settings, made, bare))
+    blind = replace(scorer, rows=replace(scorer.rows, scoring=1)).answers(
+        feed_of(run_settings, made, bare)
+    )
     for row, answer in enumerate(scored.answers):
         for other in (again[order.index(row)], blind[row]):
             assert other == (pytest.approx(answer, rel=1e-3, abs=1e-4)

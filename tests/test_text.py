@@ -245,9 +245,9 @@ def test_a_batch_gives_the_texts_of_each_row_alone(family, method, checkpoints):
         scorer = scorer_of(run_settings, replace(made, form=task.posed))
         feed = feed_of(run_settings, scorer.prepared, ROWS)
         together = scorer.answers(feed)
-        alone = replace(scorer, batch_size=1).answers(feed)
+        alone = replace(scorer, rows=replace(scorer.rows, scoring=1)).answers(feed)
         mixed = feed_of(run_settings, scorer.prepared, ROWS.select([3, 0, 5, 1, 4, 2]))
-        again = replace(scorer, batch_size=4).answers(mixed)
+        again = replace(scorer, rows=replace(scorer.rows, scoring=4)).answers(mixed)
         assert together == alone == [again[i] for i in (1, 3, 5, 0, 4, 2)]
         assert len(set(together)) > 1
 
