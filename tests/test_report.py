@@ -55,7 +55,8 @@ def test_one_seed_has_no_interval_and_no_test():
 
 def test_equal_scores_differ_by_nothing():
     assert estimate([0.0, 0.0]).p == 1.0
-    assert estimate([0.1, 0.1]).p == 0.0
+    found = estimate([0.1, 0.1])  # of probes that are solved, for example
+    assert (found.p, found.low) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +242,36 @@ def test_failed_runs_are_counted_apart(tmp_path):
     assert "1 of 6 trivial, 2 of 6 died" in text.shown(cell)
 
 
+def test_a_failed_run_that_was_repeated_is_not_counted(tmp_path):
+    write_run(tmp_path / "a", 0)
+    write_run(tmp_path / "b", 1)
+    write_run(tmp_path / "first", 1, status="failed", score=None, data={})
+    write_run(tmp_path / "held", 2, status="failed", score=None, settings={"data.holdout": True})
+    found = collect([tmp_path])
+    table = table_of(found)
+    (cell,) = table.cells.values()
+    assert (len(cell.runs), cell.died) == (2, 0)
+    assert any("first failed, and was repeated" in remark for remark in table.remarks)
+    assert any("held has no score" in remark for remark in table.remarks)
+
+
+def test_old_and_new_records_are_one_row(tmp_path):
+    write_run(tmp_path / "a", 0)
+    write_run(tmp_path / "b", 1, settings={"trainer.find_batch_size": False, "data.holdout": False,
+                                           "model.dtype": "auto"})  # fmt: skip
+    write_run(tmp_path / "c", 2, made_of={"model": "0123456789"})
+    assert table_of(collect([tmp_path])).rows == ["lora"]
+    write_run(tmp_path / "d", 3, made_of={"model": "abcdefabcdef"})  # other weights of that name
+    assert sorted(table_of(collect([tmp_path])).rows) == [
+        "lora (01234567)", "lora (abcdefab)", "lora (unknown)"]  # fmt: skip
+
+
+def test_losses_should_be_small_whatever_they_are_called(tmp_path):
+    for metric in ("masked_loss", "word_perplexity", "perplexity", "loss"):
+        write_run(tmp_path / metric, 0, metric=metric, score=1.0)
+    assert not any(column.larger_is_better for column in table_of(collect([tmp_path])).columns)
+
+
 def test_what_cannot_be_compared_stands_apart(tmp_path):
     write_run(tmp_path / "a", 0)
     write_run(tmp_path / "b", 1)
@@ -274,11 +305,16 @@ def test_damaged_and_double_runs_are_named(runs, tmp_path):
     (runs / "lora" / "0" / "result.json").write_text("{")
     write_run(runs / "again", 1, right=0.7, finished_at="2026-02-01T00:00:00+00:00")
     write_run(runs / "full" / "0" / "eval" / "imdb", 0)  # an evaluation is not a run
+    write_run(runs / "race" / "optimizer.lr=1", 9)  # nor is a candidate
+    (runs / "race" / "race.json").write_text("{}")
+    write_run(
+        runs / "eval" / "lora", 7, status="failed", score=None
+    )  # but a folder may be called so
     found = collect([runs])
-    assert len(found.runs) == 11
+    assert len(found.runs) == 12
     assert any("result.json is damaged" in remark for remark in found.remarks)
     assert any("again, which is newer" in remark for remark in found.remarks)
-    assert len(collect([runs, runs / "lora"]).runs) == 11  # the same folder twice is one
+    assert len(collect([runs, runs / "lora"]).runs) == 12  # the same folder twice is one
 
 
 def test_runs_of_an_older_version(runs):

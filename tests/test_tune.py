@@ -14,7 +14,9 @@ from runs import Killed, carry_out, configure, sentiment
 from safetensors.torch import load_file
 
 from adaptkit.cli.tuning import grid_of, space_of
-from adaptkit.errors import AdaptError, ConfigError
+from adaptkit.config.compose import compose, load_plain
+from adaptkit.config.settings import settings
+from adaptkit.errors import AdaptError, ConfigError, MachineError
 from adaptkit.runs import tune as tuning
 from adaptkit.runs.racing import (
     Candidate,
@@ -88,6 +90,49 @@ def test_the_best_go_on_and_nothing_is_trained_twice():
     again = race(candidates, [4, 12, 36], advance, said.append)
     assert again is winner
     assert len(made) == 11
+
+
+@pytest.mark.parametrize("stop", range(1, 12))
+def test_a_race_that_is_stopped_anywhere_has_the_same_winner(stop):
+    """Wherever it was stopped: what was known then is all that is left of it."""
+    table = {float(n): {4: n, 12: -n, 36: n} for n in range(7)}
+    whole, advance, _ = fakes(table)
+    expected = race(whole, [4, 12, 36], advance, lambda _: None)
+    candidates, advance, made = fakes(table)
+    left: list[dict] = []
+
+    def stopping(one: Candidate, rung: int) -> tuple[float, float]:
+        if len(made) == stop - 1 and not left:
+            left.extend(json.loads(json.dumps([c.as_dict() for c in candidates])))
+            raise Killed
+        return advance(one, rung)
+
+    with pytest.raises(Killed):
+        race(candidates, [4, 12, 36], stopping, lambda _: None)
+    again = [Candidate.of(plain) for plain in left]
+    winner = race(again, [4, 12, 36], advance, lambda _: None)
+    assert winner.values == expected.values
+    assert [one.as_dict() for one in again] == [one.as_dict() for one in whole]
+    assert len(made) == 11
+
+
+def test_a_failure_of_the_machine_ends_the_race_and_drops_nobody():
+    candidates, advance, _ = fakes({1.0: {4: 0.5}, 2.0: {4: 0.6}})
+
+    def full(one: Candidate, rung: int) -> tuple[float, float]:
+        raise MachineError("the disk is full")
+
+    with pytest.raises(MachineError):
+        race(candidates, [4], full, lambda _: None)
+    assert not any(one.dropped for one in candidates)
+    assert race(candidates, [4], advance, lambda _: None).values == {RATE: 2.0}
+
+
+def test_what_a_file_cannot_hold_is_the_worst_score():
+    plain = {"values": {RATE: 1.0}, "scores": {"4": [None, -0.3]}, "dropped": "failed: no disk"}
+    one = Candidate.of(plain)
+    assert one.scores == {4: (-np.inf, -0.3)}
+    assert one.dropped == ""  # what was amiss may have been mended
 
 
 def test_a_candidate_that_fails_is_dropped_and_a_race_of_such_fails():
@@ -192,6 +237,47 @@ def maker(checkpoint: Path, rows: Path) -> Any:
 SPACE = {RATE: [1e-4, 1e-3, 1e-2]}
 
 
+def test_a_run_interrupted_at_its_rung_is_not_trained_on(checkpoints, rows, tmp_path, monkeypatch):
+    """Ctrl-C comes when the checkpoint of the rung is written, before the race looks at it."""
+    make, one = maker(checkpoints["bert"], rows), Candidate({RATE: 1e-3})
+    expected = tuning.trained(make, [], one, [5, 15], 5, tmp_path / "whole", QUIET)
+    watch = tuning.Watch.on_save
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(tuning.Watch, "on_save", interrupted)
+    with pytest.raises(Killed):
+        tuning.trained(make, [], one, [5, 15], 5, tmp_path / "again", QUIET)
+    monkeypatch.setattr(tuning.Watch, "on_save", watch)
+    assert tuning.trained(make, [], one, [5, 15], 5, tmp_path / "again", QUIET) == expected
+    place = tuning.place_of(tmp_path / "again", one)
+    assert [p.name for p in (place / "checkpoints").glob("checkpoint-*")] == ["checkpoint-5"]
+
+
+def test_a_recipe_holds_several_settings(checkpoints, rows, tmp_path):
+    make = maker(checkpoints["bert"], rows)
+    space = {RATE: [1e-3], "optimizer.weight_decay": [0.0, 0.1]}
+    found = tune(make, [], space, 8, tmp_path / "race", QUIET)
+    plain = load_plain(found.recipe)
+    assert plain == {"optimizer": {"lr": 1e-3, **{k.split(".")[1]: v for k, v in
+                                                  found.winner.values.items()}}}  # fmt: skip
+
+
+def test_a_form_that_generates_is_raced_by_its_loss(tmp_path):
+    """Not every evaluation generates answers, so that the score is not known at a rung."""
+    base = ("model=mini-t5", "task=e2e", "method=bitfit", "data.source=sample",
+            "data.train_rows=20", "trainer.batch_size=4", "trainer.device=cpu")  # fmt: skip
+
+    def make(words: Any, folder: Path) -> Any:
+        return settings(compose([*base, *words, f"output_dir={folder}"]))
+
+    one = Candidate({RATE: 1e-3})
+    score, loss = tuning.trained(make, [], one, [1, 2], 1, tmp_path, QUIET)
+    assert score == -np.inf
+    assert np.isfinite(loss)
+
+
 def test_a_race_that_is_killed_ends_the_same(checkpoints, rows, tmp_path, monkeypatch):
     make = maker(checkpoints["bert"], rows)
     whole = tune(make, [], SPACE, None, tmp_path / "whole", QUIET)
@@ -255,7 +341,13 @@ def test_words_of_a_space():
         "optimizer.lr": [1e-4, 1e-3], "method.rank": [4, 8]}  # fmt: skip
     assert space_of(["method.roles=[query,value],[all]"]) == {
         "method.roles": [["query", "value"], ["all"]]}  # fmt: skip
-    for word, says in (("rank", "write KEY=V1,V2"), ("trainer.keep=best", "set by the race")):
+    assert space_of(["method.tokens=null,40"]) == {"method.tokens": [None, 40]}
+    assert Candidate({"a.b": None, "a.c": True}).name == "a.b=null a.c=true"
+    for word, says in (
+        ("rank", "write KEY=V1,V2"), ("trainer.keep=best", "set by the race"),
+        ("method=lora,full", "is a group"), ("optimizer.lr=1e-3,0.001", "a value twice"),
+        ("method.roles=[query", "cannot be read"), ("trainer.jobs=1,2", "set by the race"),
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=says):
             space_of([word])
     with pytest.raises(ConfigError, match="named twice"):
@@ -293,7 +385,10 @@ def test_the_commands(checkpoints, rows, tmp_path):
         assert all(Path(d).name in ("seed1", "seed2") for d in row["directories"])
     for bad, says in (
         (["tune", *words, "trainer.keep=best"], "is set by the race itself"),
-        (["tune", *words, "--budget", "0"], "whole number of updates"),
+        (["tune", *words, "--budget", "0"], "must be whole numbers"),
+        (["compare", *words, "method=lora,full", "--seeds", "0"], "must be whole numbers"),
+        (["compare", *words, "method=lora,full", "data.eval_rows=5"], "could not be compared"),
+        (["tune", *words, "suite=ood"], "not carried out in a race"),
         (["tune", *words, "--budget", "3", "--out", str(tmp_path / "small")], "need at least"),
         (["compare", *words], "method: name several"),
         (["compare", *words, "method=lora,nonsense"], "nonsense"),

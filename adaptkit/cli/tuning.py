@@ -12,14 +12,17 @@ from adaptkit.config.compose import compose
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import ConfigError
 from adaptkit.terminal import console
+from adaptkit.train import checked
 
 if TYPE_CHECKING:
     from adaptkit.runs.tune import Tuned
 
 # Words whose values a race sets itself.
-TAKEN = ("trainer.max_steps", "trainer.eval_every", "trainer.checkpoint_every", "trainer.keep",
-         "trainer.early_stopping_patience", "trainer.resume", "data.holdout",
-         "output_dir")  # fmt: skip
+TAKEN = (
+    "trainer.max_steps", "trainer.eval_every", "trainer.checkpoint_every", "trainer.keep",
+    "trainer.early_stopping_patience", "trainer.resume", "data.holdout", "output_dir",
+)  # fmt: skip
+IDLE = ("suite", "protocol", "trainer.jobs")  # what a race does not carry out
 
 
 def tune_(arguments: list[str]) -> int:
@@ -29,7 +32,7 @@ def tune_(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="default: outputs/tune/TASK/MODEL/METHOD")
     args = parser.parse_intermixed_args(arguments)
     check_words(args.overrides)
-    base = made(args.overrides, Path("unused"))
+    base = checked(compose([*args.overrides, "output_dir=unused"]))
     out = args.out or Path("outputs", "tune", base.task.name, base.model.name, base.method_name)
     with console.working() as interface:
         from adaptkit.runs.tune import tune
@@ -55,9 +58,9 @@ def add_options(parser: Parser) -> None:
 
 
 def number(word: str) -> int:
-    """Return a number of updates."""
+    """Return a number of updates, or of seeds."""
     if not re.fullmatch(r"[1-9]\d{0,9}", word):
-        raise ConfigError(f"--budget={word}: must be a whole number of updates, at least 1.")
+        raise ConfigError(f"{word}: --budget and --seeds must be whole numbers, at least 1.")
     return int(word)
 
 
@@ -74,12 +77,20 @@ def space_of(words: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, values = word.partition("=")
         if not (equals and re.fullmatch(r"[\w.]+", key)):
             raise ConfigError(f"--search {word}: write KEY=V1,V2, as in optimizer.lr=1e-4,1e-3.")
-        if key in TAKEN or key in space:
+        if key in (*TAKEN, *IDLE) or key in space:
             why = "is named twice" if key in space else "is set by the race itself"
             raise ConfigError(f"--search {word}: {key} {why}. Leave it out.")
+        if "." not in key:
+            raise ConfigError(f"--search {word}: {key} is a group. Name one of its options, as "
+                              "optimizer.lr; adaptkit compare tries several methods.")  # fmt: skip
         # commas inside of brackets belong to one value
         parts = [part for part in re.split(r",(?![^\[]*\])", values) if part.strip()]
-        space[key] = [as_number(yaml.safe_load(part), part) for part in parts]
+        try:
+            space[key] = [as_number(yaml.safe_load(part), part) for part in parts]
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--search {word}: cannot be read as values.") from error
+        if any(one in space[key][:place] for place, one in enumerate(space[key])):
+            raise ConfigError(f"--search {word}: names a value twice.")
     return space
 
 
@@ -101,6 +112,9 @@ def check_words(overrides: Sequence[str]) -> None:
         key = word.partition("=")[0].lstrip("+~")
         if key in TAKEN:
             raise ConfigError(f"{word}: is set by the race itself. Leave it out.")
+        if key in IDLE:
+            raise ConfigError(f"{word}: is not carried out in a race. Leave it out, and give it to "
+                              "adaptkit train or eval afterwards.")  # fmt: skip
 
 
 def made(overrides: Sequence[str], folder: Path) -> Settings:
@@ -134,8 +148,11 @@ def compare_(arguments: list[str]) -> int:
     check_words(args.overrides)
     cells = grid_of(args.overrides, args.control)
     space = space_of(args.search)
-    for words, _ in cells:
-        made(words, Path("unused"))  # every mistake is found before the first run
+    if any(word.startswith(("data.eval_rows=", "+data.eval_rows=")) for word in args.overrides):
+        raise ConfigError("data.eval_rows: draws other rows for every seed, whose scores could not "
+                          "be compared. Leave it out.")  # fmt: skip
+    for words, _ in cells:  # every mistake is found before the first run
+        checked(compose([*words, "output_dir=unused"]))
     with console.working() as interface:
         from adaptkit.runs.compare import Plan, compare
 

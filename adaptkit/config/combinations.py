@@ -132,6 +132,9 @@ def reads_packed_weights(run: Settings) -> None:
     changing = [f"regularizer={n}" for n, one in run.regularizers.items() if isinstance(one, DRAWN)]
     if any(isinstance(one, READING) or getattr(one, "tune_body", False) for one in parts):
         changing = [f"method={run.method_name}"]
+    if run.trainer.compile:
+        raise invalid("trainer.compile", True, "is not offered for the packed weights of "
+                      "model.quantization", "Leave one of them out")  # fmt: skip
     if changing:
         raise invalid("model.quantization", run.model.quantization, "packs the weights that "
                       f"{changing[0]} trains, reads or replaces",

@@ -1,8 +1,8 @@
 """Methods at an equal budget: each tuned by the same race, each winner repeated on fresh seeds.
 
 The race chooses on training rows that are held out, with the seed of the settings. The repetitions
-train on all training rows with the seeds 1, 2, ..., and make no choice among their epochs. They
-alone are scored on the validation rows.
+train on all training rows with the seeds that follow it, and make no choice among their epochs.
+They alone are scored on the validation rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from adaptkit.errors import AdaptError
 from adaptkit.runs.repeat import already_done
 from adaptkit.runs.run import Interface, run
-from adaptkit.runs.tune import Make, tune
+from adaptkit.runs.tune import Make, overrides_of, tune
 
 RACE = "race"
 
@@ -41,10 +41,12 @@ def compare(make: Make, plan: Plan, interface: Interface) -> list[str]:
         except AdaptError as error:
             failed.append(f"{folder}: {error}")
             continue
-        chosen = found.winner.name.split(" ")
+        chosen = overrides_of(found.winner)
+        first = make(words, plan.out / folder / "seed").seed + 1  # the race's own is not fresh
         interface.say(f"{folder}: {found.winner.name} ({found.updates} of {found.grid} updates)")
-        for seed in range(1, plan.seeds + 1):
-            fixed = [*words, *chosen, "trainer.keep=last", f"seed={seed}"]
+        for seed in range(first, first + plan.seeds):
+            other = [word for word in words if not word.startswith("seed=")]
+            fixed = [*other, *chosen, "trainer.keep=last", f"seed={seed}"]
             job = make(fixed, plan.out / folder / f"seed{seed}")
             try:
                 if not already_done(job, *state_of(job)):

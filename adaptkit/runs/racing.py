@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adaptkit.errors import AdaptError
+from adaptkit.errors import AdaptError, MachineError
 
 ETA = 3
 MOST_RUNGS = 3
 LEAST = 4  # updates of the first rung
+FAILED = "failed:"
 Score = tuple[float, float]  # so that more is better: the score, minus the loss
 
 
@@ -48,14 +49,25 @@ class Candidate:
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Candidate:
         """Return a candidate from plain data."""
-        scores = {int(update): tuple(score) for update, score in plain["scores"].items()}
-        return cls(plain["values"], scores, plain["dropped"])
+        scores: dict[int, Score] = {
+            int(update): (number_of(score[0]), number_of(score[1]))
+            for update, score in plain["scores"].items()
+        }
+        failed = plain["dropped"].startswith(FAILED)  # what is amiss may have been mended
+        return cls(plain["values"], scores, "" if failed else plain["dropped"])
+
+
+def number_of(value: float | None) -> float:
+    """Return a number of a file, in which those that are not finite are null."""
+    return -math.inf if value is None else value
 
 
 def shown(value: Any) -> str:
     """Return a value as the command line reads it."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(shown, value))}]"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -115,27 +127,31 @@ def race(
 ) -> Candidate:
     """Return the winner. `advance` trains a candidate up to an update and scores it.
 
-    What was scored before is not trained again, so that a race that was stopped goes on.
+    What was scored before is not trained again, so that a race that was stopped goes on. A
+    candidate that fails is dropped; if the machine fails, the race ends and can go on later.
 
     Raises:
         AdaptError: every candidate failed.
     """
+    ranked: list[Candidate] = []
     for place, rung in enumerate(rungs):
         for one in candidates:
             if not one.dropped:
                 step(one, rung, advance, note)
-        alive = sorted((one for one in candidates if not one.dropped),
-                       key=lambda one: one.scores[rung], reverse=True)  # fmt: skip
-        if not alive:
+        # A race that goes on ranks all that came here, those that it had dropped here before too.
+        ranked = sorted((one for one in candidates if rung in one.scores),
+                        key=lambda one: one.scores[rung], reverse=True)  # fmt: skip
+        if not ranked:
             why = "; ".join(f"{one.name}: {one.dropped}" for one in candidates)
             raise AdaptError(f"every candidate failed. {why}")
         if place + 1 < len(rungs):
-            kept = kept_of(len(alive), place + 2 == len(rungs))
-            for number, one in enumerate(alive[kept:], kept + 1):  # all, before any is noted
-                one.dropped = f"place {number} of {len(alive)} after {rung} updates"
-            for one in alive[kept:]:
+            kept = kept_of(len(ranked), place + 2 == len(rungs))
+            new = [(n, one) for n, one in enumerate(ranked, 1) if n > kept and not one.dropped]
+            for number, one in new:  # all, before any is noted
+                one.dropped = f"place {number} of {len(ranked)} after {rung} updates"
+            for _, one in new:
                 note(f"{one.name}: dropped, {one.dropped} ({one.scores[rung][0]:.4f})")
-    return alive[0]
+    return ranked[0]
 
 
 def step(
@@ -150,8 +166,10 @@ def step(
     try:
         one.scores[rung] = advance(one, rung)
         note(f"{one.name}: {one.scores[rung][0]:.4f} after {rung} updates")
+    except MachineError:
+        raise
     except AdaptError as error:
-        one.dropped = f"failed: {error}"
+        one.dropped = f"{FAILED} {error}"
         note(f"{one.name}: dropped, {one.dropped}")
 
 

@@ -56,7 +56,7 @@ from adaptkit.runs.record import (
 from adaptkit.runs.remarks import ended_worse, of_sample
 from adaptkit.runs.repeat import check_bound, done_before, starts_again
 from adaptkit.storage.files import is_main_process
-from adaptkit.tasks.reading.holdout import held_apart
+from adaptkit.tasks.reading.holdout import check_parents, held_apart
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
 from adaptkit.training.arguments import meet
@@ -120,6 +120,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
             check_bound(settings)
             check_same(directory, now)
         parents = lineage(settings)
+        check_parents(settings, parents)
         log.info("adaptkit %s; %s, %s", now["versions"], device, number_format)
         costs = plan(settings, number_format)
         check_followed(settings, costs)

@@ -7,7 +7,6 @@ state of the race is in race.json: a race that was killed goes on where it was.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +18,12 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from adaptkit.config.compose import to_yaml
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
-from adaptkit.runs.directory import CHECKPOINTS
+from adaptkit.runs.directory import CHECKPOINTS, locked
+from adaptkit.runs.prepare import count_examples
+from adaptkit.runs.race_state import State
 from adaptkit.runs.racing import (
     Candidate,
     Score,
@@ -34,7 +36,8 @@ from adaptkit.runs.racing import (
 )
 from adaptkit.runs.record import RunResult
 from adaptkit.runs.run import Interface, run
-from adaptkit.storage.files import write_json, write_text
+from adaptkit.storage.files import write_text
+from adaptkit.tasks.reading.holdout import held_apart
 
 RATE = "optimizer.lr"
 STEPS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # decades around the file's rate
@@ -99,7 +102,16 @@ def tune(
     else:
         rungs = rungs_of(len(candidates), length_for(budget, len(candidates)))
     state = State(folder / STATE, [*words], rungs, candidates)
-    candidates = state.load()
+    with locked(folder):
+        return raced(make, words, base, state, folder, interface)
+
+
+def raced(
+    make: Make, words: Sequence[str], base: Settings, state: State, folder: Path,
+    interface: Interface,
+) -> Tuned:  # fmt: skip
+    """Carry out a race, or the rest of one, and write its recipe."""
+    candidates, rungs = state.load(), state.rungs
     cost = cost_of(len(candidates), rungs)
     interface.say(
         f"{len(candidates)} candidates, compared after {', '.join(map(str, rungs))} updates: "
@@ -124,15 +136,17 @@ def tune(
     return made
 
 
+def overrides_of(one: Candidate) -> list[str]:
+    """Return what sets a candidate's values."""
+    return [f"{key}={shown(value)}" for key, value in one.values.items()]
+
+
 def own_length(base: Settings) -> int:
     """Return the number of updates that a run on the rows which are not held out makes."""
     if base.trainer.max_steps is not None:
         return base.trainer.max_steps
-    splits = base.task.load(base.data, base.seed)
-    from adaptkit.tasks.reading.holdout import held_apart
-
-    rows = held_apart(splits).train
-    return base.trainer.updates(len(rows or ()), 1)
+    splits = held_apart(base.task.load(base.data, base.seed))
+    return base.trainer.updates(count_examples(base.bind(splits.task), splits.train, 0), 1)
 
 
 def widened(
@@ -172,11 +186,10 @@ def trained(
     folder: Path, interface: Interface,
 ) -> Score:  # fmt: skip
     """Train a candidate up to a rung, on from where it stopped, and return its score."""
-    more = [f"{key}={shown(value)}" for key, value in one.values.items()]
     fixed = [f"trainer.max_steps={rungs[-1]}", f"trainer.eval_every={rungs[0]}",
              "trainer.checkpoint_every=null", "trainer.keep=last", "data.holdout=true",
              "trainer.early_stopping_patience=null"]  # fmt: skip
-    job = make([*words, *more, *fixed], place_of(folder, one))
+    job = make([*words, *overrides_of(one), *fixed], place_of(folder, one))
     watch = Watch(rung, job.task.headline, job.task.larger_is_better)
     quiet = replace(interface, say=lambda _: None,
                     callbacks=lambda what: (*interface.callbacks(what), watch))  # fmt: skip
@@ -184,10 +197,10 @@ def trained(
         result: RunResult | None = run(job, quiet)
     except Paused:
         result = None
-    if result is not None:
+    if result is not None and watch.reached is None:
         value, loss = result.score, result.scores.get("loss")
         return scored(value, loss, job.task.larger_is_better)
-    return watch.score
+    return watch.reached or (-math.inf, -math.inf)
 
 
 def scored(value: float | None, loss: float | None, larger: bool) -> Score:
@@ -202,61 +215,29 @@ class Watch(TrainerCallback):
 
     def __init__(self, rung: int, headline: str, larger: bool) -> None:
         self.rung, self.headline, self.larger = rung, headline, larger
-        self.score: Score = (-math.inf, -math.inf)
+        self.reached: Score | None = None
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop here."""
-        if state.global_step != self.rung or state.global_step >= state.max_steps:
-            return
-        for entry in state.log_history:
-            if entry.get("step") == self.rung and f"eval_{self.headline}" in entry:
-                self.score = scored(entry[f"eval_{self.headline}"], entry.get("eval_loss"),
-                                    self.larger)  # fmt: skip
+        """Stop at the rung."""
+        if state.global_step == self.rung < state.max_steps:
+            self._stop(state)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop at once if a run that was interrupted had come to the rung."""
+        if self.rung <= state.global_step < state.max_steps:
+            self._stop(state)
+
+    def _stop(self, state: Any) -> None:
+        for entry in state.log_history:  # a form that generates is compared by its loss
+            if entry.get("step") == self.rung and "eval_loss" in entry:
+                value = entry.get(f"eval_{self.headline}")
+                self.reached = scored(value, entry["eval_loss"], self.larger)
         raise Paused
 
 
 def place_of(folder: Path, one: Candidate) -> Path:
     """Return the folder of a candidate's run."""
     return folder / (one.name.replace("/", "_").replace(" ", ",") or "candidate")
-
-
-@dataclass(frozen=True)
-class State:
-    """What a race that goes on must know."""
-
-    file: Path
-    words: list[str]
-    rungs: list[int]
-    candidates: list[Candidate]
-
-    def load(self) -> list[Candidate]:
-        """Return the candidates with what they scored before.
-
-        Raises:
-            AdaptError: the file is damaged, or of another race.
-        """
-        if not self.file.is_file():
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            return self.candidates
-        try:
-            plain = json.loads(self.file.read_text(encoding="utf-8"))
-            before = [Candidate.of(one) for one in plain["candidates"]]
-            same = (plain["words"], plain["rungs"]) == (self.words, self.rungs)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AdaptError(f"{self.file}: is damaged. Remove its folder.") from error
-        known = [one.values for one in before]
-        if not same or any(one.values not in known for one in self.candidates):
-            raise AdaptError(
-                f"{self.file.parent}: holds a race of other settings, rows or budget. Name another "
-                "folder with --out, or remove it."
-            )
-        return before
-
-    def save(self, candidates: Sequence[Candidate]) -> None:
-        """Write what is known now."""
-        whole = {"words": self.words, "rungs": self.rungs,
-                 "candidates": [one.as_dict() for one in candidates]}  # fmt: skip
-        write_json(self.file, whole)
 
 
 def recipe(made: Tuned, words: Sequence[str], base: Settings) -> str:
@@ -272,9 +253,11 @@ def recipe(made: Tuned, words: Sequence[str], base: Settings) -> str:
         score = f"{abs(one.scores[update][0]):.4f} after {update} updates" if update else ""
         why = "chosen" if one is made.winner else one.dropped
         lines.append(f"#   {one.name}: {', '.join(filter(None, (score, why)))}")
+    chosen: dict[str, Any] = {}
     for key, value in made.winner.values.items():
         *groups, leaf = key.split(".")
-        for depth, name in enumerate(groups):
-            lines.append(f"{'  ' * depth}{name}:")
-        lines.append(f"{'  ' * len(groups)}{leaf}: {shown(value)}")
-    return "\n".join(lines) + "\n"
+        node = chosen
+        for name in groups:
+            node = node.setdefault(name, {})
+        node[leaf] = value
+    return "\n".join(lines) + "\n" + to_yaml(chosen)

@@ -87,6 +87,8 @@ def read(key: str) -> memoryview | None:
 
 def write(key: str, content: bytes | memoryview) -> None:
     """Keep an entry, and remove old ones beyond the limit; what cannot be kept is not."""
+    if len(content) > LARGEST // 4:  # it would drive out the others
+        return
     file = folder() / key
     temporary = file.with_name(f".{key}.{os.getpid()}.tmp")
     try:

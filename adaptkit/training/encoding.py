@@ -19,6 +19,7 @@ from adaptkit.storage import cache
 from adaptkit.tasks.task import Form, Reader
 
 SMALLEST = 1 << 18  # bytes of rows; tokenising less takes hardly longer than the digest
+LARGEST = 1 << 29  # the same; of more the entry would drive out all others
 
 
 def encoded(form: Form, rows: Dataset, reader: Reader) -> Dataset:
@@ -27,10 +28,10 @@ def encoded(form: Form, rows: Dataset, reader: Reader) -> Dataset:
     Raises:
         AdaptError: a row cannot be put to this model.
     """
-    table, key = table_of(rows), None
-    if table.nbytes >= SMALLEST:
+    key, size = None, rows.data.nbytes * len(rows) / max(1, rows.data.num_rows)
+    if SMALLEST <= size <= LARGEST:
         known = replace(reader, tokenizer=described(reader.tokenizer))
-        content = hashlib.sha256(stream(table.replace_schema_metadata(None))).hexdigest()
+        content = hashlib.sha256(stream(table_of(rows).replace_schema_metadata(None))).hexdigest()
         key = cache.key_of("examples", content, str(rows.features), form, known)
     if key is None:
         return form.encode(rows, reader)

@@ -133,7 +133,7 @@ def check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size + SPARE > free:
         raise MachineError(
-            f"trainer.features={folder.parent}: the features of all layers take "
+            f"trainer.features={folder.parent}: the features take "
             f"{size / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB. Name another folder, "
             "leave trainer.features out (they stay in memory), or lower data.train_rows."
         )

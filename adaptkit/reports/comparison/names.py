@@ -14,11 +14,15 @@ def named(runs: Sequence[Run]) -> dict[str, list[Run]]:
     method, regularizers and model, with the settings in which runs of that name differ.
     """
     models = {run.result.model for run in runs}
+    known = [(run.result.model, run.result.made_of.get("model")) for run in runs]
+    files = {(model, digest) for model, digest in known if digest}  # older runs have none
     names: dict[str, list[Run]] = {}
     for run in runs:
         parts = [run.result.method, *(f"+ {name}" for name in run.result.regularizers)]
         if len(models) > 1:
             parts.append(f"on {run.result.model}")
+        if len(files) > len({model for model, _ in files}):  # other weights under one name
+            parts.append(f"({(run.result.made_of.get('model') or 'unknown')[:8]})")
         names.setdefault(" ".join(parts), []).append(run)
     found: dict[str, list[Run]] = {}
     for name, group in names.items():

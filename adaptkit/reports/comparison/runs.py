@@ -16,15 +16,15 @@ from adaptkit.runs.directory import ADDED, PREDICTIONS, RESULT
 from adaptkit.runs.predictions import read_predictions
 from adaptkit.runs.record import RunResult
 
-LOWER = ("loss", "perplexity", "bits")  # beginnings of the scores that should be small
+LOWER = ("loss", "perplexity", "bits")  # parts of the names of scores that should be small
 HISTORY = "history.jsonl"
-INNER = ("eval", "checkpoints", "race")  # folders of a run, whose records are not runs
+RACE = "race.json"  # lies next to the candidates of a race, which report nothing
 # Settings in which repetitions of one measurement may differ.
 REPEATED = ("seed", "data.fold", "task.demonstrations", "task.control_shares")
 # Settings that say where something lies, or how a run is watched.
 ASIDE = ("trainer.log_every", "trainer.jobs", "trainer.resume", "trainer.checkpoint_every",
-         "trainer.features", "data.root", "data.source", "model.revision", "model.name",
-         "model.path")  # fmt: skip
+         "trainer.features", "trainer.find_batch_size", "data.root", "data.source",
+         "model.revision", "model.name", "model.path")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Column:
     @property
     def larger_is_better(self) -> bool:
         """Direction of the metric."""
-        return not self.metric.startswith(LOWER)
+        return not any(part in self.metric for part in LOWER)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def collect(folders: Sequence[Path]) -> Found:
         if not folder.is_dir():
             raise AdaptError(f"{folder}: is not a folder. Name folders that hold runs.")
         for file in sorted(folder.rglob(RESULT)):
-            if set(file.relative_to(folder).parts[:-1]) & {*INNER}:
+            if inner(file.parent):
                 continue
             try:
                 result = RunResult.read(file.parent)
@@ -144,15 +144,25 @@ def collect(folders: Sequence[Path]) -> Found:
         named = ", ".join(map(str, folders))
         raise AdaptError(f"{named}: there is no finished run below. Train some first, for example "
                          "with adaptkit train -m method=lora,bitfit seed=0,1,2.")  # fmt: skip
-    return Found([*runs.values()], remarks)
+    scored = {identity(run)[:-1] for run in runs.values() if run.score is not None}
+    repeated = [run for run in runs.values() if run.score is None and identity(run)[:-1] in scored]
+    remarks += [f"left out: {run.directory} failed, and was repeated" for run in repeated]
+    return Found([run for run in runs.values() if run not in repeated], remarks)
+
+
+def inner(folder: Path) -> bool:
+    """Tell whether a record lies in another run (an evaluation), or among the runs of a race."""
+    above = [*folder.parents][:3]
+    return (folder.parent / RACE).is_file() or any((one / RESULT).is_file() for one in above)
 
 
 def identity(run: Run) -> tuple[Any, ...]:
-    """Return what two records of one measurement share."""
+    """Return what two records of one measurement share; last what a failed one does not know."""
     result = run.result
     settings = tuple(sorted((k, str(v)) for k, v in settings_of(run, ASIDE).items()))
-    return (result.task, result.task_version, result.model, result.method,
-            result.data.get("fingerprint"), run.repetition, settings)  # fmt: skip
+    rows = None if run.score is None else (column_of(run).rows, result.data.get("source"))
+    return (result.task, result.task_version, result.model, result.made_of.get("model"),
+            result.method, run.repetition, settings, rows)  # fmt: skip
 
 
 def settings_of(run: Run, without: Iterable[str] = ()) -> dict[str, Any]:
@@ -163,8 +173,11 @@ def settings_of(run: Run, without: Iterable[str] = ()) -> dict[str, Any]:
 def column_of(run: Run) -> Column:
     """Return the column in which the score of a run stands."""
     result = run.result
-    return Column(result.task, result.task_version, result.metric, result.split,
-                  rows_of(run.main), result.data.get("source", ""))  # fmt: skip
+    rows = rows_of(run.main)
+    if all(label is None for _, label in run.main.values()):  # none, or texts without labels
+        rows = f"{rows} {result.data.get('fingerprint')}"
+    return Column(result.task, result.task_version, result.metric, result.split, rows,
+                  result.data.get("source", ""))  # fmt: skip
 
 
 def rows_of(predictions: Mapping[str, tuple[Any, Any]]) -> str:

@@ -63,8 +63,8 @@ def estimate(scores: Sequence[float], redrawn: Array | None = None, rows: int = 
     if redrawn is not None and rows > 1 and np.isfinite(redrawn).any():
         parts.append((float(np.nanvar(redrawn, ddof=1)), rows - 1))
     variance = sum(one for one, _ in parts)
-    if variance <= 0:  # all alike: nothing varies
-        return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0, count, rows)
+    if variance <= 0:  # all alike: nothing varies, and nothing can be said of other seeds
+        return Estimate(mean, None, None, 1.0 if mean == 0 else None, count, 0)
     freedom = variance**2 / sum(one**2 / df for one, df in parts)
     error = math.sqrt(variance)
     half = float(student.ppf(1 - LEVEL / 2, freedom)) * error

@@ -16,6 +16,7 @@ from adaptkit.reports.comparison.runs import (
     Found,
     Run,
     column_of,
+    settings_of,
 )
 from adaptkit.reports.comparison.statistics import (
     LEVEL,
@@ -161,6 +162,15 @@ def number_at(plain: Any, path: Sequence[str]) -> float | None:
     return float(plain) if isinstance(plain, int | float) else None
 
 
+def alike(failed: Run, other: Run) -> bool:
+    """Tell whether a failed run would have been scored on the rows of another."""
+    one, two = failed.result, other.result
+    same = all(
+        getattr(one, n) == getattr(two, n) for n in ("task", "task_version", "metric", "split")
+    )
+    return same and settings_of(failed)["data.holdout"] == settings_of(other)["data.holdout"]
+
+
 def table_of(found: Found, redraw: bool = True) -> Table:
     """Sort runs into rows and columns, and test every pair of rows in each column.
 
@@ -172,13 +182,13 @@ def table_of(found: Found, redraw: bool = True) -> Table:
         if run.score is not None:
             by_column.setdefault(column_of(run), []).append(run)
     remarks = list(found.remarks)
-    for run in blank:  # a failed run has no rows: it belongs to the runs of its task
-        near = [c for c in by_column if (c.task, c.metric) == (run.result.task, run.result.metric)]
+    for run in blank:  # a failed run has no rows: it belongs to runs with its settings
+        near = [c for c, group in by_column.items() if any(alike(run, one) for one in group)]
         if near:
             by_column[near[0]].append(run)
         else:
-            remarks.append(f"left out: {run.directory} has no score, and no other run of "
-                           f"{run.result.task} has one.")  # fmt: skip
+            remarks.append(f"left out: {run.directory} has no score, and no run of "
+                           f"{run.result.task} on the same split has one.")  # fmt: skip
     cells: dict[tuple[str, Column], Cell] = {}
     for column, runs in by_column.items():
         for row, group in named(runs).items():

@@ -74,10 +74,17 @@ def loaded(saved: SavedRun, run: Settings) -> tuple[Settings, Splits]:
     own = saved.settings.task
     if not run.task.bound and type(run.task) is type(own):  # a file may lack one of the classes
         run = replace(run, task=run.task.with_classes(own.classes))
+    run = of_validation(run)
     splits = run.task.load(run.data, run.seed, train=False, every_row=other_file(saved, run))
     if names := mapping(own, splits.task):
         splits = replace(splits, notes=(*splits.notes, said(names)))
     return replace(run, task=splits.task), splits
+
+
+def of_validation(run: Settings) -> Settings:
+    """Return settings that say what is scored: the validation rows, whatever the run held out."""
+    data = {**run.plain["data"], "holdout": False}
+    return replace(run, data=replace(run.data, holdout=False), plain={**run.plain, "data": data})
 
 
 def scored_into(

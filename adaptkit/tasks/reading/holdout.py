@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,12 @@ def held_apart(splits: Splits) -> Splits:
         AdaptError: there are no training rows, or too few.
     """
     rows, task = splits.train, splits.task
+    if any(suffix and task.headline.endswith(f"_{suffix}") for suffix in splits.validation):
+        raise AdaptError(f"{WHERE}: task.best={task.headline} is a score of another split, and the "
+                         "held-out rows are one split. Leave task.best out.")  # fmt: skip
+    if any("all training rows are shown" in note for note in splits.notes):
+        raise AdaptError(f"{WHERE}: all training rows are shown with their answers, so that none "
+                         "is left to be held out. Lower task.shots.")  # fmt: skip
     if rows is None:
         raise AdaptError(f"{WHERE}: task {task.name} has no training rows.")
     learnt, held = parted(task, rows)
@@ -33,6 +40,18 @@ def held_apart(splits: Splits) -> Splits:
             "trained on")  # fmt: skip
     return replace(splits, train=rows.select(learnt), validation={"": rows.select(held)},
                    notes=(*splits.notes, note))  # fmt: skip
+
+
+def check_parents(run: Any, parents: Sequence[Mapping[str, Any]]) -> None:
+    """Reject held-out rows that a run's parent has been trained on.
+
+    Raises:
+        AdaptError: a parent is of the same task.
+    """
+    if run.data.holdout and any(parent["task"] == run.task.name for parent in parents):
+        raise AdaptError(f"{WHERE}: the run that model.from_run names was trained on rows of "
+                         f"{run.task.name}, perhaps on those that would be held out. Name a run on "
+                         "another task, or leave data.holdout out.")  # fmt: skip
 
 
 def parted(task: Any, rows: Dataset) -> tuple[list[int], list[int]]:

@@ -1,0 +1,53 @@
+"""race.json: what a race knows, so that one that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptkit.errors import AdaptError
+from adaptkit.runs.racing import Candidate
+from adaptkit.storage.files import write_json
+
+
+@dataclass(frozen=True)
+class State:
+    """What a race that goes on must know."""
+
+    file: Path
+    words: list[str]
+    rungs: list[int]
+    candidates: list[Candidate]
+
+    def load(self) -> list[Candidate]:
+        """Return the candidates with what they scored before.
+
+        Raises:
+            AdaptError: the file is damaged, or of another race.
+        """
+        if not self.file.is_file():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            return self.candidates
+        named = [one.values for one in self.candidates]
+        try:
+            plain = json.loads(self.file.read_text(encoding="utf-8"))
+            before = [Candidate.of(one) for one in plain["candidates"]]
+            same = (plain["words"], plain["rungs"], plain["grid"]) == (
+                self.words, self.rungs, named)  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AdaptError(f"{self.file}: is damaged. Remove its folder.") from error
+        if not same:
+            raise AdaptError(
+                f"{self.file.parent}: holds a race of other settings, rows or budget. Name another "
+                "folder with --out, or remove it."
+            )
+        return before
+
+    def save(self, candidates: Sequence[Candidate]) -> None:
+        """Write what is known now."""
+        whole = {"words": self.words, "rungs": self.rungs,
+                 "grid": [one.values for one in self.candidates],
+                 "candidates": [one.as_dict() for one in candidates]}  # fmt: skip
+        write_json(self.file, whole)
