@@ -266,7 +266,7 @@ def test_a_recipe_holds_several_settings(checkpoints, rows, tmp_path):
 
 def test_a_form_that_generates_is_raced_by_its_loss(tmp_path):
     """Not every evaluation generates answers, so that the score is not known at a rung."""
-    base = ("model=mini-t5", "task=e2e", "method=bitfit", "data.source=sample",
+    base = ("model=mini-t5", "task=e2e", "method=lora", "data.source=sample",
             "data.train_rows=20", "trainer.batch_size=4", "trainer.device=cpu")  # fmt: skip
 
     def make(words: Any, folder: Path) -> Any:
