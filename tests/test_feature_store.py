@@ -242,9 +242,7 @@ def test_too_little_room_is_found_before_writing(checkpoints, rows, tmp_path, mo
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda _: usage(1, 1, 1 << 20))
     made = configure(tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=probe",
                      **{"trainer.features": str(tmp_path / "store")})  # fmt: skip
-    with pytest.raises(
-        MachineError, match=r"features take 0\.0 GB, and the disk has"
-    ):
+    with pytest.raises(MachineError, match=r"features take 0\.0 GB, and the disk has"):
         carry_out(made)
     assert folders(tmp_path / "store") == []
 

@@ -207,8 +207,10 @@ def test_like_peft(kind: str, family: str) -> None:
             for name, (a, b) in pairs.items():
                 if name.endswith(".E"):
                     assert torch.equal(a == 0, b.flatten() == 0), (name, update)
-    for name, (a, b) in pairs.items():
-        torch.testing.assert_close(a, b.view_as(a), **CLOSE, msg=lambda m, n=name: f"{n}: {m}")
+    for name, (a, b) in pairs.items():  # Adam carries rounding on, by the processor: lr is 1e-3
+        torch.testing.assert_close(
+            a, b.view_as(a), rtol=1e-5, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert any((a - start[n]).abs().max() > 1e-3 for n, (a, _) in pairs.items())
 
 

@@ -70,7 +70,7 @@ def trained(words: list[str], folder, patch: pytest.MonkeyPatch, select: bool) -
         adaptkit.run(
             *words, "data.train_rows=16", "data.eval_rows=2",
             "trainer.max_steps=2", "trainer.precision=fp32", "trainer.device=cpu",
-            "optimizer.lr=1e-2", f"output_dir={folder}",
+            "optimizer=sgd", "optimizer.lr=1e-1", f"output_dir={folder}",
         )  # fmt: skip
     return load_file(folder / "delta.safetensors"), seen
 
