@@ -22,7 +22,7 @@ from adaptkit.tasks.forms.padding import (
     padded_inputs,
     plain_text,
 )
-from adaptkit.tasks.forms.vocabulary import VocabularyForm, logits_at
+from adaptkit.tasks.forms.vocabulary import VocabularyForm
 from adaptkit.tasks.task import Answer, Reader
 
 if TYPE_CHECKING:
@@ -84,11 +84,7 @@ class LMForm(VocabularyForm):
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the summed cross-entropy of logits [B, T, V]."""
-        from torch.nn.functional import cross_entropy
-
-        kept = self.read_at(batch)
-        logits = logits_at(outputs, kept).float()
-        return cross_entropy(logits, batch.targets["target"][kept], reduction="sum")
+        return self.summed_loss(outputs, batch)
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window minus the log-probability of its tokens, and their number."""

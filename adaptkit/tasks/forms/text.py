@@ -164,7 +164,7 @@ class TextForm(VocabularyForm):
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the summed cross-entropy of logits [B, T, V] at the targets' tokens."""
-        return losses_of(outputs, batch).sum()
+        return self.summed_loss(outputs, batch)
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return the generated texts."""

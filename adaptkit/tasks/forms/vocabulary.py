@@ -21,6 +21,13 @@ class VocabularyForm(Form):
         """Return where there is a target, [B, T]."""
         return batch.targets["target"] != IGNORED
 
+    def summed_loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the summed cross-entropy of the tokens that have a target."""
+        from adaptkit.models.vocabulary_loss import vocabulary_loss
+
+        kept = self.read_at(batch)  # fewer by far than all logits, where only answers are read
+        return vocabulary_loss(logits_at(outputs, kept), batch.targets["target"][kept])
+
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the logits [N, V] of the tokens that have a target."""
         return logits_at(outputs, self.read_at(batch))
