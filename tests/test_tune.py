@@ -383,6 +383,10 @@ def test_the_commands(checkpoints, rows, tmp_path):
     assert {one["row"]: one["seeds"] for one in table["cells"]} == {"bitfit": 2, "layernorm": 2}
     for row in table["cells"]:
         assert all(Path(d).name in ("seed1", "seed2") for d in row["directories"])
+    sample = call("tune", *tiny(checkpoints["bert"]), "task=sst2", "data.source=sample",
+                  "data.train_rows=40", "method=bitfit", *search, "--out",
+                  str(tmp_path / "sample"))  # fmt: skip
+    assert "bundled SAMPLE" in sample.err
     for bad, says in (
         (["tune", *words, "trainer.keep=best"], "is set by the race itself"),
         (["tune", *words, "--budget", "0"], "must be whole numbers"),

@@ -33,6 +33,7 @@ def tune_(arguments: list[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
     check_words(args.overrides)
     base = checked(compose([*args.overrides, "output_dir=unused"]))
+    say_sample([base])
     out = args.out or Path("outputs", "tune", base.task.name, base.model.name, base.method_name)
     with console.working() as interface:
         from adaptkit.runs.tune import tune
@@ -42,6 +43,14 @@ def tune_(arguments: list[str]) -> int:
     console.show(f"  {found.recipe}")
     console.show("  adaptkit train " + " ".join([*args.overrides, found.winner.name]))
     return 0
+
+
+def say_sample(jobs: Sequence[Settings]) -> None:
+    """Say which tasks have bundled rows alone."""
+    kinds = {job.task.name: job.task.origin(job.data).kind for job in jobs}
+    if samples := [name for name, kind in kinds.items() if kind == "sample"]:
+        console.say(f"WARNING: {', '.join(samples)}: rows of the bundled SAMPLE. Scores say "
+                    "nothing about the real task. For real data, set data.root=DIR.")  # fmt: skip
 
 
 def add_options(parser: Parser) -> None:
@@ -151,8 +160,8 @@ def compare_(arguments: list[str]) -> int:
     if any(word.startswith(("data.eval_rows=", "+data.eval_rows=")) for word in args.overrides):
         raise ConfigError("data.eval_rows: draws other rows for every seed, whose scores could not "
                           "be compared. Leave it out.")  # fmt: skip
-    for words, _ in cells:  # every mistake is found before the first run
-        checked(compose([*words, "output_dir=unused"]))
+    # every mistake is found before the first run
+    say_sample([checked(compose([*words, "output_dir=unused"])) for words, _ in cells])
     with console.working() as interface:
         from adaptkit.runs.compare import Plan, compare
 
