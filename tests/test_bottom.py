@@ -72,6 +72,8 @@ def gradients(made: Adaptation, batch: dict[str, Tensor], kind: str) -> list[Ten
 @pytest.mark.parametrize("method", [TopK(last=1), TopK(layers=(2, 3)), TopLoRA()])
 @pytest.mark.parametrize("family", sorted({*FAMILIES} - {*WITHOUT}))
 def test_going_on_from_states_is_exact(family, method, number_format):
+    if method != TopK(last=1) and family not in ("bert", "gpt2", "llama", "deberta-v2"):
+        pytest.skip("one method on every family, every method on some")
     made = adapted(family, method, number_format)
     batch = encoded(made.model, family)
     features = frozen_bottom(made)
@@ -162,7 +164,7 @@ def trained(words: list[str], folder: Path) -> tuple[dict[str, Any], dict[str, T
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(words, id=name, marks=() if name in ("a class", "texts") else pytest.mark.slow)
+        pytest.param(words, id=name, marks=() if name == "a class" else pytest.mark.slow)
         for name, words in RUNS.items()
     ],
 )
