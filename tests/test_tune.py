@@ -319,6 +319,19 @@ def test_the_winner_is_a_run_that_was_never_stopped(checkpoints, rows, tmp_path)
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
+def test_a_race_that_went_beyond_its_grid_can_be_given_again(checkpoints, rows, tmp_path):
+    make = maker(checkpoints["bert"], rows)
+    space = {RATE: [1e-5, 1e-4]}  # the greater one wins, or the lesser: both are edges
+    found = tune(make, [], space, 12, tmp_path / "race", QUIET)
+    assert len(found.candidates) > 2
+    again = tune(make, [], space, 12, tmp_path / "race", QUIET)
+    assert [one.as_dict() for one in again.candidates] == [
+        one.as_dict() for one in found.candidates
+    ]
+    plain = json.loads((tmp_path / "race" / "race.json").read_text())
+    assert plain["grid"] == [{RATE: 1e-5}, {RATE: 1e-4}]
+
+
 def test_another_race_in_the_folder_is_refused(checkpoints, rows, tmp_path):
     make = maker(checkpoints["bert"], rows)
     tune(make, [], {RATE: [1e-3]}, 4, tmp_path / "race", QUIET)

@@ -29,7 +29,7 @@ class State:
         """
         if not self.file.is_file():
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            return self.candidates
+            return [*self.candidates]  # those beyond the grid will be added
         named = [one.values for one in self.candidates]
         try:
             plain = json.loads(self.file.read_text(encoding="utf-8"))
