@@ -196,6 +196,7 @@ def test_held_out_rows_are_training_rows_that_are_not_trained_on(checkpoints, tm
     lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
     labels = [json.loads(line)["label"] for line in lines]
     assert record["data"]["rows"] == {"train": 40, "validation": 4}
+    assert record["split"] == "holdout"
     assert len(labels) == 4
     assert set(labels) == {row["label"] for row in train} or len(set(labels)) == 2
     assert any("4 of the 44 training rows, which are not trained on" in line for line in said)

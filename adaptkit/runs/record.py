@@ -138,7 +138,7 @@ def result_of(run: Settings, started: datetime, status: str, **facts: Any) -> Ru
         variant=run.output_dir.parent.name,
         seed=run.seed,
         metric=run.task.headline,
-        split=run.task.split,
+        split="holdout" if run.data.holdout else run.task.split,
         settings=settings,
         status=status,
         started_at=started.isoformat(timespec="seconds"),
