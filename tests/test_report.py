@@ -266,6 +266,24 @@ def test_old_and_new_records_are_one_row(tmp_path):
         "lora (01234567)", "lora (abcdefab)", "lora (unknown)"]  # fmt: skip
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_seeds_that_train_on_other_rows_are_one_column(tmp_path, lost):
+    """Without labels, or predictions, only the files say which rows were scored."""
+    for seed in range(3):
+        data = {"source": "local", "rows": {"train": 10, "validation": 50},
+                "fingerprint": f"of seed {seed}"}  # fmt: skip
+        folder = write_run(tmp_path / str(seed), seed, data=data, made_of={"data": "a"})
+        if lost:
+            (folder / "predictions.jsonl").unlink()
+        else:
+            lines = [json.dumps({"id": str(i), "prediction": {}, "label": None}) for i in range(50)]
+            (folder / "predictions.jsonl").write_text("\n".join(lines))
+    write_run(tmp_path / "other", 0, made_of={"data": "b"}, rows=60)
+    table = table_of(collect([tmp_path]))
+    assert len(table.columns) == 2
+    assert max(len(cell.scores) for cell in table.cells.values()) == 3
+
+
 def test_losses_should_be_small_whatever_they_are_called(tmp_path):
     for metric in ("masked_loss", "word_perplexity", "perplexity", "loss"):
         write_run(tmp_path / metric, 0, metric=metric, score=1.0)

@@ -401,6 +401,8 @@ def test_the_commands(checkpoints, rows, tmp_path):
                   "data.train_rows=40", "method=bitfit", *search, "--out",
                   str(tmp_path / "sample"))  # fmt: skip
     assert "bundled SAMPLE" in sample.err
+    assert "ON SAMPLE DATA" in sample.out
+    assert "ON SAMPLE DATA" not in answer.out
     for bad, says in (
         (["tune", *words, "trainer.keep=best"], "is set by the race itself"),
         (["tune", *words, "--budget", "0"], "must be whole numbers"),

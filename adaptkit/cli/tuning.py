@@ -33,24 +33,25 @@ def tune_(arguments: list[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
     check_words(args.overrides)
     base = checked(compose([*args.overrides, "output_dir=unused"]))
-    say_sample([base])
+    sample = say_sample([base])
     out = args.out or Path("outputs", "tune", base.task.name, base.model.name, base.method_name)
     with console.working() as interface:
         from adaptkit.runs.tune import tune
 
         found = tune(made, args.overrides, space_of(args.search), args.budget, out, interface)
-    console.show(line_about(found))
+    console.show(f"{line_about(found)}{' ON SAMPLE DATA' if sample else ''}")
     console.show(f"  {found.recipe}")
     console.show("  adaptkit train " + " ".join([*args.overrides, found.winner.name]))
     return 0
 
 
-def say_sample(jobs: Sequence[Settings]) -> None:
-    """Say which tasks have bundled rows alone."""
+def say_sample(jobs: Sequence[Settings]) -> bool:
+    """Say which tasks have bundled rows alone; return whether any has."""
     kinds = {job.task.name: job.task.origin(job.data).kind for job in jobs}
     if samples := [name for name, kind in kinds.items() if kind == "sample"]:
         console.say(f"WARNING: {', '.join(samples)}: rows of the bundled SAMPLE. Scores say "
                     "nothing about the real task. For real data, set data.root=DIR.")  # fmt: skip
+    return bool(samples)
 
 
 def add_options(parser: Parser) -> None:

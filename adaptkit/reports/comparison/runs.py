@@ -175,7 +175,8 @@ def column_of(run: Run) -> Column:
     result = run.result
     rows = rows_of(run.main)
     if all(label is None for _, label in run.main.values()):  # none, or texts without labels
-        rows = f"{rows} {result.data.get('fingerprint')}"
+        count = result.data.get("rows", {}).get("validation")  # of the files: seeds train on others
+        rows = f"{rows} {result.made_of.get('data')} {count}"
     return Column(result.task, result.task_version, result.metric, result.split, rows,
                   result.data.get("source", ""))  # fmt: skip
 
