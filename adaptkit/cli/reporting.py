@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptkit.cli.parser import command
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import write_text
 from adaptkit.terminal import console
+
+if TYPE_CHECKING:
+    from adaptkit.reports.comparison.runs import Found
 
 
 def report_(arguments: list[str]) -> int:
@@ -55,25 +59,24 @@ def report_(arguments: list[str]) -> int:
     return 0
 
 
-def check_axis(name: str, found: object) -> None:
+def check_axis(name: str, found: Found) -> None:
     """Reject a setting that no run has as a number.
 
     Raises:
         ConfigError: it names settings that are similar.
     """
-    from adaptkit.errors import invalid
-    from adaptkit.reports.comparison.runs import Found, settings_of
+    import difflib
 
-    runs = found.runs if isinstance(found, Found) else []
+    from adaptkit.errors import invalid
+    from adaptkit.reports.comparison.runs import settings_of
+
     numbers = {
         key
-        for run in runs
+        for run in found.runs
         for key, value in settings_of(run).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     if name not in numbers:
-        import difflib
-
         near = difflib.get_close_matches(name, numbers, 3)
         raise invalid("--by", name, "is not a number in the settings of these runs",
                       f"Did you mean {', '.join(near)}?" if near else "Name one as "

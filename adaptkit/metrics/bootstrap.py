@@ -105,18 +105,23 @@ def of_classes(
     pairs = np.asarray([(order[label], order[answer]) for label, answer in cells])
     of_label, of_answer = np.eye(len(order))[pairs.T]  # [cells, classes]
     right, said, true = (drawn @ of for of in (of_label * of_answer, of_answer, of_label))
+    return of_counts(name, true, said, right)
+
+
+def of_counts(name: str, true: Array, said: Array, right: Array) -> Array:
+    """Return the scores [...] of counts per class [..., C]."""
+    n = true.sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         if name == "accuracy":
-            return right.sum(1) / n
+            return right.sum(-1) / n
         if name.endswith("f1"):
-            both = said + true
-            f1 = np.where(both == 0, 0.0, 2 * right / both)
+            f1 = np.where(said + true == 0, 0.0, 2 * right / (said + true))
             if name == "weighted_f1":
-                return (f1 * true).sum(1) / n
-            return f1.mean(1) if name == "macro_f1" else f1[:, 1]
+                return (f1 * true).sum(-1) / n
+            return f1.mean(-1) if name == "macro_f1" else f1[..., 1]
+        above = right.sum(-1) * n - (said * true).sum(-1)
         # Gorodkin 2004; no correlation counts as 0, as in scikit-learn.
-        above = right.sum(1) * n - (said * true).sum(1)
-        below = np.sqrt((n**2 - (said**2).sum(1)) * (n**2 - (true**2).sum(1)))
+        below = np.sqrt((n**2 - (said**2).sum(-1)) * (n**2 - (true**2).sum(-1)))
         return np.where(below == 0, 0.0, above / below)
 
 

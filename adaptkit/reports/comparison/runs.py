@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit.errors import AdaptError
-from adaptkit.runs.directory import ADDED, PREDICTIONS, RESULT
+from adaptkit.runs.directory import ADDED, RESULT
 from adaptkit.runs.predictions import read_predictions
 from adaptkit.runs.record import RunResult
 
@@ -187,8 +187,3 @@ def rows_of(predictions: Mapping[str, tuple[Any, Any]]) -> str:
         return ""
     plain = json.dumps([[i, label] for i, (_, label) in predictions.items()], sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()[:12]
-
-
-def has_predictions(run: Run) -> bool:
-    """Tell whether there are predictions to read."""
-    return (run.directory / PREDICTIONS).is_file()

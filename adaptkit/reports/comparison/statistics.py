@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptkit.metrics.bootstrap import CLASSES, NUMBERS
+from adaptkit.metrics.bootstrap import CLASSES, NUMBERS, of_counts
 
 Array = NDArray[Any]
 TIMES = 400  # draws of the rows
@@ -133,22 +133,6 @@ def of_cells(
     drawn = members.reshape(-1, len(labels)) @ weights.T  # one product for all runs
     counts = drawn.reshape(1 + 2 * runs, size, -1).astype(float).swapaxes(1, 2)
     return of_counts(metric, counts[0], counts[1 : 1 + runs], counts[1 + runs :])
-
-
-def of_counts(metric: str, true: Array, said: Array, right: Array) -> Array:
-    """Return the scores [...] of counts per class [..., C]."""
-    n = true.sum(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if metric == "accuracy":
-            return right.sum(-1) / n
-        if metric.endswith("f1"):
-            f1 = np.where(said + true == 0, 0.0, 2 * right / (said + true))
-            if metric == "weighted_f1":
-                return (f1 * true).sum(-1) / n
-            return f1.mean(-1) if metric == "macro_f1" else f1[..., 1]
-        above = right.sum(-1) * n - (said * true).sum(-1)
-        below = np.sqrt((n**2 - (said**2).sum(-1)) * (n**2 - (true**2).sum(-1)))
-        return np.where(below == 0, 0.0, above / below)
 
 
 def of_numbers(

@@ -34,7 +34,7 @@ COSTS = {  # heading -> (entry of the record, divisor)
     "seconds": (("time", "train_seconds"), 1),
     "peak MB": (("memory", "peak_rss_bytes"), 1e6),
 }
-MOST_CELLS = 20_000_000  # of rows x draws that are redrawn for one cell
+MOST_ROWS = 50_000  # that are redrawn: of more the rows add next to nothing to an interval
 
 
 @dataclass
@@ -171,11 +171,8 @@ def alike(failed: Run, other: Run) -> bool:
     return same and settings_of(failed)["data.holdout"] == settings_of(other)["data.holdout"]
 
 
-def table_of(found: Found, redraw: bool = True) -> Table:
-    """Sort runs into rows and columns, and test every pair of rows in each column.
-
-    redraw: rows as well as seeds; false: the intervals speak of these rows.
-    """
+def table_of(found: Found) -> Table:
+    """Sort runs into rows and columns, and test every pair of rows in each column."""
     by_column: dict[Column, list[Run]] = {}
     blank = [run for run in found.runs if run.score is None]
     for run in found.runs:
@@ -192,19 +189,19 @@ def table_of(found: Found, redraw: bool = True) -> Table:
     cells: dict[tuple[str, Column], Cell] = {}
     for column, runs in by_column.items():
         for row, group in named(runs).items():
-            cells[row, column] = filled(Cell(group, column), redraw)
+            cells[row, column] = filled(Cell(group, column))
     pairs = [pair for column in by_column for pair in tested(cells, column)]
     table = Table(cells, pairs, remarks)
     return Table(cells, pairs, remarks + list(about(table)))
 
 
-def filled(cell: Cell, redraw: bool) -> Cell:
+def filled(cell: Cell) -> Cell:
     """Compute a cell's mean and interval."""
     runs = [run for run in cell.runs if run.score is not None]
     if not runs:
         return cell
     rows = len(runs[0].main) if cell.column.rows else 0
-    if redraw and len(runs) > 1 and 1 < rows <= MOST_CELLS // 400:
+    if len(runs) > 1 and 1 < rows <= MOST_ROWS:
         answers = [[answer for answer, _ in run.main.values()] for run in runs]
         labels = [label for _, label in runs[0].main.values()]
         drawn = redrawn_scores(
