@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 import adaptkit
 from adaptkit.adaptation import Adaptation, Context
+from adaptkit.layers.low_rank import Pair, Updates, attach_updates
 from adaptkit.methods.bitfit import BitFit
 from adaptkit.methods.dora import DoRA
 from adaptkit.methods.full import Full
@@ -26,6 +27,7 @@ from adaptkit.methods.ia3 import IA3
 from adaptkit.methods.lora import LoRA
 from adaptkit.methods.prefix import PrefixTuning
 from adaptkit.methods.vera import VeRA
+from adaptkit.models.anatomy import Site
 from adaptkit.models.body import DROPOUT
 from adaptkit.models.fast import attention, packed, use_fast_kernels
 from adaptkit.models.fast.dropout import MaskDropout, mask_of
@@ -238,6 +240,58 @@ def test_a_packed_map_can_be_copied(kind):
     made, x = half_map(kind), torch.randn(5, 24, dtype=HALF)
     before = made(x)
     assert torch.equal(copy.deepcopy(made)(x), before)
+
+
+def low_rank(made: nn.Module, dropout: float = 0.0, scale: float = 0.37) -> Pair:
+    """A pair of LoRA on the map, whose B is not zero."""
+    site = Site("query", "0", 24, 40)
+    pair = Pair(site, 3, scale, dropout, torch.Generator().manual_seed(1), CPU)
+    nn.init.normal_(pair.B)
+    attach_updates(nn.Sequential(made), [site], lambda site: pair)
+    return pair
+
+
+@needs_operators
+@pytest.mark.parametrize(("kind", "bias"), [(nn.Linear, 1), (nn.Linear, 0), (Conv1D, 1)])
+def test_a_pair_is_added_in_the_same_node_and_once(kind, bias):
+    made = half_map(kind, bias)
+    pair = low_rank(made)
+    x = torch.randn(3, 7, 24, dtype=HALF, requires_grad=True)
+    learnt = [x, pair.A, pair.B, *([made.bias] if bias else [])]
+    with precision.autocast("bf16", CPU):
+        y = made(x)
+    up = torch.randn_like(y).transpose(0, 1).contiguous().transpose(0, 1)  # not contiguous
+    got = torch.autograd.grad(y, learnt, up)
+    assert "PairedProduct" in type(y.grad_fn).__name__
+    weight = made.weight.double() if kind is nn.Linear else made.weight.double().t()
+    exact = [tensor.detach().double().requires_grad_() for tensor in learnt]
+    expected = exact[0] @ (weight + 0.37 * exact[2] @ exact[1]).t()
+    expected = expected + exact[3] if bias else expected
+    wanted = torch.autograd.grad(expected, exact, up.double())
+    for one, other in zip((y, *got), (expected, *wanted), strict=True):
+        assert (one.double() - other).norm() < 0.01 * other.norm()
+    assert [one.dtype for one in got] == [tensor.dtype for tensor in learnt]
+
+
+@needs_operators
+def test_a_pair_that_drops_or_is_not_alone_is_added_by_its_hook():
+    x = torch.randn(5, 24, dtype=HALF)
+    for dropout, training in ((0.5, True), (0.5, False), (0.0, False)):
+        made = half_map(nn.Linear)
+        pair = low_rank(made, dropout)
+        made.train(training)
+        with precision.autocast("bf16", CPU):
+            y = made(x)
+            assert "PairedProduct" not in type(y.grad_fn).__name__
+            if not training:
+                plain = F.linear(x, made.weight, made.bias.to(HALF))
+                expected = plain + F.linear(0.37 * F.linear(x, pair.A), pair.B)
+                torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
+    other, updates = low_rank(half_map(nn.Linear)), Updates()
+    updates.add(Site("query", "0", 24, 20, rows=tuple(range(20))), other, CPU)
+    assert updates.plain_pair() is None  # for some outputs
+    updates.add(Site("value", "0", 24, 20, rows=tuple(range(20, 40))), other, CPU)
+    assert updates.plain_pair() is None
 
 
 def test_nothing_is_packed_that_would_fill_the_memory(monkeypatch):

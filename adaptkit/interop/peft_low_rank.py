@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from adaptkit.errors import AdaptError
 from adaptkit.layers.adalora import Triplets
 from adaptkit.layers.dora import Decomposed
-from adaptkit.layers.low_rank import EmbeddingPair, Pair, UpdatedTensor, Updates, matrix_of
+from adaptkit.layers.embedding_pair import EmbeddingPair
+from adaptkit.layers.low_rank import Pair, UpdatedTensor, Updates, matrix_of
 from adaptkit.layers.pissa import Principal
 from adaptkit.layers.vera import Scaled
 from adaptkit.models.anatomy import sharing

@@ -20,7 +20,8 @@ from torch.nn.functional import pad
 from adaptkit.adaptation import Adaptation
 from adaptkit.errors import AdaptError
 from adaptkit.interop.peft_file import PeftFile
-from adaptkit.layers.low_rank import EmbeddingPair, Pair
+from adaptkit.layers.embedding_pair import EmbeddingPair
+from adaptkit.layers.low_rank import Pair
 from adaptkit.layers.scaling import INPUTS
 from adaptkit.models.anatomy import (
     ROLES,

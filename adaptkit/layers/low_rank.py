@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from adaptkit.errors import AdaptError, invalid
+from adaptkit.layers.embedding_pair import EmbeddingPair
 from adaptkit.models.anatomy import Site, sharing
 from adaptkit.models.body import bias_of, is_conv1d, unpacked, weight_of
+from adaptkit.models.fast.packed import PAIR_ADDED, LowRank
 
 
 @dataclass(frozen=True)
@@ -85,34 +87,6 @@ class Pair(nn.Module):
         return self.scale * (self.B @ self.A)
 
 
-class EmbeddingPair(nn.Module):
-    """s B A[:, id] for a table of V embeddings of width d: A [r, V] zero, B [d, r] ~ N(0, 1).
-
-    A starts at zero instead of B, as in the authors' loralib: a column of A is looked up.
-    Count: r (V + d).
-    """
-
-    def __init__(
-        self, site: Site, rank: int, scale: float, generator: torch.Generator, device: torch.device
-    ) -> None:
-        super().__init__()
-        self.A = nn.Parameter(torch.zeros(rank, site.fan_in, device=device))
-        self.B = nn.Parameter(torch.randn(site.fan_out, rank, generator=generator).to(device))
-        self.scale = scale
-
-    def hook(self, module: nn.Module, args: tuple[Tensor], y: Tensor) -> Tensor:
-        """Add the update to the embeddings y [..., d] of ids [...]."""
-        low = F.embedding(args[0], self.A.t(), cast(nn.Embedding, module).padding_idx)
-        factor = self.scale * getattr(module, "embed_scale", 1.0)  # BART multiplies embeddings
-        return y + (factor * F.linear(low, self.B)).to(y.dtype)
-
-    @torch.no_grad()
-    def merge(self, module: nn.Module) -> None:
-        """Fold the update into the table, [V, d]."""
-        table = weight_of(module)
-        table.add_((self.scale * (self.B @ self.A)).t().to(table.dtype))
-
-
 class Updates(nn.ModuleDict):
     """The updates of one linear map by role; the rows of a fused map stand in `rows_<role>`."""
 
@@ -130,8 +104,19 @@ class Updates(nn.ModuleDict):
         """Return the updates by role."""
         return {role: cast(Update, update) for role, update in self.items()}
 
+    def plain_pair(self) -> LowRank | None:
+        """Return the pair of LoRA, if that is all there is, and drops nothing."""
+        if len(self) != 1 or any(self.rows(role) is not None for role in self):
+            return None
+        (pair,) = self.values()
+        if type(pair) is not Pair or (pair.training and pair.dropout.p):
+            return None
+        return LowRank(pair.A, pair.B, pair.scale)
+
     def hook(self, module: nn.Module, args: tuple[Tensor], y: Tensor) -> Tensor:
-        """Add all updates to the map's output y [..., out]."""
+        """Add all updates to the map's output y [..., out], unless its product has done so."""
+        if vars(module).pop(PAIR_ADDED, False):
+            return y
         weight, bias, total = matrix_of(module), bias_of(module), y
         for role, update in self.by_role().items():
             change = update(Pass(args[0], y, weight, bias, self.rows(role))).to(y.dtype)

@@ -42,7 +42,8 @@ from adaptkit.models.body import device_of
 from adaptkit.models.other_maps import required_other_maps
 
 if TYPE_CHECKING:
-    from adaptkit.layers.low_rank import EmbeddingPair, Pair
+    from adaptkit.layers.embedding_pair import EmbeddingPair
+    from adaptkit.layers.low_rank import Pair
     from adaptkit.models.anatomy import Site
 
 EXTRA = ("embeddings", "other")  # roles beyond those of a layer's maps
@@ -86,7 +87,8 @@ class LoRA:
             AdaptError: a role matches nothing in this family, the rank exceeds a matrix's, or the
                 embeddings are the output map as well.
         """
-        from adaptkit.layers.low_rank import EmbeddingPair, Pair, attach_updates, check_rank
+        from adaptkit.layers.embedding_pair import EmbeddingPair
+        from adaptkit.layers.low_rank import Pair, attach_updates, check_rank
 
         model, generator, device = start.model, context.generator, device_of(start.model)
         adapted = sites(model, self.roles)

@@ -2,6 +2,11 @@
 
     y = x W' + b      dx = g W
 
+A map with one pair of LoRA adds it in the same node, so that nothing is written twice:
+
+    z = x A'      y = x W' + b + s z B'      dB = s g' z      h = s g B      dA = h' x
+    dx = g W + h A
+
 torch lays a weight out anew in every product. The operators are private to torch: they are tried
 first, and where they fail, all stays as it is.
 """
@@ -12,7 +17,7 @@ import contextlib
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +27,23 @@ from transformers.pytorch_utils import Conv1D
 from adaptkit.models.body import weight_of
 
 TOKENS = 512  # for which the layout is made: a typical batch
+PAIR_ADDED = "_adaptkit_pair_added"  # attribute of a map whose product has added its low-rank pair
+
+
+class LowRank(NamedTuple):
+    """The pair of LoRA: y grows by s B A x."""
+
+    A: Tensor  # [r, in]
+    B: Tensor  # [out, r]
+    scale: float
+
+
+class Updated(Protocol):
+    """The updates of one map, in its child `lora`."""
+
+    def plain_pair(self) -> LowRank | None:
+        """Return the pair, if that is all there is: for all outputs, with nothing dropped."""
+        ...
 
 
 class Packed:
@@ -58,6 +80,36 @@ class Product(torch.autograd.Function):
         need_x, need_bias, _ = ctx.needs_input_grad
         dx = multiply(g.contiguous(), ctx.packed.backward, None) if need_x else None
         return dx, g.flatten(0, -2).sum(0) if need_bias else None, None
+
+
+class PairedProduct(torch.autograd.Function):
+    """(x [..., in], b [out] or None, A, B) -> x W' + b + s (x A') B'."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, s: float, packed: Packed
+    ) -> Tensor:
+        """Multiply."""
+        down, up, flat = A.to(x.dtype), B.to(x.dtype), x.flatten(0, -2)
+        low = flat @ down.t()
+        ctx.save_for_backward(flat, low, down, up)
+        ctx.packed, ctx.scale, ctx.shape, ctx.learnt = packed, s, x.shape, A.dtype
+        y = multiply(flat, packed.forward, bias).addmm_(low, up.t(), alpha=s)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        """Return dx, db, dA and dB."""
+        flat, low, down, up = ctx.saved_tensors
+        g = g.reshape(-1, g.shape[-1]).contiguous()
+        back = (g @ up).mul_(ctx.scale)
+        da, db = (back.t() @ flat).to(ctx.learnt), (g.t() @ low).to(ctx.learnt).mul_(ctx.scale)
+        need_x, need_bias, *_ = ctx.needs_input_grad
+        dx = None
+        if need_x:
+            dx = multiply(g, ctx.packed.backward, None).addmm_(back, down).view(ctx.shape)
+        return dx, g.sum(0) if need_bias else None, da, db, None, None
 
 
 class _Copied(nn.Module):
@@ -108,7 +160,12 @@ def product(module: Any, x: Tensor, turned: bool) -> Tensor:
     if module.packed is None or module.packed.state != state_of(weight):
         module.packed = Packed(weight, turned)
     bias = None if module.bias is None else module.bias.to(weight.dtype)
-    return cast("Tensor", Product.apply(x.to(weight.dtype), bias, module.packed))
+    x, updates = x.to(weight.dtype), module._modules.get("lora")
+    pair = cast("Updated", updates).plain_pair() if updates is not None else None
+    if pair is None:
+        return cast("Tensor", Product.apply(x, bias, module.packed))
+    vars(module)[PAIR_ADDED] = True
+    return cast("Tensor", PairedProduct.apply(x, bias, *pair, module.packed))
 
 
 def state_of(weight: Tensor) -> tuple[int, int]:
