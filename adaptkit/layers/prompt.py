@@ -128,17 +128,17 @@ class Prompt(nn.Module):
     def filled(self, words: nn.Module, embeds: Tensor) -> Tensor:
         """Return vectors and anchors for every row of embeds [B, T, d]: [B, P, d]."""
         vectors = self.current()
-        vectors = vectors.repeat(len(embeds) // len(vectors), 1, 1)
+        vectors = vectors.repeat(embeds.shape[0] // vectors.shape[0], 1, 1)
         if self.anchors is None:
             return vectors
-        anchors = words(self.anchors).to(vectors.dtype).expand(len(vectors), -1, -1)
+        anchors = words(self.anchors).to(vectors.dtype).expand(vectors.shape[0], -1, -1)
         half = (vectors.shape[1] + 1) // 2
         return torch.cat([vectors[:, :half], anchors, vectors[:, half:]], 1)
 
     def _columns(self, mask: Tensor | None, like: Tensor) -> Tensor:
         """Return for every row the column [B, 1] before which the prompt goes."""
         if mask is None:
-            return torch.full((len(like), 1), self.skip, device=like.device)
+            return torch.full((like.shape[0], 1), self.skip, device=like.device)
         return mask.bool().int().argmax(1, keepdim=True) + self.skip
 
     def _positions(self, positions: Tensor, extra: int, start: Tensor, later: bool) -> Tensor:
@@ -172,7 +172,7 @@ class Prompt(nn.Module):
         inputs = named(decoder, args, kwargs)
         mask = inputs.get("encoder_attention_mask")
         if mask is not None:
-            ones = mask.new_ones(len(mask), self.current_length())
+            ones = mask.new_ones(mask.shape[0], self.current_length())
             inputs["encoder_attention_mask"] = splice(mask, ones, self._columns(mask, mask))
         return (), inputs
 
@@ -214,7 +214,7 @@ def single(columns: Tensor) -> int | Tensor:
 
 def pick(values: Tensor, order: Tensor) -> Tensor:
     """Return the columns order [B, S] of values [B, T, ...]."""
-    rows = torch.arange(len(values), device=values.device)
+    rows = torch.arange(values.shape[0], device=values.device)
     return values[rows.unsqueeze(1), order]  # gather needs an index of the whole shape: slower
 
 

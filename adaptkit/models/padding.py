@@ -17,8 +17,12 @@ TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs
 
 def order_of(mask: Tensor, left: bool) -> Tensor:
     """Return the columns [B, T] in the order that puts padding on one side; tokens keep theirs."""
-    real = mask.bool()
-    return torch.argsort(real if left else ~real, dim=1, stable=True)
+    first = mask.bool() != left
+    before = first.sum(1, keepdim=True)
+    # Counted, not sorted, because ONNX has no stable sort.
+    to = torch.where(first, first.cumsum(1), before + (~first).cumsum(1)) - 1
+    columns = torch.arange(mask.shape[1], device=mask.device).expand_as(to)
+    return torch.zeros_like(to).scatter(1, to, columns)
 
 
 def realign(inputs: Mapping[str, Any], left: bool) -> dict[str, Any]:
