@@ -45,7 +45,7 @@ from adaptkit.methods.prompt import PromptTuning
 from adaptkit.methods.ptuning import PTuning
 from adaptkit.methods.vera import VeRA
 from adaptkit.models.loading import head_names
-from adaptkit.runs.exchange.card import base_name, licence
+from adaptkit.runs.exchange.base import base_name, licence
 from adaptkit.runs.exchange.export import save_form
 from adaptkit.runs.exchange.import_peft import check_task_type
 
@@ -640,8 +640,10 @@ def test_the_card_of_an_adapter(
     assert call("export", directory, "--format", "peft", "--out", out).status == 0
     card = (out / "README.md").read_text()
     record = json.loads((directory / "result.json").read_text())
-    assert f"| accuracy (validation) | {record['score']:.4f} |" in card
-    assert f"baseline (majority class) | {record['baseline']['value']:.4f} |" in card
+    low, high = record["score_interval"]
+    scores = f"{record['score']:.4f} | {low:.4f} to {high:.4f} | {record['baseline']['value']:.4f}"
+    assert f"| `accuracy` (decides) | {scores} |" in card
+    assert "| validation, 12 rows | score | 95 % interval | majority class (no training) |" in card
     assert "local files `sst2`; 32 rows for training, 12 for validation" in card
     assert "| base model | `bert` |" in card
     (tmp_path / "bert").symlink_to(checkpoints["bert"])
@@ -771,7 +773,7 @@ def test_refusals_of_export(run_of: Any, tmp_path: Path) -> None:
     assert "is a file" in refused(directory, "peft", tmp_path / "full" / "mine.txt")
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["mine.txt"]
     assert "is not a run directory" in refused(tmp_path, "peft", tmp_path / "a")
-    assert call("export", directory, "--format", "onnx", "--out", tmp_path / "a").status == 2
+    assert call("export", directory, "--format", "tflite", "--out", tmp_path / "a").status == 2
 
 
 def test_a_plain_model_with_other_logits_is_not_kept(

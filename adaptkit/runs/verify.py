@@ -6,12 +6,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from adaptkit.config.settings import Settings
 from adaptkit.runs.delta import load_run
 from adaptkit.runs.evaluating.evaluate import as_recorded, score
 from adaptkit.runs.predictions import identities, read_predictions, same
 from adaptkit.runs.prepare import restored
 from adaptkit.tasks.reading.holdout import held_apart
-from adaptkit.tasks.task import LABEL
+from adaptkit.tasks.task import LABEL, Splits
 from adaptkit.training.scorer import flat_scores
 
 
@@ -25,9 +26,7 @@ def verify(directory: Path) -> str:
     saved = as_recorded(load_run(directory))
     run = replace(saved.settings, output_dir=directory)
     before = read_predictions(directory)
-    splits = run.task.load(run.data, run.seed, train=run.data.holdout)
-    splits = held_apart(splits) if run.data.holdout else splits
-    scored = score(run, restored(saved), splits)
+    scored = score(run, restored(saved), scored_splits(run))
     after = {
         identity: (answer, label)
         for suffix, part in scored.items()
@@ -54,6 +53,16 @@ def verify(directory: Path) -> str:
     if saved.result.score != recorded.get(name):
         return f"score is {saved.result.score} in the record, but {name} {recorded.get(name)}"
     return different_scores(recorded, flat_scores(scored))
+
+
+def scored_splits(run: Settings) -> Splits:
+    """Return the rows that a finished run was scored on, as they are now.
+
+    Raises:
+        AdaptError: they cannot be read.
+    """
+    splits = run.task.load(run.data, run.seed, train=run.data.holdout)
+    return held_apart(splits) if run.data.holdout else splits
 
 
 def different_scores(recorded: dict[str, float | None], scores: dict[str, float]) -> str:

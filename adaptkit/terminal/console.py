@@ -157,7 +157,15 @@ def working() -> Iterator[Interface]:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         datasets.disable_progress_bars()
-        for noisy in ("accelerate", "datasets", "evaluate", "huggingface_hub"):
+        for noisy in (
+            "accelerate",
+            "datasets",
+            "evaluate",
+            "huggingface_hub",
+            "torch.onnx",
+            "onnxscript",
+            "onnx_ir",
+        ):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         with contextlib.ExitStack() as ending:  # however it ends, the bar goes away
             yield Interface(say, lambda what: bars(what, ending), counting)

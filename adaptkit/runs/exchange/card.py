@@ -1,134 +1,106 @@
-"""The README of an exported adapter: what it is, what it scored, and how it is loaded.
+"""The README of an export, a model card of the hub: what it is, what it scored, what it cost.
 
-The base model has the name that a user would give: its hub id, its bundled name, or the name of its
-folder, never a path of this machine.
+All of it is read from the run's record and settings. A line of which the record knows nothing is
+left out. Names of data are text, never marks of Markdown or YAML.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptkit.models.heads import HEADS
+from adaptkit.config.compose import to_yaml
 from adaptkit.runs.delta import SavedRun
-from adaptkit.storage import bundled
+from adaptkit.runs.directory import flat
+from adaptkit.runs.exchange.base import Base
+from adaptkit.runs.exchange.limits import chosen, limits
+from adaptkit.runs.exchange.markdown import block, code, table, text
+from adaptkit.runs.exchange.metadata import metadata
+from adaptkit.runs.exchange.reproduce import command, shown
+from adaptkit.runs.exchange.usage import note, snippet
+from adaptkit.runs.record import RunResult
 
-IN_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]+)/?$")  # of the hub's library
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-LICENCE = re.compile(r"^license: *['\"]?([\w.+ -]{1,60}?)['\"]? *$", re.MULTILINE)
-CARD = """{front}# {method} for {task}
-
-A PEFT adapter that adaptkit trained. The file holds the head as well.
-
-| | |
-| --- | --- |
-| base model | `{base}`{revision} |
-| licence of the base model | {licence} |
-| data | {data} |
-| {metric} ({split}) | {score} |
-| {metric} of the baseline ({baseline}) | {baseline_score} |
-| all scores | {scores} |
-| trained | {trained} |
-| classes, in the order of the logits | {classes} |
-| fingerprint of the base model | `{fingerprint}` |
-
-```python
-from peft import PeftModel
-from transformers import {cls}, AutoTokenizer
-
-{source}
-body = {cls}.from_pretrained(
-    base, {options}
-)
-model = PeftModel.from_pretrained(body, "this folder").eval()
-tokenizer = AutoTokenizer.from_pretrained("this folder")
-```
-
-The tokenizer pads on the side that the model reads correctly. With `truncation=True` it cuts texts
-to the length that the run read.
-"""
+WHAT = {
+    "peft": "A PEFT adapter that adaptkit {made}. The file holds the head as well.",
+    "merged": "A Hugging Face model that adaptkit {made}, with all weights in fp32.",
+    "onnx": "An ONNX graph in fp32 of a model that adaptkit {made}.",
+    "card": "The card of a run that adaptkit {made}. It holds no weights.",
+}
+TRAINING = ("epochs", "max_steps", "batch_size", "gradient_accumulation", "max_grad_norm",
+            "early_stopping_patience", "keep", "precision")  # fmt: skip
+TASK = ("form", "template", "max_length", "class_weights", "label_smoothing")
+PART = "> **SAMPLE DATA.** It was trained and scored on rows of a small sample that adaptkit " \
+       "brings along. The scores say nothing about the real task.\n\n"  # fmt: skip
+RANDOM = "> **RANDOM WEIGHTS.** The base model was drawn at random, with " \
+         "`model.random_weights=true`: a baseline, not a model for use.\n\n"  # fmt: skip
 
 
-def card(saved: SavedRun, config: Any) -> str:
-    """Return the README of a run's adapter; `config`: of the model, with the task described."""
-    run, result = saved.settings, saved.result
-    base, revision = base_name(run.model.path, run.model.revision)
-    on_hub = HUB_ID.fullmatch(base)
-    record: dict[str, Any] = result.as_dict() if result else {}
-    baseline, params = record.get("baseline", {}), record.get("params", {})
-    labels = run.task.classes
-    return CARD.format(
-        front=f"---\nbase_model: {base}\nlibrary_name: peft\n---\n\n" if on_hub else "",
-        method=run.method_name, task=run.task.name, base=base,
-        revision=f" at {revision}" if revision else "",
-        licence=licence(run.model.path, run.model.revision) or "not known",
-        data=data(record.get("data", {})),
-        metric=run.task.headline, split=run.task.split, score=decimal(record.get("score")),
-        baseline=baseline.get("name", "unknown"), baseline_score=decimal(baseline.get("value")),
-        scores=", ".join(f"{n} {decimal(v)}" for n, v in record.get("scores", {}).items()),
-        trained=f"{params.get('body_trainable', 0):,} parameters of the base model, "
-        f"{params.get('head_trainable', 0):,} of the head",
-        classes=", ".join(map(repr, labels)) or "none: one number",
-        fingerprint=saved.metadata["fingerprint"], cls=HEADS[run.head].auto,
-        source=source(run.model.path, base),
-        options=",\n    ".join(loading_options(config, labels, revision)),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Card:
+    """What a card is made of."""
+
+    saved: SavedRun
+    kind: str  # peft | merged | onnx | card
+    where: str  # what `from_pretrained` takes: a hub id, or words for a folder
+    config: Any = None  # of the model, with the task described; a card alone has none
 
 
-def loading_options(config: Any, labels: tuple[str, ...], revision: str | None) -> list[str]:
-    """Return the arguments by which the base model gets the head that the adapter fills."""
-    named = {"num_labels": None if labels else config.num_labels,
-             "id2label": config.id2label if labels else None,
-             "label2id": config.label2id if labels else None,
-             "problem_type": config.problem_type, "pad_token_id": config.pad_token_id,
-             "revision": revision}  # fmt: skip
-    return [f"{name}={value!r}" for name, value in named.items() if value is not None]
+def card(made: Card) -> str:
+    """Return the README of an export."""
+    saved = made.saved
+    run, base = saved.settings, Base.of(saved)
+    result = saved.result
+    if result is None:  # a run that is still in memory
+        return f"# {text(run.method_name)} for {text(run.task.name)}\n"
+    parts = [
+        metadata(saved, made.kind, base),
+        f"# {text(run.method_name)} for {text(run.task.name)}\n\n",
+        PART if result.data.get("source") == "sample" else "",
+        RANDOM if run.model.random_weights else "",
+        WHAT[made.kind].format(made="imported" if result.imported_from else "trained"), "\n\n",
+        table(("", ""), summary(saved, base)),
+        "\n## Scores\n\n", scores(result), f"\n{chosen(result)}\n",
+        "\n## Settings\n\n", table(("setting", "value"), hyperparameters(run.plain)),
+        "\n## Costs\n\n", table(("", ""), costs(result)),
+        "\n## How to use it\n\n",
+        block("python", snippet(made.kind, saved, base, made.where, made.config)),
+        f"\n{note(made.kind, saved)}\n",
+        "\n## How to repeat it\n\n", repeating(saved, base),
+        "\n## Limits\n\n", *(f"- {line}\n" for line in limits(saved)),
+    ]  # fmt: skip
+    return "".join(parts)
 
 
-def base_name(path: str, revision: str | None) -> tuple[str, str | None]:
-    """Return a base model's name as a user would write it, and its revision."""
-    if cached := IN_CACHE.search(path):
-        return f"{cached[1]}/{cached[2]}", cached[3]
-    if _is_local(path):
-        path = os.path.basename(os.path.abspath(Path(path).expanduser()))
-    return path, revision
+def summary(saved: SavedRun, base: Base) -> list[tuple[str, str]]:
+    """Return the rows about model, task and data."""
+    result, run = saved.result, saved.settings
+    record = result.data if result else {}
+    at = f" at {code(base.revision)}" if base.revision else ""
+    rows = [
+        ("base model", f"{code(base.name)}{at}"),
+        ("licence of the base model", text(base.licence or "not known")),
+        ("method", code(run.method_name)),
+        ("regularizers", ", ".join(map(code, run.regularizers))),
+        ("data", data(record, run.plain["task"])),
+        ("fingerprint of the rows", code(record.get("fingerprint", ""))),
+        ("classes, in the order of the logits", ", ".join(map(code, run.task.classes))),
+        ("fingerprint of the base model", code(saved.metadata["fingerprint"])),
+    ]
+    return [row for row in rows if row[1]]
 
 
-def source(path: str, base: str) -> str:
-    """Return the lines of Python that say what `from_pretrained` takes."""
-    if path.startswith(bundled.SCHEME):
-        return f'from adaptkit.storage import bundled\n\nbase = bundled.model("{base}")'
-    remark = "" if HUB_ID.fullmatch(base) or not _is_local(path) else "  # your copy of this folder"
-    return f"base = {base!r}{remark}"
-
-
-def licence(path: str, revision: str | None) -> str | None:
-    """Return the licence that a base model's own README states, if one is at hand."""
-    if path.startswith(bundled.SCHEME):
-        return "apache-2.0"
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        readme: Any = folder / "README.md"
-    else:
-        from huggingface_hub import try_to_load_from_cache
-
-        readme = try_to_load_from_cache(path, "README.md", revision=revision or "main")
-    if not isinstance(readme, str | Path) or not Path(readme).is_file():
-        return None
-    text = Path(readme).read_text(encoding="utf-8", errors="replace")
-    front = text.split("---", 2)[1] if text.startswith("---") and text.count("---") > 1 else ""
-    found = LICENCE.search(front)
-    return found[1] if found else None
-
-
-def data(record: Mapping[str, Any]) -> str:
-    """Say which rows trained and scored the adapter; of a local file its name alone."""
-    kinds = {"hub": f"`{record.get('path')}` from the hub",
-             "local": f"local files `{Path(str(record.get('path'))).name}`",
-             "sample": "a bundled SAMPLE, which says nothing about the real task"}  # fmt: skip
+def data(record: Mapping[str, Any], task: Mapping[str, Any]) -> str:
+    """Say which rows trained and scored the run; of a local file its name alone."""
+    parts = [code(task.get("subset")) if task.get("subset") else ""]
+    if task.get("revision"):
+        parts.append(f"at {code(task['revision'])}")
+    hub = " ".join([code(record.get("path")), *filter(None, parts), "from the hub"])
+    local = f"local files {code(Path(str(record.get('path'))).name)}"
+    sample = "a bundled SAMPLE, which says nothing about the real task"
+    kinds = {"hub": hub, "local": local, "sample": sample}
     rows = record.get("rows", {})
     return (
         f"{kinds.get(str(record.get('source')), 'unknown')}; {rows.get('train', 0):,} rows for "
@@ -136,10 +108,86 @@ def data(record: Mapping[str, Any]) -> str:
     )
 
 
+def scores(result: RunResult) -> str:
+    """Return the table of scores, with the interval and the trivial answer of the deciding one."""
+    base, between = result.baseline, result.score_interval
+    trivial = f"{text(base['name'])} (no training)" if base.get("name") else "trivial answer"
+    rows = []
+    names = sorted(result.scores, key=lambda name: name != result.metric)  # stable
+    for name in names:
+        deciding = name == result.metric
+        low_high = " to ".join(map(decimal, between)) if deciding and between else ""
+        rows.append((f"{code(name)}{' (decides)' if deciding else ''}",
+                     decimal(result.scores[name]), low_high,
+                     decimal(base.get("value")) if deciding and base else ""))  # fmt: skip
+    count = result.data.get("rows", {}).get("validation", 0)
+    split = f"{text(result.split)}, {count:,} rows"
+    shown = table((split, "score", "95 % interval", trivial), rows)
+    how = "\nThe interval is a percentile bootstrap over the rows; it knows nothing of other seeds."
+    return shown + (f"{how}\n" if between else "")
+
+
+def hyperparameters(plain: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the settings of method, regularizers and optimizer, and those that shape training."""
+    wanted = {
+        **{f"method.{k}": v for k, v in plain["method"].items() if k != "name"},
+        **flat(plain.get("regularizer") or {}, "regularizer"),
+        "optimizer": plain["optimizer"]["name"],
+        **{f"optimizer.{k}": v for k, v in plain["optimizer"].items() if k != "name"},
+        **{f"trainer.{k}": plain["trainer"].get(k) for k in TRAINING},
+        **{f"task.{k}": plain["task"].get(k) for k in TASK},
+        "model.pooling": plain["model"].get("pooling"),
+        "model.quantization": plain["model"].get("quantization"),
+        "seed": plain["seed"],
+    }
+    return [(code(k), code(v)) for k, v in wanted.items() if v not in (None, "", [], {})]
+
+
+def costs(result: RunResult) -> list[tuple[str, str]]:
+    """Return what training took; units are those of a person."""
+    p, time, memory = result.params, result.time, result.memory
+    resident, device = memory.get("peak_rss_bytes"), memory.get("peak_device_bytes")
+    rows = [
+        ("trained", f"{p.get('body_trainable', 0):,} parameters of the base model, "
+         f"{p.get('head_trainable', 0):,} of the head; {p.get('trainable_percent', 0):.3g} % of "
+         f"{p.get('total', 0):,}"),
+        ("stored", f"{result.delta_bytes:,} bytes"),
+        ("updates", f"{result.updates:,} ({result.epochs:.3g} epochs)"),
+        ("time", f"{time.get('total_seconds', 0):,.1f} s, of which training "
+         f"{time.get('train_seconds', 0):,.1f} s"),
+        ("memory of the process at its peak", f"{resident:,} bytes" if resident else ""),
+        ("memory of the device at its peak", f"{device:,} bytes" if device else ""),
+        ("device", f"{text(result.device)}, {text(result.precision)}"),
+        ("processes", f"{result.processes}"),
+        ("versions", ", ".join(f"{text(k)} {text(v)}" for k, v in result.versions.items())),
+    ]  # fmt: skip
+    return [row for row in rows if row[1]]
+
+
+def repeating(saved: SavedRun, base: Base) -> str:
+    """Return the command of the run, or all its settings where no command gives them."""
+    plain, result = saved.settings.plain, saved.result
+    if result and result.imported_from:
+        return "It was imported from another library; its training is not known.\n"
+    if result and result.data.get("source") == "sample":
+        plain = {**plain, "data": {**plain["data"], "source": "sample"}}
+    if base.on_hub:
+        model = {**plain["model"], "path": base.name, "revision": base.revision}
+        plain = {**plain, "model": model}
+    line = command(plain)
+    if line is None:
+        kept = {key: value for key, value in plain.items() if key not in ("output_dir", "tracker")}
+        lines = re.sub(r"(?m)^(\s*[\w-]+): (/.*)$", hidden, to_yaml(kept))
+        return f"No single command gives these settings:\n\n{block('yaml', lines)}"
+    said = "Folders have the names that they had where it was trained.\n" if "/" not in line else ""
+    return f"{block('', line)}{said}"
+
+
+def hidden(entry: re.Match[str]) -> str:
+    """Return an entry of YAML without the place of a folder on this machine."""
+    return shown(f"{entry[1]}={entry[2]}").replace("=", ": ", 1)
+
+
 def decimal(score: float | None) -> str:
     """Return a score as in the result line."""
     return "undefined" if score is None else f"{score:.4f}"
-
-
-def _is_local(path: str) -> bool:
-    return not path.startswith(bundled.SCHEME) and Path(path).expanduser().is_dir()

@@ -1,8 +1,9 @@
-"""A finished run for other libraries: a PEFT adapter, or a plain Hugging Face model.
+"""A finished run for other libraries: a PEFT adapter, a plain Hugging Face model, an ONNX graph.
 
-Both hold the head. All is computed in fp32, also where the run trained in a half format. A plain
-model is loaded again before it counts as written: its logits must be the run's. The folder appears
-whole or not at all. A bundled body (adaptkit:mini-bert) is named by its folder in the package.
+All hold the head and a model card. All is computed in fp32, also where the run trained in a half
+format. A plain model or a graph is loaded again before it counts as written: its logits must be the
+run's. The folder appears whole or not at all. A bundled body (adaptkit:mini-bert) is named by its
+folder in the package.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from adaptkit.errors import AdaptError, MachineError
+from adaptkit.interop.onnx_file import check_installed
 from adaptkit.interop.peft_file import CLASSES, TENSORS
 from adaptkit.interop.peft_write import PeftForm, peft_form
 from adaptkit.models import loading
@@ -26,13 +28,16 @@ from adaptkit.models.anatomy import family
 from adaptkit.models.body import config_of
 from adaptkit.models.heads import HEADS
 from adaptkit.runs.delta import SavedRun, load_run
-from adaptkit.runs.exchange.card import card
+from adaptkit.runs.exchange.base import base_name
+from adaptkit.runs.exchange.card import Card, card
+from adaptkit.runs.exchange.graph import write_onnx
 from adaptkit.runs.prepare import restored
 from adaptkit.storage import bundled
 from adaptkit.storage.files import check_free, making_folder, save_tensors, write_json, write_text
 from adaptkit.tasks.forms.text import TextForm
 from adaptkit.training.scorer import Prepared
 
+README = "README.md"
 TOLERANCE = 1e-4  # of a plain model's logits, relative to the largest
 EXAMPLES = [
     "good",
@@ -42,15 +47,24 @@ EXAMPLES = [
 ]
 
 
-def export(directory: Path, kind: str, out: Path) -> str:
+def export(directory: Path, kind: str, out: Path, repository: str | None = None) -> str:
     """Write a finished run to `out` as `kind`, a key of FORMATS; return what was written, in words.
+
+    `repository`: hub id under which the folder will be found; it says so, and names no places of
+    this machine.
 
     Raises:
         AdaptError: `out` is not free, or the method has no such form.
-        MachineError: the disk failed, or the plain model gives other logits than the run.
+        MachineError: the disk failed, or what was written does not answer as the run does.
     """
     check_free(out, "--out")
+    if kind == "onnx":
+        check_installed()
     saved = load_run(directory)
+    if kind == "card":
+        with making_folder(out) as folder:
+            write_text(folder / README, card(Card(saved, kind, "this run")))
+        return f"the model card of {directory}"
     if kind == "merged" and (quantization := saved.settings.model.quantization):
         raise AdaptError(
             f"{directory}, model.quantization={quantization}: what was trained cannot be merged "
@@ -59,23 +73,26 @@ def export(directory: Path, kind: str, out: Path) -> str:
     trainer = replace(saved.settings.trainer, precision="fp32", device="cpu")
     saved = replace(saved, settings=replace(saved.settings, trainer=trainer))
     pooling = saved.settings.model.pooling
-    if pooling:
+    if pooling and kind != "onnx":
         raise AdaptError(
             f"{directory}, model.pooling={pooling}: neither a plain model nor a PEFT adapter can "
             "say so, and the head would answer otherwise there. Train with model.pooling=null to "
-            "export."
+            "export, or use --format onnx."
         )
-    return write(saved, restored(saved), kind, out)
+    return write(saved, restored(saved), kind, out, repository)
 
 
-def write(saved: SavedRun, prepared: Prepared, kind: str, out: Path) -> str:
-    """Write a restored run to `out` as `kind`; return what was written, in words.
+def write(
+    saved: SavedRun, prepared: Prepared, kind: str, out: Path, repository: str | None = None
+) -> str:
+    """Write a restored run to `out` as `kind`; return what was written, in words; see `export`.
 
     Raises:
         AdaptError: the method has no such form.
-        MachineError: the disk failed, or the plain model gives other logits than the run.
+        MachineError: the disk failed, or what was written does not answer as the run does.
     """
-    check_end(saved, prepared)
+    if kind != "onnx":  # a graph holds the class that adaptkit made
+        check_end(saved, prepared)
     run, model = saved.settings, prepared.adaptation.model.eval()
     describe_task(config_of(model), run.head, run.task.classes)
     if isinstance(prepared.form, TextForm):
@@ -84,10 +101,15 @@ def write(saved: SavedRun, prepared: Prepared, kind: str, out: Path) -> str:
     # What the task's class reads correctly (XLNet: padding on the left), and as long as here.
     tokenizer.padding_side = family(model).padding
     tokenizer.model_max_length = prepared.reader.length(run.task.max_length)
+    made = Card(saved, kind, repository or "this folder", config_of(model))
     try:
         with making_folder(out) as folder:
             tokenizer.save_pretrained(folder)
-            return FORMATS[kind](saved, prepared, folder)
+            written = FORMATS[kind](saved, prepared, folder)
+            write_text(folder / README, card(made))
+            if repository and kind == "peft":
+                name_base(folder, base_name(run.model.path, run.model.revision)[0])
+            return written
     except AdaptError as error:
         raise type(error)(f"{saved.directory}, method={run.method_name}: {error}") from error
 
@@ -126,7 +148,7 @@ def check_end(saved: SavedRun, prepared: Prepared) -> None:
 
 
 def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
-    """Write adapter_config.json, adapter_model.safetensors and a README."""
+    """Write adapter_config.json and adapter_model.safetensors."""
     run = saved.settings
     if run.model.from_run:
         raise AdaptError(
@@ -142,7 +164,6 @@ def write_peft(saved: SavedRun, prepared: Prepared, folder: Path) -> str:
     form = peft_form(prepared.adaptation, HEADS[run.head].peft)
     body = place(run.model.path)
     save_form(form, folder, body, run.model.revision, run.task.classes)
-    write_text(folder / "README.md", card(saved, config_of(prepared.adaptation.model)))
     numbers = sum(tensor.numel() for tensor in form.tensors.values())
     return f"PEFT adapter {form.config['peft_type']}, {numbers:,} numbers, for the body {body}"
 
@@ -168,6 +189,13 @@ def save_form(
     config = {**form.config, "base_model_name_or_path": body, "revision": revision}
     write_json(folder / "adapter_config.json", dict(sorted(config.items())))
     save_tensors(folder / TENSORS, form.tensors, {CLASSES: json.dumps(classes)})
+
+
+def name_base(folder: Path, name: str) -> None:
+    """Name an adapter's base model as a user would, and by no place of this machine."""
+    file = folder / "adapter_config.json"
+    plain = json.loads(file.read_text(encoding="utf-8"))
+    write_json(file, {**plain, "base_model_name_or_path": name})
 
 
 def place(path: str) -> str:
@@ -219,4 +247,5 @@ def outputs_of(
 FORMATS: dict[str, Callable[[SavedRun, Prepared, Path], str]] = {
     "peft": write_peft,
     "merged": write_merged,
+    "onnx": write_onnx,
 }

@@ -31,7 +31,7 @@ from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_fa
 from adaptkit.storage import bundled
 from adaptkit.storage.files import check_free, making_folder, write_lines
 
-BUNDLED = re.compile(r"adaptkit/models/mini/([\w-]+)/?$")
+BUNDLED = re.compile(r"(?:adaptkit/models/mini/|^adaptkit:)([\w-]+)/?$")
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 REVISION = re.compile(r"[\w./-]+")
 FREE = ("task", "model", "data", "trainer", "seed")
