@@ -157,22 +157,43 @@ def verified(directory: Path) -> int:
 
 
 def export_(arguments: list[str]) -> int:
-    """`adaptkit export RUN --format peft|merged --out DIR`."""
+    """`adaptkit export RUN --format peft|merged|onnx|card --out DIR [--push OWNER/NAME]`."""
     parser = command("export", "Write a finished run, its head included, for other libraries.")
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument(
-        "--format", required=True, choices=("peft", "merged"),
-        help="peft: an adapter for PeftModel.from_pretrained; merged: a plain Hugging Face model",
+        "--format", required=True, choices=("peft", "merged", "onnx", "card"),
+        help="peft: an adapter for PeftModel.from_pretrained; merged: a plain Hugging Face model; "
+        "onnx: a graph for onnxruntime; card: the model card alone, which the others have as well",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="also send the folder to the hub")
+    parser.add_argument("--private", action="store_true", help="where --push makes a repository, "
+                        "nobody else sees it")  # fmt: skip
     args = parser.parse_args(arguments)
     check_run(args.run)
     check_free(args.out, "--out")
+    if args.private and not args.push:
+        raise AdaptError("--private: says who sees what --push sends. Add --push, or leave it out.")
+    if args.push:
+        from adaptkit.storage.pushing import check_push
+
+        check_push(args.push)
     with console.working():
         from adaptkit.runs.exchange.export import export
 
-        written = export(args.run, args.format, args.out)
+        written = export(args.run, args.format, args.out, args.push)
     console.show(f"{args.out}: {written}")
+    return pushed(args.out, args.push, args.private) if args.push else 0
+
+
+def pushed(folder: Path, name: str, private: bool) -> int:
+    """Send an exported folder to the hub, and say what was sent."""
+    from adaptkit.storage.pushing import push
+
+    sent = push(folder, name, private)
+    for file, size in sent.files.items():
+        console.show(f"  {file} ({console.size(size)})")
+    console.show(f"{sent.url}: {len(sent.files)} files in commit {sent.commit}")
     return 0
 
 

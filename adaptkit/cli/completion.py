@@ -58,14 +58,14 @@ FLAGS = {  # of every command; train's are Hydra's
                 "--overwrite"),
     "report": ("--help", "--out", "--by"),
     "verify": ("--help",),
-    "export": ("--help", "--format", "--out"),
+    "export": ("--help", "--format", "--out", "--push", "--private"),
     "import": ("--help", "--out"),
     "smoke": ("--help", "--output"),
     "doctor": ("--help", "--json"),
     "list": ("--help", "--json"),
 }  # fmt: skip
 VALUES = {  # of flags
-    "--format": ("peft", "merged"),
+    "--format": ("peft", "merged", "onnx", "card"),
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
     "--package": (),

@@ -14,7 +14,7 @@ COMMANDS = {
     "predict": "answer the rows of a file with a finished run",
     "report": "many runs as one answer: means, intervals, tests, costs, pictures",
     "verify": "rebuild a finished run from disk and compare its predictions",
-    "export": "write a finished run as a PEFT adapter or a plain Hugging Face model",
+    "export": "write a finished run for PEFT, transformers or onnxruntime; push it to the hub",
     "import": "make a run of a PEFT adapter and score it",
     "smoke": "try everything on the bundled models and samples, with no network",
     "doctor": "versions, cores, memory, speed and the hub: what slows adaptkit down here",
