@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.config.settings import Settings
-from adaptkit.counts import Params, count
+from adaptkit.counts import Params, count, numbers
 from adaptkit.methods.chain import apply
 from adaptkit.models.anatomy import ROLES, family_of, roles_of, width
 from adaptkit.models.compiled import check_compilable
@@ -69,6 +69,7 @@ class Plan:
     memory: Memory | None
     precision: str
     extra_tokens: int  # by which the base model's input is longer than the text
+    base: int  # parameters of the base model, before the method adds any
     merges: bool  # what is trained can be folded into the body's own weights
 
     def as_dict(self) -> dict[str, Any]:
@@ -108,6 +109,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         if run.model.quantization:
             mark(empty.model, run.model.quantization)
         roles = roles_of(empty.model)
+        base = sum(numbers(p) for n, p in empty.model.named_parameters() if n not in empty.head)
         generator = torch.Generator().manual_seed(0)
         context = Context(
             None,
@@ -122,7 +124,8 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         )
         with Living(storages(empty.model)) as made:
             adaptation = apply(Adaptation.of(empty.model, empty.head), run.methods, context)
-        gc.collect()  # what only took part in it
+        if memory:
+            gc.collect()  # what only took part in it
         copies = made.held() - made.held(storages(adaptation.model))
         counts = count(adaptation)
         trains = by_role(adaptation, roles)
@@ -140,7 +143,7 @@ def plan(run: Settings, precision: str, updates: int = 1, memory: bool = True) -
         return Plan(
             run.task.name, run.model.name, run.method_name, counts, trains, shapes,
             4 * counts.stored, needed, precision, adaptation.extra_tokens,
-            adaptation.merge is not None,
+            base, adaptation.merge is not None,
         )  # fmt: skip
 
 
