@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.config.compose import compose_job, plain_data, typed, without_hydra
+from adaptkit.config.compose import compose_job, plain_data, typed, with_words, without_hydra
 from adaptkit.config.groups import CONF
 from adaptkit.config.guard import guarded_composition
 from adaptkit.config.overrides import register_resolvers, sweep_lengths, translate_hydra_errors
@@ -27,6 +27,7 @@ from adaptkit.errors import AdaptError, ConfigError, Interrupted
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
 from adaptkit.terminal import children, console, protocol, sweep
+from adaptkit.terminal.budget import sized, solved
 from adaptkit.terminal.libraries import keep_memory
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Sweep:
         self.begun += 1
         if several:
             self.announce(hydra)
-        job = composed(cfg, typed(hydra), self.is_new)
+        job = composed(cfg, hydra, self.is_new)
         if job is None:
             self.total -= 1
         elif isinstance(job, Outcome):
@@ -173,7 +174,7 @@ def run(overrides: list[str]) -> RunResult:
                 f"{word!r}: is not an override. Give texts such as 'method=lora'; flags belong to "
                 "the command adaptkit train."
             )
-    job = checked(compose_job(overrides))
+    job = checked(sized(overrides, compose_job))
     return finished(job) or train(job)
 
 
@@ -216,11 +217,13 @@ def checked(plain: dict[str, Any]) -> Settings:
 
 
 def composed(
-    cfg: Any, name: str, is_new: Callable[[Settings], bool]
+    cfg: Any, hydra: Any, is_new: Callable[[Settings], bool]
 ) -> dict[str, Any] | Outcome | None:
     """Return a job as plain data, how it has failed already, or None: it is not new."""
     try:  # its directory may not be known yet
         plain = plain_data(without_hydra(cfg))
+        if size := solved(plain, hydra.overrides.task):
+            plain = plain_data(without_hydra(with_words(cfg, hydra, size)))
         job = settings(plain)
         job.tracker.check_installed()
         job.model.check_installed()
@@ -229,7 +232,7 @@ def composed(
             return None
     except AdaptError as error:
         console.error(str(error))
-        return Outcome(name, error.status, None, str(error))
+        return Outcome(typed(hydra), error.status, None, str(error))
     return plain
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from adaptkit.cli.parser import command
 from adaptkit.cli.prompting import EXAMPLE, show_example
-from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
 from adaptkit.config.suite import apart
 from adaptkit.errors import AdaptError
 from adaptkit.storage.files import check_free
 from adaptkit.terminal import console
+from adaptkit.terminal.budget import sized
 from adaptkit.terminal.suite import cells, evaluation
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def plan_(arguments: list[str]) -> int:
     args = parser.parse_intermixed_args(arguments)
     if args.show_example:
         return show_example(args.overrides)
-    run = settings(compose(args.overrides))
+    run = settings(sized(args.overrides))
     with console.working():
         from adaptkit.runs.plan import plan
         from adaptkit.training import precision

@@ -19,7 +19,7 @@ from adaptkit.errors import unknown
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "suites",
          "protocols", "experiments")  # fmt: skip
 TEMPLATES = "templates"  # of a task: they are no group of options
-PLAIN = ("trainer", "data")  # groups of options with nothing to choose by name
+PLAIN = ("trainer", "data", "budget")  # groups of options with nothing to choose by name
 HELP = """adaptkit train: adapt a pretrained model to a task, score it, save the trained tensors.
 
 adaptkit train method=lora task=sst2

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from adaptkit.config.compose import compose, load_raw
+from adaptkit.config.compose import load_raw
 from adaptkit.config.groups import CONF, options
 from adaptkit.config.overrides import composed
 from adaptkit.config.settings import settings
 from adaptkit.config.suggest import of_choice
 from adaptkit.errors import AdaptError, ConfigError, unknown
 from adaptkit.terminal import console
+from adaptkit.terminal.budget import sized
 
 GROUP = "/template@templates"  # in the defaults of a task
 EXAMPLE = "--show-example"
@@ -74,7 +75,7 @@ def show_example(words: list[str]) -> int:
     """
     if flags := [word for word in words if word.startswith("-")]:
         raise ConfigError(f"{flags[0]}: does not go with {EXAMPLE}, which shows one run's row.")
-    run = settings(compose(words))
+    run = settings(sized(words))
     with console.working() as interface:
         from adaptkit.runs.example import example
         from adaptkit.runs.remarks import of_sample

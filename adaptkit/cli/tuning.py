@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.cli.parser import Parser, command
-from adaptkit.config.compose import compose
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import ConfigError
 from adaptkit.terminal import console
+from adaptkit.terminal.budget import sized
 from adaptkit.train import checked
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def tune_(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="default: outputs/tune/TASK/MODEL/METHOD")
     args = parser.parse_intermixed_args(arguments)
     check_words(args.overrides)
-    base = checked(compose([*args.overrides, "output_dir=unused"]))
+    base = checked(sized([*args.overrides, "output_dir=unused"]))
     sample = say_sample([base])
     out = args.out or Path("outputs", "tune", base.task.name, base.model.name, base.method_name)
     with console.working() as interface:
@@ -130,7 +130,7 @@ def check_words(overrides: Sequence[str]) -> None:
 def made(overrides: Sequence[str], folder: Path) -> Settings:
     """Return the settings of one run in a folder."""
     quoted = str(folder.absolute()).replace("\\", "\\\\").replace("'", "\\'")
-    return settings(compose([*overrides, f"output_dir='{quoted}'"]))
+    return settings(sized([*overrides, f"output_dir='{quoted}'"]))
 
 
 def line_about(found: Tuned) -> str:
@@ -162,7 +162,7 @@ def compare_(arguments: list[str]) -> int:
         raise ConfigError("data.eval_rows: draws other rows for every seed, whose scores could not "
                           "be compared. Leave it out.")  # fmt: skip
     # every mistake is found before the first run
-    say_sample([checked(compose([*words, "output_dir=unused"])) for words, _ in cells])
+    say_sample([checked(sized([*words, "output_dir=unused"])) for words, _ in cells])
     with console.working() as interface:
         from adaptkit.runs.compare import Plan, compare
 

@@ -6,7 +6,7 @@ Hydra's exceptions become messages that name the closest options. No torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,18 @@ def without_hydra(cfg: Any) -> Any:
     place = {"output_dir": raw.pop("output_dir")} if "output_dir" in raw else {}
     raw.pop("hydra", None)
     return OmegaConf.create({**raw, **place})  # made of the others: theirs are the better errors
+
+
+def with_words(cfg: Any, hydra: Any, words: Sequence[str]) -> Any:
+    """Return a job's configuration with options set as if KEY=NUMBER or KEY=null had been typed."""
+    from omegaconf import OmegaConf, read_write
+
+    for word in words:
+        key, _, value = word.partition("=")
+        OmegaConf.update(cfg, key, None if value == "null" else int(value))
+    with read_write(hydra):  # the directory's name is made of them
+        hydra.overrides.task.extend(words)
+    return cfg
 
 
 def typed(hydra: Any) -> str:

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any, Literal
 
 from adaptkit.adaptation import Method
+from adaptkit.config.budget import Budget
 from adaptkit.config.build import build
 from adaptkit.config.overrides import composed
 from adaptkit.errors import AdaptError
@@ -30,7 +31,8 @@ from adaptkit.tasks.data import Data
 from adaptkit.training.settings import Tracker, TrainerSettings
 
 REGISTRIES = {"method": METHODS, "optimizer": OPTIMIZERS, "regularizer": REGULARIZERS}
-SINGLE = {"model": Model, "trainer": TrainerSettings, "tracker": Tracker, "data": Data}
+SINGLE = {"model": Model, "trainer": TrainerSettings, "tracker": Tracker, "data": Data,
+          "budget": Budget}  # fmt: skip
 FAR = -(10**9)
 TYPES = {int: "whole number", float: "number", str: "text", Method: "method", Any: "mapping"}
 

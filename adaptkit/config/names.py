@@ -29,6 +29,8 @@ UNNAMED = (
     "~protocol",
     "~experiment",
     "data.root",
+    "budget",  # the size that was solved for is named
+    "budget.trainable",
 )
 
 PATHS = ("model.path", "task.path")

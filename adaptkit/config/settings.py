@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit.adaptation import Method
+from adaptkit.config.budget import budget_in, check_solved
 from adaptkit.config.build import build, coerce, registered
 from adaptkit.config.combinations import check
 from adaptkit.config.protocol import Protocol, protocol_in
@@ -32,6 +33,7 @@ from adaptkit.training.settings import Recipe, Tracker, TrainerSettings
 
 AFTERWARDS = ("suite", "protocol")  # groups that say what is done with a finished run
 KEYS = ("model", "method", "task", "optimizer", "trainer", "tracker", "data", "seed", "output_dir")
+OPTIONAL = ("regularizer", "budget", *AFTERWARDS)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     }
     if absent := [name for name in KEYS if name not in plain]:
         raise ConfigError(f"{', '.join(absent)}: must be set.")
-    if more := [name for name in plain if name not in (*KEYS, "regularizer", *AFTERWARDS)]:
+    if more := [name for name in plain if name not in (*KEYS, *OPTIONAL)]:
         nodes = {name: node for name, node in plain.items() if isinstance(node, Mapping)}
         known = [*KEYS, *(f"{name}.{key}" for name, node in nodes.items() for key in node)]
         raise ConfigError(f"{more[0]}: no such option or group; {of_key(more[0], known, [])}")
@@ -126,6 +128,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         check_path(f"{group}.{key}".lstrip("."), (plain[group] if group else plain).get(key))
     if suite := suite_in(plain):
         suite.of(parts["task"].name)  # before training: are there sets for it?
+    check_solved(budget_in(plain))
     seed = coerce(plain["seed"], int, "seed")
     within("seed", seed, 0, 2**32)
     trainer = build(TrainerSettings, plain["trainer"], "trainer")
@@ -138,7 +141,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         data=build(Data, plain["data"], "data"),
         seed=seed,
         output_dir=Path(coerce(plain["output_dir"], str, "output_dir")),
-        plain={name: node for name, node in plain.items() if name not in AFTERWARDS},
+        plain={name: node for name, node in plain.items() if name not in (*AFTERWARDS, "budget")},
         suite=suite,
         protocol=protocol_in(plain),
         **parts,

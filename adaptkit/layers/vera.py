@@ -17,11 +17,11 @@ class Projections:
 
     All maps of these widths share them. Kaiming-uniform, U(-sqrt(6/n), sqrt(6/n)) with n columns,
     from numpy's RandomState, whose stream is frozen for ever: seed and shape are all it takes to
-    draw them again, so they are not saved.
+    draw them again, so they are not saved. `empty`: for plans, which need no numbers.
     """
 
-    def __init__(self, seed: int, rank: int, device: torch.device) -> None:
-        self.seed, self.rank, self.device = seed, rank, device
+    def __init__(self, seed: int, rank: int, device: torch.device, empty: bool = False) -> None:
+        self.seed, self.rank, self.device, self.empty = seed, rank, device, empty
         self.matrices: dict[tuple[int, int, int], Tensor] = {}
 
     def low(self, fan_in: int) -> Tensor:
@@ -34,6 +34,8 @@ class Projections:
 
     def _matrix(self, stream: int, rows: int, columns: int) -> Tensor:
         key = stream, rows, columns
+        if self.empty and key not in self.matrices:
+            self.matrices[key] = torch.empty(rows, columns, device=self.device)
         if key not in self.matrices:
             bound = math.sqrt(6 / columns)
             state = np.random.RandomState([self.seed, *key])

@@ -16,11 +16,12 @@ Count: the sum of r (in + out + 1) over the adapted maps, r the initial rank.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import at_least, invalid, within
 from adaptkit.methods.checks import check_low_rank
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import sites
 from adaptkit.models.body import device_of
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 class AdaLoRA:
     """Train `rank` triplets per map and keep `target_rank` on average."""
 
+    sized_by: ClassVar[Size] = Size("rank", along=("target_rank",))
     rank: int = 12  # triplets per map at the start
     target_rank: int = 8  # triplets per map at the end, on average
     alpha: float = 32.0  # scale of the update: alpha / rank

@@ -19,9 +19,11 @@ Count: 2 (d + m) + m + d per adapter, n^3 once, and the norms' parameters. T5-ba
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import at_least, invalid
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import norms, points, width
 from adaptkit.models.body import device_of
 
@@ -32,6 +34,7 @@ SIGMA = 0.01
 class Compacter:
     """Train hypercomplex adapters of width `size` after the sub-layers, and the norms."""
 
+    sized_by: ClassVar[Size] = Size("size", unit="division")
     size: int = 24  # bottleneck width
     division: int = 4  # must divide size and the model's width
     plus_plus: bool = False  # Compacter++: only after the feed-forward parts

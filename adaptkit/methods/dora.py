@@ -11,10 +11,11 @@ Count: the sum of r (in + out) + out over the adapted maps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.methods.checks import check_low_rank
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import sites
 from adaptkit.models.body import device_of
 from adaptkit.models.other_maps import required_other_maps
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 class DoRA:
     """Train direction (rank `rank`) and magnitude of the maps named by `roles`."""
 
+    sized_by: ClassVar[Size] = Size("rank")
     rank: int = 8  # rank of the update
     alpha: float = 16.0  # scale of the update: alpha / rank
     dropout: float = 0.0  # on the input; costs another pass through the frozen maps

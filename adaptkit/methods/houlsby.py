@@ -19,9 +19,11 @@ Count: 2 m d + m + d per adapter, two per layer, and the norms' parameters, 2 d 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import at_least
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import norms, points, width
 from adaptkit.models.body import device_of
 
@@ -32,6 +34,7 @@ SIGMA = 1e-3
 class Houlsby:
     """Train an adapter of width `size` after every sub-layer, and the norms."""
 
+    sized_by: ClassVar[Size] = Size("size")
     size: int = 64  # bottleneck width
 
     def __post_init__(self) -> None:

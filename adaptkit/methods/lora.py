@@ -32,11 +32,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import above, at_least, invalid, one_of
 from adaptkit.methods.checks import check_low_rank
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import ROLES, expand, is_bias, sites, word_embeddings
 from adaptkit.models.body import device_of
 from adaptkit.models.other_maps import required_other_maps
@@ -53,6 +54,7 @@ EXTRA = ("embeddings", "other")  # roles beyond those of a layer's maps
 class LoRA:
     """Add a trainable pair of rank `rank` to the maps named by `roles`; the rest is frozen."""
 
+    sized_by: ClassVar[Size] = Size("rank")
     rank: int = 8  # rank of the update
     alpha: float = 8.0  # scale of the update: alpha / rank
     dropout: float = 0.0  # on the input of the low-rank branch; not for the embeddings

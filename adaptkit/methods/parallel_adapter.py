@@ -14,9 +14,11 @@ Count: 2 m d + m + d per layer; 304,320 for RoBERTa-base with size 16.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import above, at_least
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import points, width
 from adaptkit.models.body import device_of
 
@@ -25,6 +27,7 @@ from adaptkit.models.body import device_of
 class ParallelAdapter:
     """Train an adapter of width `size` next to every feed-forward part."""
 
+    sized_by: ClassVar[Size] = Size("size")
     size: int = 512  # bottleneck width
     scale: float = 4.0  # factor of the adapter's output
 

@@ -18,9 +18,11 @@ Count: 2 m d + m + d per layer; 1,189,632 for BERT-base with size 64.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import at_least
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import points, post_norm, width
 from adaptkit.models.body import device_of
 
@@ -31,6 +33,7 @@ SIGMA = 0.02
 class Pfeiffer:
     """Train an adapter of width `size` at the end of every layer."""
 
+    sized_by: ClassVar[Size] = Size("size")
     size: int = 48  # bottleneck width
 
     def __post_init__(self) -> None:

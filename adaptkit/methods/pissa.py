@@ -14,11 +14,12 @@ Count: the sum of r (in + out) over the adapted maps is trained; twice that is s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import at_least
 from adaptkit.methods.checks import check_low_rank
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import sites
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 class PiSSA:
     """Train the principal part of rank `rank` of the maps named by `roles`."""
 
+    sized_by: ClassVar[Size] = Size("rank")
     rank: int = 8  # rank of the part that is trained
     alpha: float = 8.0  # scale of the update: alpha / rank
     dropout: float = 0.0  # on the input of the low-rank branch

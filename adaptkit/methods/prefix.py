@@ -16,10 +16,11 @@ MLP (P d + d m + m) + (m + 1) 2 w L, d the width of the layer's input.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import AdaptError, at_least, invalid, within
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import family
 from adaptkit.models.body import config_of, device_of
 
@@ -37,6 +38,7 @@ SCALE = 0.02  # of keys and values trained directly: that of the bodies' own ini
 class PrefixTuning:
     """Train `length` keys and values in front of every attention; the body is frozen."""
 
+    sized_by: ClassVar[Size] = Size("length")
     length: int = 20  # trained positions in every layer
     projection: int | None = 512  # inner width of the MLP that generates the prefix; null: no MLP
     dropout: float = 0.0  # on keys and values

@@ -25,10 +25,11 @@ Count: N P d; 76,800 for T5-base with 100 vectors.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import AdaptError, ConfigError, at_least, invalid
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import decoder, family, reader
 from adaptkit.models.body import config_of, device_of, generates, words_of
 
@@ -45,6 +46,7 @@ SHORTEST = 4  # tokens of text that must fit next to the prompt: the least task.
 class PromptTuning:
     """Train `length` vectors before the text; the body is frozen."""
 
+    sized_by: ClassVar[Size] = Size("length")
     length: int = 20  # trained vectors
     init: str = "vocabulary"  # random | vocabulary | labels | any text
     prompts: int = 1  # prompts in the ensemble (majority vote)

@@ -22,11 +22,12 @@ with 9 vectors. Of these P d are stored, 6,912.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import at_least, invalid
 from adaptkit.methods.prompt import attach, check_places, check_room, tokens
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import base_prefix, reader
 from adaptkit.models.body import words_of
 
@@ -37,6 +38,7 @@ BODY_RATE = 0.1  # of the prompt's: 1e-5 and 1e-4 in the authors' scripts for Su
 class PTuning:
     """Train an encoder of `length` prompt vectors."""
 
+    sized_by: ClassVar[Size] = Size("length")
     length: int = 9  # trained vectors
     encoder: Literal["lstm", "mlp"] = "lstm"  # network that generates the vectors
     anchors: str = ""  # words kept between the two halves of the prompt

@@ -16,15 +16,18 @@ MLP (P d + d m + m) + (m + 1) 2 w L, d the width of the layer's input.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import at_least, within
+from adaptkit.methods.size import Size
 
 
 @dataclass(frozen=True)
 class PTuningV2:
     """Train `length` keys and values in front of every attention; the body is frozen."""
 
+    sized_by: ClassVar[Size] = Size("length")
     length: int = 20  # trained positions in every layer
     projection: int | None = None  # inner width of the MLP that generates the prefix; null: no MLP
     dropout: float = 0.1  # on keys and values

@@ -16,9 +16,11 @@ Count: K layers, norm and pooler; for BERT-base 7,087,872 K + 590,592.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from adaptkit.adaptation import Adaptation, Context, no_op
 from adaptkit.errors import at_least, invalid
+from adaptkit.methods.size import Size
 from adaptkit.models.depth import after_layers, last_of, parameters_in, stacks
 
 DEFAULT = 2
@@ -28,6 +30,7 @@ DEFAULT = 2
 class TopK:
     """Train the last layers of the base model."""
 
+    sized_by: ClassVar[Size] = Size("last", least=0)
     last: int | None = None  # how many layers, from the top; null: 2, or those of `layers`
     layers: tuple[int, ...] = ()  # numbers of the layers that train instead; 1: the lowest
 

@@ -13,10 +13,11 @@ Count: the sum of r + out over the adapted maps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from adaptkit.adaptation import Adaptation, Context
 from adaptkit.errors import above, at_least, within
+from adaptkit.methods.size import Size
 from adaptkit.models.anatomy import check_roles, sites
 from adaptkit.models.body import device_of
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 class VeRA:
     """Train the scales of random projections of rank `rank` next to the maps named by `roles`."""
 
+    sized_by: ClassVar[Size] = Size("rank")
     rank: int = 256  # rank of the frozen projections
     roles: tuple[str, ...] = ("query", "value")  # maps that are adapted
     d_initial: float = 0.1  # start of the trained vector d
@@ -49,7 +51,8 @@ class VeRA:
         from adaptkit.layers.low_rank import attach_updates
         from adaptkit.layers.vera import Projections, Scaled
 
-        shared = Projections(self.projection_seed, self.rank, device_of(start.model))
+        device, empty = device_of(start.model), context.stage == "plan"
+        shared = Projections(self.projection_seed, self.rank, device, empty)
 
         def build(site: Site) -> Scaled:
             return Scaled(shared.low(site.fan_in), shared.up(site.fan_out), self.d_initial)
