@@ -21,6 +21,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.runs.run import Interface, run
 from adaptkit.runs.verify import verify
 from adaptkit.tasks import TASKS
+from adaptkit.terminal.budget import sized
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
@@ -104,5 +105,5 @@ def test_documented_commands_compose(page, command, tmp_path, monkeypatch):
     fixed = [word for word in single if "range(" not in word and word.upper() != word]
     if any("=" not in word or "=METHOD" in word for word in fixed):
         pytest.skip("a template")
-    plain = compose([word.replace("./my-checkpoint", "some/model") for word in fixed])
+    plain = sized([word.replace("./my-checkpoint", "some/model") for word in fixed])
     settings(plain)
