@@ -76,7 +76,7 @@ CONFIG = [
     ("trainer=debgu", ["trainer=debgu", "did you mean debug", "default"]),
     ("optimizer=adan", ["optimizer=adan", "did you mean adamw"]),
     ("regularizer=[l2sp]", ["regularizer=l2sp", "did you mean l2_sp"]),
-    ("experiment=lora_mrpc", ["experiment=lora_mrpc", "did you mean lora_mrpc_paper"]),
+    ("experiment=paper/lora_mrp", ["experiment=paper/lora_mrp", "did you mean paper/lora_mrpc"]),
     ("method.rnk=3", ["method.rnk", "did you mean method.rank"]),
     ("+method.rnk=3", ["method.rnk", "did you mean rank"]),
     ("trainer.batchsize=8", ["trainer.batchsize", "trainer.batch_size"]),

@@ -143,7 +143,7 @@ def test_flags_may_stand_anywhere(typed: str, ordered: str) -> None:
 
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_experiment(place: Path, plus: str) -> None:
-    words = [f"{plus}experiment=lora_mrpc_paper", "method.rank=2", "--cfg", "job"]
+    words = [f"{plus}experiment=paper/lora_mrpc", "method.rank=2", "--cfg", "job"]
     out = call("train", *words).out
     assert "epochs: 30" in out
     assert "  rank: 2\n" in out  # what is typed wins

@@ -116,7 +116,7 @@ def test_list_explains_one_choice() -> None:
     assert "It also sets optimizer.lr=0.0005" in out
     assert call("list", "methods", "lora").out == out
     assert "  no options" in call("list", "method", "full").out
-    assert "override /model: roberta-base" in call("list", "experiment", "lora_mrpc_paper").out
+    assert "override /model: roberta-base" in call("list", "experiment", "paper/lora_mrpc").out
     wrong = call("list", "method", "LoRA")
     assert (wrong.status, wrong.out) == (2, "")
     assert "did you mean lora?" in wrong.err
@@ -131,7 +131,7 @@ def test_list_explains_every_choice() -> None:
 
 def test_an_experiment_is_described_by_its_own_words() -> None:
     said = call("list", "experiments", "--json").out
-    assert "LoRA on MRPC" in json.loads(said)["experiments"]["lora_mrpc_paper"]
+    assert "LoRA on MRPC" in json.loads(said)["experiments"]["paper/lora_mrpc"]
 
 
 def test_comments_of_a_class() -> None:
