@@ -188,6 +188,10 @@ def result(record: RunResult, directory: Path) -> None:
     if not is_main_process():
         return
     show(line(record))
+    from adaptkit.reports.published import places
+
+    for place in places(record, directory):
+        show(f"  {place}")
     if record.ood:
         from adaptkit.terminal.suite import table
 

@@ -27,6 +27,7 @@ from adaptkit.reports.comparison.statistics import (
     redrawn_scores,
     weights_of,
 )
+from adaptkit.reports.published import places
 
 COSTS = {  # heading -> (entry of the record, divisor)
     "trained": (("params", "trainable"), 1),
@@ -192,7 +193,7 @@ def table_of(found: Found) -> Table:
             cells[row, column] = filled(Cell(group, column))
     pairs = [pair for column in by_column for pair in tested(cells, column)]
     table = Table(cells, pairs, remarks)
-    return Table(cells, pairs, remarks + list(about(table)))
+    return Table(cells, pairs, [*remarks, *about(table), *published(table)])
 
 
 def filled(cell: Cell) -> Cell:
@@ -236,6 +237,14 @@ def tested(cells: dict[tuple[str, Column], Cell], column: Column) -> list[Pair]:
         Pair(column, one, two, e, next(corrected) if e is not None and e.p is not None else None)
         for one, two, e in found
     ]
+
+
+def published(table: Table) -> Iterable[str]:
+    """Say where runs stand among published ones that measured the same."""
+    for (row, column), cell in table.cells.items():
+        for run in cell.runs:
+            for place in places(run.result, run.directory):
+                yield f"{row} on {column.task}, seed {run.result.seed}: {place}"
 
 
 def about(table: Table) -> Iterable[str]:
