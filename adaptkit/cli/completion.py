@@ -19,6 +19,7 @@ from adaptkit.config.groups import GROUPS, options
 from adaptkit.config.overrides import composed, known_keys
 from adaptkit.config.suggest import NOT_TYPED
 from adaptkit.errors import one_of
+from adaptkit.reports.published import figures
 
 BASH = """_adaptkit() {
     local answer
@@ -51,6 +52,7 @@ FLAGS = {  # of every command; train's are Hydra's
               "--hydra-help", "--version", "--show-example"),
     "tune": ("--help", "--search", "--budget", "--out"),
     "compare": ("--help", "--search", "--budget", "--seeds", "--out", "--control"),
+    "reproduce": ("--help", "--seeds", "--hours", "--out"),
     "plan": ("--help", "--json", "--names", "--show-example"),
     "data": ("--help", "--json", "--html", "--strict"),
     "eval": ("--help", "--json", "--output"),
@@ -80,7 +82,15 @@ RUN_FIRST = (
     "export",
     "import",
 )  # commands whose first word is a folder
-OVERRIDDEN = ("train", "plan", "data", "eval", "predict", "import")  # commands that take overrides
+OVERRIDDEN = (
+    "train",
+    "reproduce",
+    "plan",
+    "data",
+    "eval",
+    "predict",
+    "import",
+)  # commands that take overrides
 FILES = ("task.path", "task.template", "model.path", "data.root", "output_dir")
 COMMA = re.compile(r"(.*[=,\[])?([^,\[]*)$")
 
@@ -145,6 +155,10 @@ def answers(before: list[str], word: str, commands: tuple[str, ...]) -> list[str
     plain = [w for w in rest if not w.startswith("-")]
     if command == "list":
         return of_list(plain)
+    if command == "reproduce":
+        if not plain:
+            return list(figures())
+        plain = [f"experiment=paper/{plain[0].removeprefix('paper/')}", *plain[1:]]
     if command == "smoke":
         return [*options("method"), *options("regularizer"), *options("task"), "mini-bert",
                 "mini-gpt2", "mini-t5"]  # fmt: skip

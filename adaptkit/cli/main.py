@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "adapt a model to a task, score it, save what was trained",
     "tune": "race learning rates or other settings on held-out training rows",
     "compare": "tune methods at the same budget, repeat the winners, one report",
+    "reproduce": "run a published recipe, and ours beside its figure",
     "plan": "parameters, bytes and memory of a run, before it starts",
     "data": "what is in a task's rows: balance, duplicates, overlap, lengths, baselines",
     "eval": "score a finished run on another task or split, or on a suite of them",
@@ -40,7 +41,7 @@ FLAGS = (*TAKE_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; status 0 done, 2 the user's mistake, 1 a failure, 3 findings (data)."""
+    """Run one command; status 0 done, 2 the user's mistake, 1 a failure, 3 findings."""
     from adaptkit.terminal.console import guarded
 
     return guarded(dispatch, list(sys.argv[1:] if argv is None else argv))
@@ -76,10 +77,19 @@ def dispatch(arguments: list[str]) -> int:
             return 0
         return train(in_order(rest))
     if command in COMMANDS:
-        from adaptkit.cli import commands, diagnosing, listing, predicting, reporting, tuning
+        from adaptkit.cli import (
+            commands,
+            diagnosing,
+            listing,
+            predicting,
+            reporting,
+            reproducing,
+            tuning,
+        )
 
         rooms = {"data": diagnosing, "doctor": diagnosing, "list": listing, "predict": predicting,
-                 "report": reporting, "tune": tuning, "compare": tuning}  # fmt: skip
+                 "report": reporting, "tune": tuning, "compare": tuning,
+                 "reproduce": reproducing}  # fmt: skip
         return getattr(rooms.get(command, commands), f"{command}_")(rest)
     from adaptkit.errors import ConfigError, did_you_mean
 
@@ -91,7 +101,7 @@ def dispatch(arguments: list[str]) -> int:
 
 def usage() -> str:
     """Return the text of `adaptkit --help`."""
-    return USAGE.format(commands="\n".join(f"  {n:8} {text}" for n, text in COMMANDS.items()))
+    return USAGE.format(commands="\n".join(f"  {n:9} {text}" for n, text in COMMANDS.items()))
 
 
 def check_flags(words: list[str]) -> None:
