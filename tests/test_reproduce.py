@@ -26,7 +26,9 @@ from adaptkit.config.settings import Settings, settings
 from adaptkit.reports import published
 from adaptkit.reports.published import (
     HALF,
+    Distribution,
     Figure,
+    Published,
     distributions,
     figures,
     obstacles,
@@ -313,6 +315,16 @@ def test_ours_stands_next_to_theirs(tiny, tmp_path, capsys):
     out = verdict(count=1)[1]
     assert f"ours:   accuracy {scores[0]:.4f} (one run: no standard deviation)" in out
     assert verdict(metric="nothing") == (3, "2 of 2 runs have no nothing\n")
+
+
+def test_a_run_and_a_report_say_the_place(tiny, tmp_path, monkeypatch):
+    shared = {name: getattr(tiny.figure(), name) for name in Published.__dataclass_fields__}
+    among = Distribution(**shared, mean=-1.0, deviation=0.1, min=-2.0, max=-0.5,
+                         scores=[-2.0, -0.5])  # fmt: skip
+    monkeypatch.setattr(published, "distributions", lambda: [among])
+    said = "above all 2 published runs (a test)"
+    assert f"\n  {said}\n" in call("reproduce", "tiny", "--out", "runs").out
+    assert f"bitfit on sst2, seed 0: {said}" in call("report", tmp_path / "runs").err
 
 
 def test_other_settings_are_not_compared(tiny):

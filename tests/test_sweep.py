@@ -205,7 +205,7 @@ def test_empty_sweep_says_so(place: Path, word: str) -> None:
 
 def test_how_many_values_a_sweep_has() -> None:
     words = ["method=lora,bitfit", "seed=range(0,5)", "task=sst2", "method.rank=choice(1,2,3)",
-             "experiment=glob(*mrpc*)", "task.text=[a,b]", "broken=[", "job"]  # fmt: skip
+             "experiment=glob(*lora_mrpc*)", "task.text=[a,b]", "broken=[", "job"]  # fmt: skip
     assert sweep_lengths(words) == {"method": 2, "seed": 5, "method.rank": 3, "experiment": 1}
     with pytest.raises(ConfigError, match="nothing to run"):
         sweep_lengths(["seed=range(1,1)"])
