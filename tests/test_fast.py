@@ -464,16 +464,21 @@ def test_a_run_uses_them_in_bf16_unless_told_not_to(
 @pytest.mark.parametrize(
     ("words", "first"),
     [
-        (["task=sst2", "method=lora"], True),
-        (["task=sst2", "method=prefix"], True),
         (["task=sst2", "method=lora", "regularizer=r3f"], True),
         (["task=sst2", "method=lora", "model.pooling=mean"], False),
-        (["task=sst2", "method=prompt"], False),
         (["task=sst2", "method=chain", "method.parts=[{name: lora}, {name: prompt}]"], False),
-        (["task=sst2", "method=lora", "task.form=cloze"], False),
         (["task=ud_ewt", "method=lora"], False),
-        (["task=squad", "method=lora"], False),
         (["task=copa", "method=lora"], True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (["task=sst2", "method=lora"], True),
+                (["task=sst2", "method=prefix"], True),
+                (["task=sst2", "method=prompt"], False),
+                (["task=sst2", "method=lora", "task.form=cloze"], False),
+                (["task=squad", "method=lora"], False),
+            )
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -122,6 +122,7 @@ def test_other_tasks_read_the_same_texts(checkpoints, tmp_path):
         assert len(folders(tmp_path / "store")) == 2
 
 
+@pytest.mark.slow
 def test_what_the_states_follow_from_has_its_own_place(checkpoints, rows, tmp_path):
     def count(*words: str, model: str = "bert", **changes: Any) -> int:
         number = len(list(tmp_path.glob("run*")))

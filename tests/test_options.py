@@ -347,7 +347,9 @@ def data(tmp_path_factory: Any) -> Any:
     return root
 
 
-@pytest.mark.parametrize("kind", ["rank", "generate", "number"])
+@pytest.mark.parametrize(
+    "kind", ["rank", *(pytest.param(k, marks=pytest.mark.slow) for k in ("generate", "number"))]
+)
 def test_a_run_is_whole(kind, data, checkpoints, tmp_path):
     """Trained, verified, evaluated, asked, also row by row; answers that are none are null."""
     run, out = tmp_path / "run", tmp_path / "answers.jsonl"

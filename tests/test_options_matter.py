@@ -348,7 +348,10 @@ def finish(adaptation: Adaptation) -> set[str]:
     return set(adaptation.delta())
 
 
-@pytest.mark.parametrize("family", ("bert", "gpt2", "xlnet", "t5"))
+@pytest.mark.parametrize(
+    "family",
+    ("bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "xlnet", "t5"))),
+)
 @pytest.mark.parametrize("name", TRAINED)
 def test_saved_names_are_the_models_or_in_an_added_module(name: str, family: str) -> None:
     if family == "xlnet" and name in OWN_ATTENTION:

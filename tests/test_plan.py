@@ -404,7 +404,6 @@ def test_what_passes_by_is_counted(method: str) -> None:
     [
         (("method=full",), 0),
         (("method=lora",), 0),
-        (("method=full", "regularizer=[l2_sp]"), 1),
         (("method=lora", "regularizer=[l2_sp]"), 1),
         (("method=full", "regularizer=[recadam]"), 1),
         (("method=full", "regularizer=[weight_decay_to_pretrained]"), 1),

@@ -203,6 +203,7 @@ def quiet_job(words: list[str], *more: str) -> Any:
     return settings(compose_job([*words, *PROTOCOL, *more]))
 
 
+@pytest.mark.slow
 def test_a_kill_in_a_run_that_follows(words, here):
     """It resumes, and ends as if it had not been cut; what was done is not repeated."""
     for name in ("whole", "cut"):
@@ -288,6 +289,10 @@ def test_a_method_that_cannot_be_merged_is_rejected_first(words, here):
         "on another task can go on from it." in answer.err
     )
     assert not (here / "run").exists() and not (here / "outputs").exists()
+
+
+@pytest.mark.slow
+def test_also_of_a_run_that_is_done(words, here):
     assert call("train", *words, "method=prefix", "output_dir=run").status == 0
     answer = call("train", *words, *PROTOCOL, "method=prefix", "output_dir=run")
     assert answer.status == 2  # done before, without the protocol

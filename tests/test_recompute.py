@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from commandline import call, data_root, tiny
-from families import FAMILIES, SENTENCES, add_padding, tiny_model, tiny_tokenizer
+from families import FAMILIES, RARE, SENTENCES, add_padding, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import set_seed
@@ -41,6 +41,7 @@ from adaptkit.regularizers.mixout import Mixout
 from adaptkit.training import precision
 
 WITHOUT = ("albert", "xlnet")  # transformers does not offer it for them
+LIKE = ("distilbert", "electra", "opt", "mistral", "qwen2", "gpt_neox", *RARE)  # as others; slow
 METHODS = [
     Full(), LoRA(rank=2, dropout=0.3), DoRA(rank=2), PiSSA(rank=2), VeRA(rank=8), IA3(), BitFit(),
     AdaLoRA(rank=3, target_rank=2), Houlsby(4), Compacter(4), ParallelAdapter(4), TopK(last=1),
@@ -79,7 +80,8 @@ def gradients(family: str, method: Any, number_format: str, again: bool) -> dict
 @pytest.mark.parametrize(
     ("family", "method", "number_format"),
     [
-        *((f, LoRA(rank=2, dropout=0.2), "bf16") for f in FAMILIES if f not in (*WITHOUT, "bert")),
+        *(pytest.param(f, LoRA(rank=2, dropout=0.2), "bf16", marks=[pytest.mark.slow] * (f in LIKE))
+          for f in FAMILIES if f not in (*WITHOUT, "bert")),
         *(("bert", method, "bf16") for method in METHODS),
         ("bert", Full(), "fp32"), ("gpt2", PrefixTuning(3, 8), "fp32"), ("t5", Full(), "fp32"),
     ],
@@ -128,6 +130,7 @@ def test_weights_that_differ_from_pass_to_pass_are_refused(methods):
         recompute_layers(adapted("bert", *methods).model)
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same(checkpoints, tmp_path):
     data = data_root(tmp_path / "data")
     words = ["method=lora", *tiny(checkpoints["bert"]), f"data.root={data}", "trainer.max_steps=3"]

@@ -199,10 +199,10 @@ def test_the_mean_of_mixed_weights_is_the_weight():
     for element in (True, False):
         make = mixing(module, element=element, p=0.7)
         module.weight.data.add_(torch.randn(3, 5))
-        drawn = torch.stack([make()["weight"].detach() for _ in range(20_000)])
-        torch.testing.assert_close(drawn.mean(0), module.weight.detach(), rtol=0, atol=0.08)
+        drawn = torch.stack([make()["weight"].detach() for _ in range(5_000)])
+        torch.testing.assert_close(drawn.mean(0), module.weight.detach(), rtol=0, atol=0.15)
         ratio = drawn.var(0).div((module.weight - make.start["weight"]).detach() ** 2)
-        torch.testing.assert_close(ratio, torch.full((3, 5), 0.7 / 0.3), rtol=0.1, atol=0)
+        torch.testing.assert_close(ratio, torch.full((3, 5), 0.7 / 0.3), rtol=0.2, atol=0)
         is_start = (drawn - make.start["weight"]).abs() < 1e-4
         assert bool((is_start == is_start[:, :1]).all()) is not element  # the same in every row
     module.eval()

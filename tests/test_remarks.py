@@ -39,7 +39,10 @@ def rows(name: str, count: int = 150, seed: int = 0) -> tuple[np.ndarray, np.nda
     return np.where(random.random(count) < 0.7, labels, "b"), labels
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in ("accuracy", "pearson"))) for n in SCORES],
+)
 def test_interval_is_that_of_a_plain_bootstrap(name):
     """Rows drawn one by one, each draw scored by scikit-learn or scipy."""
     answers, labels = rows(name)

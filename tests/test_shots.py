@@ -35,6 +35,7 @@ def test_a_run_with_shots_is_repeated_and_scored_elsewhere(tmp_path: Path) -> No
     assert other.status == 0, other.err  # whose column is `text`, not `sentence`
 
 
+@pytest.mark.slow
 def test_a_hard_prompt_is_a_plain_model_and_a_start(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*SHOWN[:-1], "model=mini-bert", f"output_dir={run}"]
@@ -57,6 +58,7 @@ def test_rows_of_another_task_stand_in_its_columns() -> None:
         replace(pair, demonstrations=({"a": "one", "label": "yes"},)).wordings()
 
 
+@pytest.mark.slow
 def test_shots_of_a_run_whose_answers_are_mapped(tmp_path: Path) -> None:
     """Rows of three classes are shown, the task has two; without a map it is rejected."""
     words = ["task=mnli", *SHOWN[1:], "model=mini-bert", f"output_dir={tmp_path / 'run'}"]

@@ -311,6 +311,7 @@ def test_answers_of_a_mapped_set_are_those_of_the_run(run, root, tmp_path):
     assert [row["prediction"] for row in read(tmp_path / "two" / "predictions.jsonl")] == single
 
 
+@pytest.mark.slow
 def test_hans_is_never_one_number(run, root):
     answer = call("eval", run, "task=hans_style", "--json")
     record = json.loads(answer.out)
@@ -420,6 +421,7 @@ def test_a_suite_without_sets_for_the_task():
     assert "suite=ood: has no sets for the task cola, only for sst2, squad" in answer.err
 
 
+@pytest.mark.slow
 def test_a_sample_says_so(tmp_path, monkeypatch, checkpoints):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ADAPTKIT_DATA", raising=False)

@@ -226,8 +226,7 @@ def trained(made: Any, steps: int = 4) -> None:
 
 METHODS = {"full": [], "lora": ["method.rank=4"], "prefix": ["method.length=3"],
            "prompt": ["method.length=3"], "ia3": []}  # fmt: skip
-QUICK = {("gpt2", "prompt"), ("t5", "prefix"), ("llama", "lora"), ("opt", "prefix"),
-         ("bart", "prompt")}  # fmt: skip
+QUICK = {("gpt2", "prompt"), ("t5", "prefix"), ("llama", "lora")}
 BOTH = [
     pytest.param(family, method, marks=() if (family, method) in QUICK else pytest.mark.slow)
     for family in GENERATING for method in METHODS

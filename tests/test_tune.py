@@ -279,6 +279,7 @@ def test_a_form_that_generates_is_raced_by_its_loss(tmp_path):
     assert np.isfinite(loss)
 
 
+@pytest.mark.slow
 def test_a_race_that_is_killed_ends_the_same(checkpoints, rows, tmp_path, monkeypatch):
     make = maker(checkpoints["bert"], rows)
     whole = tune(make, [], SPACE, None, tmp_path / "whole", QUIET)
@@ -320,6 +321,7 @@ def test_the_winner_is_a_run_that_was_never_stopped(checkpoints, rows, tmp_path)
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
+@pytest.mark.slow
 def test_a_race_that_went_beyond_its_grid_can_be_given_again(checkpoints, rows, tmp_path):
     make = maker(checkpoints["bert"], rows)
     space = {RATE: [1e-5, 1e-4]}  # the greater one wins, or the lesser: both are edges

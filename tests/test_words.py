@@ -28,6 +28,7 @@ def test_text_is_what_was_typed(text: str) -> None:
         assert str(parsed(f"{key}={text}")[1]) == text
 
 
+@pytest.mark.slow
 def test_files_of_any_name(checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run, the same command again, a sweep and an evaluation; runs never share a folder."""
     monkeypatch.chdir(tmp_path)

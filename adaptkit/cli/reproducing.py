@@ -80,7 +80,7 @@ def listing() -> None:
 def theirs(figure: Figure) -> str:
     """Return the published figure in words."""
     spread = "" if figure.spread is None else f" ± {figure.spread:g}"
-    runs = {None: "runs whose number is not said", 1: "one run"}.get(
+    runs = {None: "an unstated number of runs", 1: "one run"}.get(
         figure.runs, f"{figure.runs} runs"
     )
     of = f"{figure.statistic} of {runs}" if figure.runs != 1 else runs
