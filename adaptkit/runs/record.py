@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -183,6 +182,7 @@ def machine_facts(device: torch.device, precision: str) -> dict[str, Any]:
     import torch
 
     from adaptkit.models import loading
+    from adaptkit.runs.memory import peak
 
     return {
         "memory": peak(device),
@@ -246,46 +246,6 @@ def log_to_file(directory: Path, kept: MemoryHandler) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
-
-
-def reset_peak(device: torch.device) -> None:
-    """Start counting device memory again."""
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak(device: torch.device) -> dict[str, int | None]:
-    """Return the highest memory use so far, of the process and of the device."""
-    import torch
-
-    rss = None
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"peak_rss_bytes": rss, "peak_device_bytes": on_device}
-
-
-def resident() -> int | None:
-    """Return the bytes that the process holds in memory now, where the system tells."""
-    status = Path("/proc/self/statm")
-    if not status.is_file():
-        return peak(torch.device("cpu"))["peak_rss_bytes"]
-    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def measured(device: torch.device, before: int | None, costs: Plan) -> dict[str, int | None]:
-    """Return the entries about memory: planned, and by how much it grew; `before`: training."""
-    highest = peak(device)
-    grown = highest["peak_device_bytes"]
-    if device.type == "cpu" and highest["peak_rss_bytes"] is not None and before is not None:
-        grown = highest["peak_rss_bytes"] - before
-    planned = costs.memory.total if costs.memory else None
-    return {"planned_bytes": planned, "measured_bytes": grown, **highest}
 
 
 def counts_line(costs: Plan) -> str:

@@ -35,6 +35,7 @@ from adaptkit.runs.from_run import lineage
 from adaptkit.runs.frozen import kept, solved, with_features
 from adaptkit.runs.identity import check_same, made_of, note
 from adaptkit.runs.lengths import by_split, lengths_of, lines_about
+from adaptkit.runs.memory import measured, reset_peak, resident
 from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import count_examples, feed_of, plain_model, prepare, scorer_of
@@ -46,10 +47,7 @@ from adaptkit.runs.record import (
     log_kept,
     log_to_file,
     machine_facts,
-    measured,
     record_failure,
-    reset_peak,
-    resident,
     result_of,
     scoring_facts,
 )
