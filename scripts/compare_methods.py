@@ -32,7 +32,8 @@ def run(method: str, rate: str | None, seed: int, args: argparse.Namespace) -> d
         sys.executable, "-m", "adaptkit", "train", f"method={method}", "task=sst2", "model=auto",
         f"model.path={args.model}", f"data.root={args.data}", "data.source=local",
         f"data.train_rows={args.rows}",
-        f"trainer.epochs={args.epochs}", f"seed={seed}", f"output_dir={folder}",
+        f"trainer.epochs={args.epochs}", "trainer.keep=best", "trainer.select_on=validation",
+        f"seed={seed}", f"output_dir={folder}",
         *([f"optimizer.lr={rate}"] if rate else []), *args.set,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)

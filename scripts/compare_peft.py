@@ -43,6 +43,7 @@ def run_adaptkit(args: argparse.Namespace) -> dict[str, float]:
             f"method.rank={args.rank}", f"method.alpha={args.rank}", f"optimizer.lr={args.lr}",
             f"trainer.epochs={args.epochs}", f"trainer.batch_size={args.batch_size}",
             f"trainer.precision={args.precision}", f"output_dir={folder}/run",
+            "trainer.keep=best", "trainer.select_on=validation",
         ]  # fmt: skip
         if args.rows:
             command.append(f"data.train_rows={args.rows}")

@@ -63,7 +63,7 @@ def accuracy(model: list[str], setting: str, seed: int, args: argparse.Namespace
         command = [
             sys.executable, "-m", "adaptkit", "train", "task=sst2", *model, *SETTINGS[setting],
             f"seed={seed}", f"data.root={args.data}", f"data.train_rows={ROWS}",
-            f"output_dir={folder}/run",
+            "trainer.keep=best", "trainer.select_on=validation", f"output_dir={folder}/run",
         ]  # fmt: skip
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         return json.loads(Path(folder, "run", "result.json").read_text())["score"]

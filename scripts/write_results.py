@@ -130,6 +130,8 @@ def score_cell(records: list[Record]) -> str:
     mark = f" {first['mark']}" if "mark" in first else ""
     if first.get("data", {}).get("source") == "sample":
         mark += " (sample)"
+    if first.get("select_on") == "validation":
+        mark += " (chosen on these rows)"
     if first.get("status") == "rejected":
         return "rejected"
     if "before" in first:

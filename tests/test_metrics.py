@@ -159,6 +159,7 @@ def test_run_without_correlation(checkpoints, tmp_path, monkeypatch):
     settings = configure(
         tmp_path / "run", checkpoints["bert"], tmp_path / "data", "task=stsb", **{
             "trainer.epochs": 2, "trainer.early_stopping_patience": 5,
+            "trainer.select_on": "validation",
         },
     )  # fmt: skip
     record, _ = carry_out(settings)

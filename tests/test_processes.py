@@ -110,7 +110,8 @@ def test_two_processes_make_the_run_of_one(kind, variables, quiet, tmp_path):
     script.write_text(SCRIPT)
     weighted = WEIGHTED if kind == "classify" and "TWO_PASSES" not in variables else ()
     weighted = [*weighted, *variables.get("WORDS", "").split()]
-    more = [*weighted, "trainer.keep=best", "trainer.log_every=1", "trainer.eval_batch_size=4"]
+    more = [*weighted, "trainer.keep=best", "trainer.select_on=validation", "trainer.log_every=1",
+            "trainer.eval_batch_size=4"]  # fmt: skip
     for processes, size, tokens in ((1, 8, "null"), (2, 4, 16)):
         directory = tmp_path / str(processes) / "run"
         sizes = (f"trainer.batch_size={size}", f"trainer.max_tokens={tokens}")

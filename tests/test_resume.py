@@ -347,7 +347,8 @@ RISES_THEN_FALLS = {2: 0.5, 4: 0.9, 6: 0.7, 8: 0.8, 10: 0.6, 12: 0.6}
 )
 def test_best_weights_survive(moment, bench, tmp_path, monkeypatch):
     script(monkeypatch, RISES_THEN_FALLS)
-    changes = {**STEPS, "trainer.eval_every": 2, "trainer.keep": "best"}
+    changes = {**STEPS, "trainer.eval_every": 2, "trainer.keep": "best",
+               "trainer.select_on": "validation"}  # fmt: skip
     found = check(bench, tmp_path / "run", monkeypatch, (moment,), changes=changes, script="best")
     assert found["record"]["best_update"] == 4
     assert found["record"]["updates"] == 12
@@ -365,7 +366,8 @@ def test_best_weights_survive(moment, bench, tmp_path, monkeypatch):
 )
 def test_early_stopping(moment, bench, tmp_path, monkeypatch):
     script(monkeypatch, RISES_THEN_FALLS)
-    changes = {**STEPS, "trainer.eval_every": 2, "trainer.early_stopping_patience": 3}
+    changes = {**STEPS, "trainer.eval_every": 2, "trainer.early_stopping_patience": 3,
+               "trainer.keep": "best", "trainer.select_on": "validation"}  # fmt: skip
     found = check(bench, tmp_path / "run", monkeypatch, (moment,), changes=changes, script="stop")
     assert found["record"]["updates"] == 10  # three evaluations after the best, at update 4
     assert found["record"]["best_update"] == 4

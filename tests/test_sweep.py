@@ -254,6 +254,7 @@ def outcome_of(seed: int, score: float, drop: float | None, sets: tuple[str, ...
     return SimpleNamespace(
         settings={"seed": seed, "method.name": "lora"}, score=score, task="t", model="m",
         method="lora", variant="v", metric="accuracy", ood={"macro": macro}, after={},
+        select_on="none",
     )  # fmt: skip
 
 

@@ -172,7 +172,8 @@ def test_finish_has_the_last_word(keep, update, place, tmp_path, monkeypatch):
             return start.plus(finish=finish)
 
     weights = Weights()
-    changes = {**FOUR, "trainer.keep": keep, "trainer.eval_every": 2}
+    changes = {**FOUR, "trainer.keep": keep, "trainer.eval_every": 2,
+               "trainer.select_on": "validation"}  # fmt: skip
     with monkeypatch.context() as patch:
         script(patch, {2: 0.9, 4: 0.8})
         carry_out(place.settings(tmp_path / "run", method=Constant(), **changes), weights)
@@ -427,7 +428,7 @@ def test_evaluation_holds_one_batch_of_logits(place, tmp_path, monkeypatch):
 # ---- which weights are kept ----
 
 RISES_THEN_FALLS = {2: 0.5, 4: 0.9, 6: 0.7, 8: 0.9, 10: 0.6, 12: 0.6}
-EVERY_TWO = {"trainer.epochs": 2, "trainer.eval_every": 2}
+EVERY_TWO = {"trainer.epochs": 2, "trainer.eval_every": 2, "trainer.select_on": "validation"}
 
 
 class Weights(TrainerCallback):

@@ -125,6 +125,8 @@ def eval_(arguments: list[str]) -> int:
         scores = console.scores(result)
         for line in (*result.data["notes"], *lines_about(result.lengths)):
             console.say(line)
+        for remark in result.remarks:
+            console.say(f"WARNING: {remark}")
         console.show(f"{args.run} on {result.task} ({result.split}, {rows} rows): {scores}")
         for line in cells(result.task, result.details["validation"].get("by", {})):
             console.show(line)

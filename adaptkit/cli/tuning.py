@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Words whose values a race sets itself.
 TAKEN = (
     "trainer.max_steps", "trainer.eval_every", "trainer.checkpoint_every", "trainer.keep",
-    "trainer.early_stopping_patience", "trainer.resume", "data.holdout", "output_dir",
+    "trainer.early_stopping_patience", "trainer.select_on", "trainer.resume", "data.holdout",
+    "output_dir",
 )  # fmt: skip
 IDLE = ("suite", "protocol", "trainer.jobs")  # what a race does not carry out
 

@@ -25,6 +25,7 @@ from adaptkit.regularizers.recadam import RecAdam
 from adaptkit.regularizers.reinit import Reinit
 from adaptkit.regularizers.weight_decay_to_pretrained import WeightDecayToPretrained
 from adaptkit.tasks.worded import Worded
+from adaptkit.training.settings import no_updates
 
 if TYPE_CHECKING:
     from adaptkit.config.settings import Settings
@@ -47,8 +48,7 @@ def check(run: Settings) -> None:
 
 def untrained(run: Settings) -> bool:
     """Tell whether there are no updates."""
-    trainer = run.trainer
-    return trainer.max_steps == 0 or (trainer.max_steps is None and trainer.epochs == 0)
+    return no_updates(vars(run.trainer))
 
 
 def mask_before_best(run: Settings) -> None:

@@ -46,7 +46,8 @@ def compare(make: Make, plan: Plan, interface: Interface) -> list[str]:
         interface.say(f"{folder}: {found.winner.name} ({found.updates} of {found.grid} updates)")
         for seed in range(first, first + plan.seeds):
             other = [word for word in words if not word.startswith("seed=")]
-            fixed = [*other, *chosen, "trainer.keep=last", f"seed={seed}"]
+            fixed = [*other, *chosen, "trainer.keep=last", "trainer.early_stopping_patience=null",
+                     f"seed={seed}"]  # fmt: skip
             job = make(fixed, plan.out / folder / f"seed{seed}")
             try:
                 if not already_done(job, *state_of(job)):

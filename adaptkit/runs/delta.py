@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
-from adaptkit.runs.directory import CONFIG, DELTA, RESULT, flat, read_config
+from adaptkit.runs.directory import ADDED, CONFIG, DELTA, RESULT, UNLIKE, flat, read_config
 from adaptkit.runs.record import RunResult
 from adaptkit.storage.files import is_main_process, save_tensors
 
@@ -105,7 +105,8 @@ def check_config(saved: SavedRun, result: RunResult) -> None:
     Raises:
         AdaptError: an option is another one.
     """
-    now, before = flat(saved.settings.plain), result.settings
+    filled_in = {name: ADDED[name] for name in UNLIKE}  # by `read_config`
+    now, before = flat(saved.settings.plain), {**filled_in, **result.settings}
     other = [
         key for key in sorted({*now, *before})
         if key.rpartition(".")[2] not in ("path", "root", "from_run", "output_dir")

@@ -8,8 +8,8 @@ log2 C bits a label. Each further one is coded by a probe trained on all blocks 
 
 Block i ends with label t_i, and n is the number of all labels (in tagging, of words). Every probe
 starts from the values that the run's own probe starts from, and trains for as many epochs, but for
-at least 300 updates (or all of the run's, if those are fewer). It keeps its best weights on the
-validation rows if the run does.
+at least 300 updates (or all of the run's, if those are fewer). It keeps its best weights if the run
+does, by the same rows.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def fit(trainer: AdaptTrainer, rows: Part, recipe: Recipe) -> None:
     """Train the model of a trainer on other rows, and put its best weights in."""
     recipe.directory.mkdir(parents=True, exist_ok=True)
     one = AdaptTrainer(
-        trainer.scorer, recipe, rows, trainer.validation, interruption=trainer.interruption
+        trainer.scorer, recipe, rows, trainer.watched, interruption=trainer.interruption
     )
     one.run(None)
     one.restore_best()

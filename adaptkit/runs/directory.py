@@ -25,6 +25,7 @@ from adaptkit.config.following import FOLDER
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
 from adaptkit.storage.files import is_main_process, to_json, write_text
+from adaptkit.training.settings import chosen_on
 
 DELTA, RESULT, CONFIG = "delta.safetensors", "result.json", "config.yaml"
 HISTORY, PREDICTIONS, CHECKPOINTS = "history.jsonl", "predictions.jsonl", "checkpoints"
@@ -44,7 +45,9 @@ ADDED: dict[str, Any] = {"optimizer.bias_correction": True, "trainer.features": 
                          "trainer.description_length": False, "trainer.fast": True,
                          "trainer.gradient_checkpointing": False, "trainer.max_tokens": None,
                          "data.holdout": False, "model.dtype": "auto", "trainer.compile": False,
-                         "model.quantization": None}  # fmt: skip
+                         "model.quantization": None,
+                         "trainer.select_on": "validation"}  # fmt: skip
+UNLIKE = ("trainer.select_on",)  # of these, what every run has, and by now with another default
 
 
 def write_config(run: Settings) -> None:
@@ -59,14 +62,18 @@ def read_config(directory: Path) -> Settings:
         AdaptError: the file is damaged, or was edited into something else.
     """
     try:
-        return settings(load_plain(directory / CONFIG))
+        plain = load_plain(directory / CONFIG)
+        for group, key in (name.split(".") for name in UNLIKE):
+            if isinstance(node := plain.get(group), dict):
+                node.setdefault(key, ADDED[f"{group}.{key}"])
+        return settings(plain)
     except ConfigError as error:
         raise AdaptError(f"{directory / CONFIG} is damaged or was edited. {error}") from error
 
 
 def differences(directory: Path, plain: Mapping[str, Any]) -> list[str]:
     """Return the options in which a directory's config differs from this run's."""
-    before, now = flat(load_plain(directory / CONFIG)), flat(plain)
+    before, now = options_of(load_plain(directory / CONFIG)), options_of(plain)
     return sorted(
         key
         for key in before.keys() | now.keys()
@@ -78,9 +85,17 @@ def differences(directory: Path, plain: Mapping[str, Any]) -> list[str]:
 
 def relevant(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that say what a run computes, in a fixed order."""
-    options = sorted(flat(plain).items())
+    options = sorted(options_of(plain).items())
     named = {k: effect(k, v) for k, v in options if k not in IRRELEVANT}
     return {k: v for k, v in named.items() if k not in ADDED or v != effect(k, ADDED[k])}
+
+
+def options_of(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a config, flat; not by which rows to choose, where nothing is."""
+    options, trainer = flat(plain), plain.get("trainer")
+    if isinstance(trainer, Mapping) and chosen_on(trainer) == "none":
+        options.pop("trainer.select_on", None)
+    return options
 
 
 def effect(key: str, value: Any) -> Any:

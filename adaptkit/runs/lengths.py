@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptkit.config.settings import Settings
-from adaptkit.training.batching import Feed
-from adaptkit.training.scorer import Prepared
+
+if TYPE_CHECKING:
+    from adaptkit.training.batching import Feed
+    from adaptkit.training.scorer import Prepared
 
 MANY = 0.1  # share of the rows above which cutting is a warning
 

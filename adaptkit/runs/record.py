@@ -20,6 +20,7 @@ from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.runs.directory import LOG, RESULT, flat
 from adaptkit.runs.foreign import check_record
+from adaptkit.runs.selection import of_older
 from adaptkit.storage.files import finite, is_main_process, write_json
 from adaptkit.tasks.reading.few import drawn
 from adaptkit.tasks.task import Splits
@@ -69,6 +70,8 @@ class RunResult:
     delta_sha256: str = ""
     updates: int = 0
     best_update: int = 0
+    select_on: str = "none"  # runs/selection.py: rows that chose the update
+    selection_rows: int = 0  # how many
     epochs: float = 0.0
     time: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int | None] = field(default_factory=dict)
@@ -118,6 +121,7 @@ class RunResult:
             return None
         except (OSError, ValueError, RecursionError) as error:
             raise AdaptError(f"{path} is damaged: {first_line(error)}.") from error
+        plain = {**of_older(plain), **plain}
         return cls(**{f.name: plain[f.name] for f in fields(cls) if f.name in plain})
 
 
@@ -142,7 +146,7 @@ def result_of(run: Settings, started: datetime, status: str, **facts: Any) -> Ru
         status=status,
         started_at=started.isoformat(timespec="seconds"),
         finished_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **finite(facts),
+        **{"select_on": run.trainer.chosen_on, **finite(facts)},
     )
 
 
@@ -150,14 +154,18 @@ def scoring_facts(
     run: Settings, splits: Splits, scored: Mapping[str, Scored], remarks: Sequence[str | None] = ()
 ) -> dict[str, Any]:
     """Return the entries about scores and data."""
-    from adaptkit.runs.remarks import one_answer, score_interval
+    from adaptkit.runs.remarks import of_threshold, one_answer, score_interval
     from adaptkit.training.scorer import flat_scores
 
     name, value = run.task.baseline(splits)
     between, scores = score_interval(run.task, scored[""]), flat_scores(scored)
     return {
         "score_interval": list(between) if between else None,
-        "remarks": [remark for remark in (one_answer(scored[""]), *remarks) if remark],
+        "remarks": [
+            remark
+            for remark in (one_answer(scored[""]), of_threshold(run.task.headline), *remarks)
+            if remark
+        ],
         "score": scores[run.task.headline],
         "scores": scores,
         "details": {

@@ -41,6 +41,13 @@ def one_answer(scored: Scored) -> str | None:
     return f"all {len(scored.answers)} predictions are {answers.pop()}"
 
 
+def of_threshold(headline: str) -> str | None:
+    """Say so if the deciding score is that of the threshold which suits the scored rows best."""
+    if not headline.startswith("best_"):
+        return None
+    return f"{headline} takes the threshold that suits these rows best: optimistic"
+
+
 def ended_worse(history: Sequence[Mapping[str, Any]]) -> str | None:
     """Say so if the training loss of the last logged updates is far above that of the first."""
     losses = [entry["loss"] for entry in history if "loss" in entry]

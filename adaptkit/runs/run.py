@@ -20,6 +20,7 @@ from adaptkit.counts import count
 from adaptkit.errors import AdaptError, machine_failures
 from adaptkit.models.compiled import check_compiler
 from adaptkit.models.heads import BEGINNINGS
+from adaptkit.runs import selection
 from adaptkit.runs.delta import digest, save_delta
 from adaptkit.runs.description import check_described, description_length
 from adaptkit.runs.directory import (
@@ -34,7 +35,7 @@ from adaptkit.runs.evaluating.followed import check_followed
 from adaptkit.runs.from_run import lineage
 from adaptkit.runs.frozen import kept, solved, with_features
 from adaptkit.runs.identity import check_same, made_of, note
-from adaptkit.runs.lengths import by_split, lengths_of, lines_about
+from adaptkit.runs.lengths import lengths_of, lines_about
 from adaptkit.runs.memory import measured, reset_peak, resident
 from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
@@ -54,7 +55,7 @@ from adaptkit.runs.record import (
 from adaptkit.runs.remarks import ended_worse, of_sample
 from adaptkit.runs.repeat import check_bound, done_before, starts_again
 from adaptkit.storage.files import is_main_process
-from adaptkit.tasks.reading.holdout import check_parents, held_apart
+from adaptkit.tasks.reading.holdout import check_parents, divided
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
 from adaptkit.training.arguments import meet
@@ -103,8 +104,7 @@ def run(settings: Settings, interface: Interface) -> RunResult:
             return done
         origin = settings.task.origin(settings.data)
         now = made_of(settings, origin)
-        splits = settings.task.load(settings.data, settings.seed)
-        splits = held_apart(splits) if settings.data.holdout else splits
+        splits = divided(settings, settings.task.load(settings.data, settings.seed))
         settings = settings.bind(splits.task)
         sample = of_sample(splits, settings.data.source == "sample")
         for line in (*sample, splits.summary(), *splits.notes):
@@ -243,6 +243,7 @@ def train(
         "delta_sha256": digest(directory) if is_main_process() else "",
         "time": {"before_seconds": before, **times(trainer, seconds, len(rows or ()))},
         **progress(trainer),
+        **selection.facts(settings, splits, trainer.state.global_step),
         **machine_facts(prepared.device, prepared.precision),
         "memory": memory,
         "rows_per_pass": trainer.scorer.rows.as_dict(),
@@ -255,21 +256,23 @@ def trainer_of(
 ) -> tuple[AdaptTrainer, Feed, dict[str, Any]]:
     """Return a run's trainer, the examples that prove a rebuilt model, and how texts are cut."""
     scorer = scorer_of(settings, prepared, settings.output_dir / CHECKPOINTS)
-    feeds = {s: feed_of(settings, prepared, rows) for s, rows in splits.validation.items()}
+    parts = selection.scored(splits)
+    feeds = {name: feed_of(settings, prepared, rows) for name, rows in parts.items()}
     load_base = plain_model(settings, prepared.device)
     train_feed = feed_of(settings, prepared, splits.train)
-    lengths = lengths_of(settings, prepared, {"training": train_feed, **by_split(feeds)})
+    lengths = lengths_of(settings, prepared, {"training": train_feed, **feeds})
     for line in lines_about(lengths):
         interface.say(line)
     train_feed = train_feed.with_examples(prepared.form.prepare(train_feed.examples, load_base))
-    proof = feeds[""]
+    proof = feeds["validation"]
     if kept(settings, prepared):
         meet(settings.recipe, prepared.precision, prepared.device)  # they share the work
         train_feed, feeds = with_features(settings, scorer, interface, train_feed, feeds)
-    validation = {s: Scorable(feed, splits.validation[s]) for s, feed in feeds.items()}
+    scorable = {name: Scorable(feed, parts[name]) for name, feed in feeds.items()}
+    validation = dict(zip(splits.validation, scorable.values(), strict=False))  # it comes first
     callbacks = (*trackers(settings.recipe), *interface.callbacks("training"))
     trainer = AdaptTrainer(
-        scorer, settings.recipe, train_feed, validation, callbacks,
+        scorer, settings.recipe, train_feed, validation, scorable.get(selection.ROWS), callbacks,
         identity=identity(settings.plain, splits.fingerprint, prepared.fingerprint),
         interruption=Interruption(interface.say),
     )  # fmt: skip

@@ -59,6 +59,7 @@ class Splits:
     validation: dict[str, Dataset]  # by the suffix of their scores
     source: DataSource
     notes: tuple[str, ...] = ()  # how the rows were read, for the user and the record
+    selection: Dataset | None = None  # by which an evaluation is chosen; None: by validation
 
     def seen(self) -> tuple[Dataset, str]:
         """Return the rows whose labels a baseline may know, and a remark if not for training."""
@@ -70,12 +71,11 @@ class Splits:
         """Say how many rows there are, and how many of each class are trained on."""
         parts = [f"{len(v)} validation rows{s and f' ({s})'}" for s, v in self.validation.items()]
         if self.train is not None:
-            parts.insert(0, f"{len(self.train)} training rows{self._classes_of(self.train)}")
+            classes = self._classes_of(self.train) if self.task.classes else ""
+            parts.insert(0, f"{len(self.train)} training rows{classes}")
         return "; ".join(parts)
 
     def _classes_of(self, rows: Dataset) -> str:
-        if not self.task.classes:
-            return ""
         lists = (label if isinstance(label, list) else [label] for label in rows[LABEL][:])
         counts = Counter(name for names in lists for name in names)
         # Names are data: control characters in them are shown, not obeyed.
@@ -92,10 +92,10 @@ class Splits:
     def fingerprint(self) -> str:
         """Identify the rows: SHA-256 over all values of all columns."""
         digest = hashlib.sha256()
-        for name, rows in {"train": self.train, **self.validation}.items():
-            for column in [] if rows is None else sorted(rows.column_names):
-                values = json.dumps(rows[column][:], default=str)
-                digest.update(f"{name}/{column}/{values}".encode())
+        parts = [("train", self.train), *self.validation.items(), ("selection", self.selection)]
+        for name, rows in parts:
+            for key in [] if rows is None else sorted(rows.column_names):
+                digest.update(f"{name}/{key}/{json.dumps(rows[key][:], default=str)}".encode())
         return digest.hexdigest()
 
 

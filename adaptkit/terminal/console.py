@@ -206,19 +206,30 @@ def result(record: RunResult, directory: Path) -> None:
 def line(record: RunResult) -> str:
     """Return a finished run as one sentence."""
     name = "/".join((record.task, record.model, record.method))
-    best = f", best at update {record.best_update} of {record.updates}" if record.updates else ""
-    if best and record.settings.get("trainer.keep") == "last":
-        best = f", after update {record.updates}"
     others = "".join(
         f", {key} {decimal(value)}" for key, value in record.scores.items() if key != record.metric
     )
     score = f"{record.metric} {decimal(record.score)}{baseline(record)}"
     return (
         f"{name} seed {record.seed}: {score}{others}{sample(record)} "
-        f"({record.split}, {record.data['rows']['validation']} rows{best}){described(record)}; "
-        f"{record.params['trainable']:,} parameters, {size(record.delta_bytes)}, "
-        f"{record.time['total_seconds']:.0f} s"
+        f"({record.split}, {record.data['rows']['validation']} rows{moment(record)})"
+        f"{described(record)}; {record.params['trainable']:,} parameters, "
+        f"{size(record.delta_bytes)}, {record.time['total_seconds']:.0f} s"
     )
+
+
+def moment(record: RunResult) -> str:
+    """Return after which update a run is scored, and which rows chose it."""
+    from adaptkit.runs.selection import OPTIMISTIC
+
+    if not record.updates:
+        return ""
+    words = f", best at update {record.best_update} of {record.updates}"
+    if record.settings.get("trainer.keep") == "last":
+        words = f", after update {record.updates}"
+    if record.select_on == "holdout":
+        return f"{words} by {record.selection_rows} held-out training rows"
+    return words + (f"; {OPTIMISTIC}" if record.select_on == "validation" else "")
 
 
 def described(record: RunResult) -> str:

@@ -113,6 +113,8 @@ def remarks(record: Mapping[str, Any]) -> list[str]:
         if (before := entry.get("in_domain_mapped")) is not None:
             words = f"its drop is from {before:.4f}, the score in domain mapped in the same way"
             found.append(f"{entry['name']}: {words}")
+    for entry in entries:
+        found += [f"{entry['name']}: {remark}" for remark in entry.get("remarks", [])]
     if trivial := dict.fromkeys(entry["baseline"]["name"] for entry in entries):
         found.append(f"trivial: {', '.join(trivial)}")
     for key, words in (("indistinct", "not distinguishable from"), ("below_trivial", "below")):

@@ -14,6 +14,7 @@ from typing import Any
 
 from adaptkit.errors import MachineError
 from adaptkit.reports import curves
+from adaptkit.runs.selection import OPTIMISTIC
 from adaptkit.storage.files import write_text
 from adaptkit.terminal.console import decimal, error, harmless, say
 from adaptkit.terminal.protocol import differences
@@ -21,8 +22,9 @@ from adaptkit.terminal.suite import over_runs, signed
 
 REPEATED = ("seed", "data.fold", "task.demonstrations")  # what repetitions may differ in
 CONTROLLED = (*REPEATED, curves.CONTROL, "task.control_shares")
+MARK = "*"
 COLUMNS = ("run", "status", "task", "model", "method", "seed", "data", "metric", "score",
-           "baseline", "ood_score", "ood_drop", "seconds", "error")  # fmt: skip
+           "select_on", "baseline", "ood_score", "ood_drop", "seconds", "error")  # fmt: skip
 
 
 def announce(number: int, total: int, name: str, seconds: Sequence[float]) -> None:
@@ -98,6 +100,7 @@ def row(outcome: Any) -> dict[str, Any]:
         "data": record.data["source"],
         "metric": record.metric,
         "score": record.score,
+        "select_on": record.select_on,
         "baseline": record.baseline.get("value"),
         **{f"ood_{name}": record.ood.get("macro", {}).get(name) for name in ("score", "drop")},
         "seconds": record.time["total_seconds"],
@@ -129,13 +132,15 @@ def table(outcomes: list[Any], total: int = 0) -> None:
     for name, outcome in zip(names, outcomes, strict=True):
         record = outcome.result
         row = (
-            ("done", record.data["source"], record.metric, decimal(record.score),
+            ("done", record.data["source"], record.metric, decimal(record.score) + marked(record),
              *(average(record)[: len(further)]), f"{record.time['total_seconds']:.0f}", "")
             if record else (ended(outcome), "", "", "", *("" for _ in further), "", outcome.error)
         )  # fmt: skip
         grid.add_row(*(Text(harmless(cell)) for cell in (name, *row)))
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(grid)
+    if any(outcome.result and marked(outcome.result) for outcome in outcomes):
+        print(f"{MARK} {OPTIMISTIC}")
     for line in repeats([outcome.result for outcome in outcomes if outcome.result]):
         print(line)
     for line in selectivities([outcome.result for outcome in outcomes if outcome.result]):
@@ -143,6 +148,11 @@ def table(outcomes: list[Any], total: int = 0) -> None:
     words = [ended(outcome) for outcome in outcomes]
     count = max(total, len(outcomes))
     print(f"{words.count('done')} of {count} runs done, {words.count('failed')} failed", flush=True)
+
+
+def marked(record: Any) -> str:
+    """Return the mark of a score on rows that chose the epoch."""
+    return f" {MARK}" if record.select_on == "validation" else ""
 
 
 def repeats(records: Sequence[Any]) -> list[str]:
@@ -156,7 +166,8 @@ def repeats(records: Sequence[Any]) -> list[str]:
         lines.append(
             f"{one.task}/{one.model}/{one.method}/{one.variant}: {one.metric} "
             f"{decimal(statistics.mean(scores))} (standard deviation "
-            f"{decimal(statistics.stdev(scores))}, {len(scores)} runs){drops(group)}"
+            f"{decimal(statistics.stdev(scores))}, {len(scores)} runs)"
+            f"{marked(one)}{drops(group)}"
         )
         lines += differences(group)
     return lines

@@ -6,9 +6,10 @@ import importlib.util
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from adaptkit.errors import at_least, invalid, unknown
 from adaptkit.optimizers import OptimizerSettings
@@ -43,9 +44,13 @@ class TrainerSettings:
     generate_every: int = 0
     checkpoint_every: int | None = None  # updates; null: after every evaluation
     log_every: int = 50  # updates between two lines of the log
-    early_stopping_patience: int | None = None  # evaluations without a better score
-    # weights that are saved: those with the best score, or the last
-    keep: Literal["best", "last"] = "best"
+    # evaluations without a better score; the last weights are saved, unless trainer.keep=best
+    early_stopping_patience: int | None = None
+    # weights that are saved: the last, or those with the best score
+    keep: Literal["best", "last"] = "last"
+    # rows by whose score an evaluation is chosen (keep=best, early stopping): a tenth of the
+    # training rows, which is not trained on, or the validation rows, which then flatter
+    select_on: Literal["holdout", "validation"] = "holdout"
     # of a sweep that run at a time, each on its part of the cores
     jobs: int = 1
     # auto: continue from the last checkpoint; never: replace the run
@@ -86,6 +91,11 @@ class TrainerSettings:
                           "trainer.cache_frozen=layers leaves out a part of them",
                           "Leave one of them out")  # fmt: skip
 
+    @property
+    def chosen_on(self) -> str:
+        """Return by which rows an evaluation is chosen: holdout, validation, or none."""
+        return chosen_on(vars(self))
+
     def check_processes(self) -> None:
         """Raise ConfigError if one of several processes would have to halve its rows by itself."""
         if self.find_batch_size and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -116,6 +126,24 @@ class TrainerSettings:
         """Return the number of updates in which every row is read once."""
         steps = math.ceil(rows / (self.batch_size * processes))
         return math.ceil(steps / self.gradient_accumulation)
+
+
+def no_updates(options: Mapping[str, Any]) -> bool:
+    """Tell whether a run with these options of the trainer only scores."""
+    updates = options.get("max_steps")
+    return updates == 0 or (updates is None and options.get("epochs") == 0)
+
+
+def chosen_on(options: Mapping[str, Any]) -> str:
+    """Return by which rows a run with these options of the trainer chooses an evaluation.
+
+    none: it makes all its updates, if any, and saves the last weights. Runs that were made before
+    there was the option chose on the validation rows.
+    """
+    chooses = options.get("keep") == "best" or options.get("early_stopping_patience") is not None
+    if no_updates(options) or not chooses:
+        return "none"
+    return options.get("select_on", "validation")
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class AdaptTrainer(Trainer):
         recipe: Recipe,
         train: Feed,
         validation: Mapping[str, Scorable],
+        selection: Scorable | None = None,  # scored while training; None: validation is
         callbacks: tuple[TrainerCallback, ...] = (),
         identity: str = "",  # of the run: no other run's checkpoints are loaded
         interruption: Interruption | None = None,
@@ -61,6 +62,7 @@ class AdaptTrainer(Trainer):
         self.prepared, self.task, self.recipe = scorer.prepared, scorer.task, recipe
         self.adaptation = scorer.prepared.adaptation
         self.feed, self.validation = train, validation
+        self.watched = {"": selection} if selection else validation
         every = recipe.trainer.generate_every
         self.comparison = Comparison.of(self.task, scorer.prepared.form, every)
         self.kept: tuple[int, dict[str, Scored]] = (-1, {})  # update, what was scored after it
@@ -70,7 +72,7 @@ class AdaptTrainer(Trainer):
         super().__init__(
             model=self.adaptation.model, data_collator=collated, train_dataset=train,
             args=training_arguments(recipe, scorer.prepared.precision, scorer.prepared.device),
-            eval_dataset=dict(validation),  # asked for; `evaluate` reads self.validation
+            eval_dataset=dict(validation),  # asked for; `evaluate` reads self.watched
             callbacks=[self._hooks(), *callbacks],
         )  # fmt: skip
         self.remove_callback(PrinterCallback)
@@ -184,14 +186,14 @@ class AdaptTrainer(Trainer):
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def score(self, generate: bool = True) -> dict[str, Scored]:
-        """Score every validation split; if nothing is to be generated, by the loss alone."""
-        return {
-            suffix: self.scorer.score(feed, rows, generate)
-            for suffix, (feed, rows) in self.validation.items()
-        }
+        """Score what is watched while training; if nothing is to be generated, by the loss."""
+        return self._scored(self.watched, generate)
+
+    def _scored(self, splits: Mapping[str, Scorable], generate: bool = True) -> dict[str, Scored]:
+        return {s: self.scorer.score(feed, rows, generate) for s, (feed, rows) in splits.items()}
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        """Score every validation split, remember the best, and report the scores."""
+        """Score what is watched, remember the best, and report the scores."""
         started = time.monotonic()
         scored = self.score(self.comparison.generates(len(self.evaluated()) + 1))
         metrics = {f"eval_{k}": v for k, v in flat_scores(scored).items()}
@@ -213,12 +215,14 @@ class AdaptTrainer(Trainer):
         return self.progress.improves(self.comparison.value(score), self.state.global_step, kept)
 
     def evaluated(self) -> set[int]:
-        """Return the updates after which the validation splits were scored."""
+        """Return the updates after which there was an evaluation."""
         key = f"eval_{self.comparison.name}"
         return {int(entry["step"]) for entry in self.state.log_history if key in entry}
 
     def final_scores(self) -> dict[str, Scored]:
-        """Return what the kept weights scored, computed again only after a restart."""
+        """Return what the kept weights score on the validation splits, if known from training."""
+        if self.watched is not self.validation:
+            return self._scored(self.validation)
         keep_best = self.recipe.trainer.keep == "best"
         update = self.progress.best_update if keep_best else self.state.global_step
         made = self.kept[1] if self.kept[0] == update else {}

@@ -143,7 +143,8 @@ def learning(row: str, cell: Cell) -> Series | None:
                 scores.setdefault(entry["step"], []).append(entry[key])
     whole = {step: each for step, each in scores.items() if len(each) == len(cell.scores)}
     points = [(float(step), statistics.mean(each)) for step, each in sorted(whole.items())]
-    return Series(row, points, joined=True) if points else None
+    rows = " (held-out training rows)" if cell.select_on == "holdout" else ""
+    return Series(f"{row}{rows}", points, joined=True) if points else None
 
 
 def over_setting(cells: dict[str, Cell], axis: str) -> list[Series]:

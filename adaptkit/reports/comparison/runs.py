@@ -15,6 +15,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.runs.directory import ADDED, RESULT
 from adaptkit.runs.predictions import read_predictions
 from adaptkit.runs.record import RunResult
+from adaptkit.runs.selection import of_settings
 
 LOWER = ("loss", "perplexity", "bits")  # parts of the names of scores that should be small
 HISTORY = "history.jsonl"
@@ -166,8 +167,13 @@ def identity(run: Run) -> tuple[Any, ...]:
 
 
 def settings_of(run: Run, without: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the settings of a run; those that came later as older runs had them."""
-    return {k: v for k, v in {**ADDED, **run.result.settings}.items() if k not in without}
+    """Return the settings of a run; those that came later as older runs had them.
+
+    `trainer.select_on` is none where nothing was chosen, whatever was set.
+    """
+    flat = run.result.settings
+    every = {**ADDED, **flat, "trainer.select_on": of_settings(flat)}
+    return {k: v for k, v in every.items() if k not in without}
 
 
 def column_of(run: Run) -> Column:

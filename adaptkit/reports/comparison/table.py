@@ -58,6 +58,11 @@ class Cell:
         return sum(run.score is None for run in self.runs)
 
     @property
+    def select_on(self) -> str:
+        """Return which rows chose among the evaluations of the runs: none, holdout, validation."""
+        return self.runs[0].result.select_on
+
+    @property
     def collapsed(self) -> int:
         """Return how many are no better than the trivial answer."""
         return sum(run.collapsed(self.column.larger_is_better) for run in self.runs)
@@ -258,6 +263,7 @@ def about(table: Table) -> Iterable[str]:
                    f"{len(columns)} columns; their scores cannot be compared.")  # fmt: skip
         if any(column.sample for column in columns):
             yield f"{task}: the bundled SAMPLE. Its scores say nothing about the real task."
+    yield from about_choices(table)
     if any(cell.collapsed for cell in table.cells.values()):
         yield "trivial: a run that is no better than the answer in the last row."
     single = [row for (row, _), cell in table.cells.items() if len(cell.scores) == 1]
@@ -274,3 +280,14 @@ def about(table: Table) -> Iterable[str]:
     if len(directions) > 1:
         lower = [table.title(c) for c in table.columns if not c.larger_is_better]
         yield f"less is better: {', '.join(lower)}."
+
+
+def about_choices(table: Table) -> Iterable[str]:
+    """Say which cells were chosen by the rows that they report."""
+    for column in table.columns:
+        cells = {row: cell for (row, one), cell in table.cells.items() if one == column}
+        chosen = [row for row, cell in cells.items() if cell.select_on == "validation"]
+        if chosen:
+            unlike = ", unlike the others" if len(chosen) < len(cells) else ""
+            yield (f"{table.title(column)}: chosen on these rows, so optimistic{unlike}: "
+                   f"{', '.join(chosen)} (trainer.select_on=validation).")  # fmt: skip

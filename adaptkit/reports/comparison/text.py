@@ -13,7 +13,7 @@ from adaptkit.storage.files import to_json
 
 FIELDS = ("row", "task", "version", "metric", "split", "source", "mean", "low", "high", "deviation",
           "median", "min", "max", "seeds", "collapsed", "died", "agreement", "baseline",
-          "ood_drop", *COSTS, "directories")  # fmt: skip
+          "select_on", "ood_drop", *COSTS, "directories")  # fmt: skip
 
 
 def shown(cell: Cell | None, digits: int = 3) -> str:
@@ -31,6 +31,8 @@ def shown(cell: Cell | None, digits: int = 3) -> str:
         failed.append(f"{cell.died} of {len(cell.runs)} died")
     if found.seeds == 1:
         failed.append("1 seed")
+    if cell.select_on == "validation":
+        failed.append("chosen on these rows")
     sample = " SAMPLE" if cell.column.sample else ""
     return f"{found.mean:.{digits}f}{half}{sample}{''.join(f', {one}' for one in failed)}"
 
@@ -135,6 +137,7 @@ def entries(table: Table) -> list[dict[str, Any]]:
             "mean": made and made.mean, "low": made and made.low, "high": made and made.high,
             **cell.spread, "seeds": len(cell.scores), "collapsed": cell.collapsed,
             "died": cell.died, "agreement": cell.agreement(), "baseline": base and base[1],
+            "select_on": cell.select_on,
             "ood_drop": drop(cell), **{name: cell.cost(name) for name in COSTS},
             "directories": [str(run.directory) for run in cell.runs],
         })  # fmt: skip

@@ -21,6 +21,7 @@ from adaptkit.runs.lengths import by_split, lengths_of
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
+from adaptkit.runs.selection import OPTIMISTIC
 from adaptkit.storage.files import digest
 from adaptkit.tasks.task import Splits, Task
 from adaptkit.tasks.worded import OPTIONS
@@ -106,12 +107,20 @@ def scored_into(
         "done",
         evaluated_run=str(saved.directory),
         lengths=lengths_of(run, prepared, by_split(feeds)),
-        **scoring_facts(run, splits, scored),
+        **scoring_facts(run, splits, scored, [chose(saved, run)]),
         **machine_facts(prepared.device, prepared.precision),
     )
     write_predictions(place, scored)
     result.write(place)
     return result, scored
+
+
+def chose(saved: SavedRun, run: Settings) -> str | None:
+    """Say so if the run chose its epoch by the split that is scored."""
+    own, result = saved.settings, saved.result
+    same = (own.task.name, own.task.split) == (run.task.name, run.task.split)
+    chosen = result is not None and result.select_on == "validation" and not own.data.holdout
+    return OPTIMISTIC if same and chosen else None
 
 
 def asked_in(run: Settings, saved: SavedRun, overrides: Sequence[str]) -> Prepared:

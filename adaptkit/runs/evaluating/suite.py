@@ -188,6 +188,7 @@ def scored_set(
         "indistinct": result.indistinct,
         "below_trivial": result.below_trivial,
         "notes": result.data["notes"],
+        "remarks": result.remarks,
         **({"by": cells} if cells else {}),
         "seconds": round(time.monotonic() - clock, 1),
         "directory": str(place),
