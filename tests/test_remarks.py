@@ -15,7 +15,8 @@ from sklearn import metrics
 
 from adaptkit.metrics.bootstrap import interval
 from adaptkit.runs.record import RunResult
-from adaptkit.runs.remarks import ended_worse
+from adaptkit.runs.remarks import ended_worse, of_threshold
+from adaptkit.tasks.span import METRICS
 from adaptkit.terminal.console import baseline
 from adaptkit.training.losses import Losses
 from adaptkit.training.state import TrainingState
@@ -149,10 +150,12 @@ def test_one_class_for_all_rows_is_said(place, checkpoints):
 
 def test_a_run_that_diverges_says_so(place, checkpoints):
     answer = call("train", *tiny(checkpoints["bert"]), "method=full", "data.root=data",
-                  "optimizer.lr=1e3", "optimizer.warmup_ratio=0", "output_dir=run")  # fmt: skip
+                  "optimizer.lr=1e3", "optimizer.warmup_ratio=0", "trainer.keep=best",
+                  "trainer.select_on=validation", "output_dir=run")  # fmt: skip
     assert answer.status == 0, answer.err
     assert "ended worse than it started" in answer.err
     assert "best at update " in answer.out
+    assert "; the epoch was chosen by these rows: optimistic)" in answer.out
     remarks = json.loads((place / "run" / "result.json").read_text())["remarks"]
     assert any("ended worse" in remark for remark in remarks)
 
@@ -192,3 +195,10 @@ def test_the_latest_weights_count_as_long_as_no_score_is_defined():
     assert state.best_update == 1
     assert state.improves(-0.5, 2, None)
     assert not state.improves(nan, 3, None) and state.best_update == 2
+
+
+def test_a_threshold_that_suits_the_scored_rows_is_named() -> None:
+    found = {name: of_threshold(name) for name in METRICS["squad_v2"]}
+    assert {name for name, said in found.items() if said} == {
+        "best_f1", "best_f1_threshold", "best_exact_match", "best_exact_match_threshold",
+    }  # fmt: skip

@@ -407,6 +407,7 @@ def test_the_commands(checkpoints, rows, tmp_path):
     assert "ON SAMPLE DATA" not in answer.out
     for bad, says in (
         (["tune", *words, "trainer.keep=best"], "is set by the race itself"),
+        (["tune", *words, "trainer.select_on=validation"], "is set by the race itself"),
         (["tune", *words, "--budget", "0"], "must be whole numbers"),
         (["compare", *words, "method=lora,full", "--seeds", "0"], "must be whole numbers"),
         (["compare", *words, "method=lora,full", "data.eval_rows=5"], "could not be compared"),

@@ -45,5 +45,6 @@ def facts(run: Settings, splits: Splits, updates: int) -> dict[str, Any]:
 def of_older(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a record that was written before there were any."""
     chosen = of_settings(record.get("settings") or {})
-    rows = (record.get("data") or {}).get("rows", {}).get("validation", 0)
-    return {"select_on": chosen, "selection_rows": rows if chosen != "none" else 0}
+    rows = (record.get("data") or {}).get("rows")
+    count = rows.get("validation", 0) if isinstance(rows, Mapping) else 0
+    return {"select_on": chosen, "selection_rows": count if chosen != "none" else 0}

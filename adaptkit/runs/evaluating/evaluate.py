@@ -118,7 +118,8 @@ def scored_into(
 def chose(saved: SavedRun, run: Settings) -> str | None:
     """Say so if the run chose its epoch by the split that is scored."""
     own, result = saved.settings, saved.result
-    same = (own.task.name, own.task.split) == (run.task.name, run.task.split)
+    names = ("name", "path", "validation")
+    same = all(own.plain["task"].get(n) == run.plain["task"].get(n) for n in names)
     chosen = result is not None and result.select_on == "validation" and not own.data.holdout
     return OPTIMISTIC if same and chosen else None
 
