@@ -35,7 +35,8 @@ def place(tmp_path_factory, checkpoints) -> Path:
 
 
 def settings(place: Path, directory: Path, **changes):
-    return configure(directory, place / "bert", place / "data", "method=lora", **changes)
+    best = {"trainer.keep": "best", "trainer.select_on": "validation"}  # a file more to damage
+    return configure(directory, place / "bert", place / "data", "method=lora", **best, **changes)
 
 
 @pytest.fixture(scope="module")
