@@ -94,7 +94,8 @@ def watch(patch: pytest.MonkeyPatch) -> dict[str, Any]:
 # ---- the law ----
 
 
-@pytest.mark.parametrize("method", ["lora", "probe"])  # a probe reads features kept in memory
+# a probe reads features kept in memory
+@pytest.mark.parametrize("method", ["lora", pytest.param("probe", marks=pytest.mark.slow)])
 def test_rows_that_choose_are_neither_trained_on_nor_reported(method, model, data, tmp_path):
     changes = {**HOLDOUT, "task.also": {"again": "validation"}}
     settings = configure(tmp_path / "run", model, data, f"method={method}", **changes)
@@ -165,7 +166,7 @@ def test_the_same_rows_for_every_seed(model, data, tmp_path):
 # ---- resumed, stopped early ----
 
 
-@pytest.mark.parametrize("event", ["on_step_end", "proof"])
+@pytest.mark.parametrize("event", ["on_step_end", pytest.param("proof", marks=pytest.mark.slow)])
 def test_resumed_is_uninterrupted(event, finished, model, data, tmp_path, monkeypatch):
     def kill(*_: Any) -> None:
         raise Killed
