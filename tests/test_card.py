@@ -79,7 +79,7 @@ def test_names_of_data_are_text(run: Path, tmp_path: Path) -> None:
     deciding = ["accuracy (decides)", *(f"{one:.4f}" for one in (value,)),
                 f"{low:.4f} to {high:.4f}", f"{base:.4f}"]  # fmt: skip
     assert deciding in table
-    assert f"after update {record['best_update']} of {record['updates']}" in page
+    assert f"after the last of {record['updates']} updates" in page
     assert str(run.parent) not in page and str(Path.home()) not in page
 
 
@@ -208,10 +208,14 @@ def test_sample_data_and_other_limits_are_said(run: Path) -> None:
     assert "> **RANDOM WEIGHTS.**" in card(
         Card(changed(run, {"random_weights": True}), "card", "x")
     )
-    last = changed(run, settings={"trainer.keep": "last"})
-    assert "after the last of" in chosen(last.result)
+    assert "after the last of" in chosen(load_run(run).result)
     assert "is not known" in chosen(changed(run, imported_from="/a").result)
-    assert "held-out training rows" in chosen(changed(run, split="holdout").result)
+    by = {"best_update": 2, "metric": "accuracy"}
+    held = chosen(changed(run, select_on="holdout", selection_rows=12, **by).result)
+    assert "after update 2 of" in held
+    assert "on 12 training rows that were not trained on. The scores above are of other" in held
+    scored = chosen(changed(run, select_on="validation", split="holdout", **by).result)
+    assert "`accuracy` on the held-out training rows. The scores above are of the same" in scored
     place = run.parent / "reviews"
     noted = changed(run, remarks=[f"rows of {place} | # x"])
     assert "rows of reviews \\| \\# x." in limits(noted)

@@ -236,9 +236,10 @@ def smoke_(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     with console.working():
         from adaptkit.runs.smoke import smoke
+        from adaptkit.terminal.smoke import table, tried
 
-        results = smoke(args.only, args.output, console.tried)
-    console.smoke_table(results)
+        results = smoke(args.only, args.output, tried)
+    table(results)
     return int(any(result.outcome == "failed" for result in results))
 
 

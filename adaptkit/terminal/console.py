@@ -281,28 +281,3 @@ def size(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
-
-
-def tried(result: Any) -> None:
-    """Say how one pair of a smoke run fared."""
-    why = f": {result.reason}" if result.outcome == "failed" else ""
-    say(f"{result.row} {result.column}: {result.outcome}{why} ({result.seconds:.1f} s)")
-
-
-def smoke_table(results: list[Any]) -> None:
-    """Print what was tried against the models, then the reasons of what was rejected or failed."""
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = list(dict.fromkeys(r.column for r in results))
-    grid = Table("", *columns, title="smoke: bundled models and samples, no network")
-    for row in dict.fromkeys(r.row for r in results):
-        outcome = {r.column: r.outcome for r in results if r.row == row}
-        grid.add_row(row, *(outcome.get(column, "") for column in columns))
-    Console(width=None if sys.stdout.isatty() else 160).print(grid)
-    for result in results:
-        if result.reason:
-            show(f"{result.row} {result.column}: {result.outcome}: {result.reason}")
-    counts = {o: sum(r.outcome == o for r in results) for o in ("ok", "rejected", "failed")}
-    seconds = sum(result.seconds for result in results)
-    print(", ".join(f"{n} {o}" for o, n in counts.items()) + f"; {seconds:.0f} s", flush=True)

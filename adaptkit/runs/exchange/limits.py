@@ -19,12 +19,18 @@ def chosen(result: RunResult) -> str:
         return "The weights are those of the imported adapter; how they were chosen is not known."
     if not result.updates:
         return "There were no updates, so that no epoch was chosen."
-    if result.settings.get("trainer.keep") == "last":
+    if result.select_on == "none":
         return f"The weights are those after the last of {result.updates:,} updates."
-    return (
+    best = (
         f"The weights are those after update {result.best_update:,} of {result.updates:,}: they "
-        f"had the best {code(result.metric)} on the {scored(result)} rows. The scores above are "
-        "of the same rows, and therefore slightly too good."
+        f"had the best {code(result.metric)} on"
+    )
+    if result.select_on == "holdout":
+        rows = f"{result.selection_rows:,} training rows that were not trained on"
+        return f"{best} {rows}. The scores above are of other rows."
+    return (
+        f"{best} the {scored(result)} rows. The scores above are of the same rows, and therefore "
+        "slightly too good."
     )
 
 

@@ -13,7 +13,7 @@ from adaptkit.config.compose import compose
 from adaptkit.config.groups import options
 from adaptkit.config.words import in_quotes, parses
 from adaptkit.errors import AdaptError
-from adaptkit.runs.directory import IRRELEVANT, flat
+from adaptkit.runs.directory import IRRELEVANT, options_of
 
 SIMPLE = re.compile(r"[A-Za-z_][\w./-]*|\.{0,2}/[\w./-]+", re.ASCII)
 COLUMNS = ("path", "text", "source", "choices")
@@ -65,8 +65,8 @@ def computed(plain: Mapping[str, Any]) -> dict[str, Any]:
     aside = (*IRRELEVANT, "trainer.device")
     return {
         key: value
-        for key, value in flat(plain).items()
-        if key not in aside and not key.startswith(("suite", "protocol", "tracker"))
+        for key, value in options_of(plain).items()
+        if key not in aside and not key.startswith(("suite", "protocol", "tracker", "budget"))
     }
 
 
