@@ -27,7 +27,7 @@ from adaptkit.runs.racing import (
     rungs_of,
 )
 from adaptkit.runs.run import Interface
-from adaptkit.runs.tune import RATE, around, scored, tune
+from adaptkit.runs.tune import RATE, around, scored, tune, values_of
 from adaptkit.runs.verify import verify
 from adaptkit.tasks.task import LABEL
 
@@ -368,6 +368,33 @@ def test_words_of_a_space():
             space_of([word])
     with pytest.raises(ConfigError, match="named twice"):
         space_of(["method.rank=1", "method.rank=2"])
+
+
+def test_a_file_declares_what_is_raced(tmp_path):
+    """A method's file beside the rate of all methods; what is typed replaces both."""
+    bundled = settings(compose(["method=lora"])).search
+    assert values_of(bundled, 5e-4) == {RATE: around(5e-4)}
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [lora]\nsearch:\n  method.rank: [2, 4]\n"
+    )
+    (tmp_path / "method" / "narrow.yaml").write_text(
+        "# @package _global_\ndefaults: [lora]\nsearch:\n  optimizer.lr: [0.1]\n"
+    )
+    place = f"hydra.searchpath=[file://{tmp_path}]"
+    mine = settings(compose([place, "method=mine"]))
+    assert values_of(mine.search, 5e-4) == {RATE: around(5e-4), "method.rank": [2, 4]}
+    assert "search" not in mine.plain  # no part of what a run is
+    narrow = settings(compose([place, "method=narrow"]))
+    assert values_of(narrow.search, 5e-4) == {RATE: [0.1]}
+    plain = compose(["method=lora"])
+    for node, says in (
+        ([1], "must be a mapping"), ({"method.rank": 3}, "must be a list"),
+        ({"method.rank": None}, "must be a list"), ({"method.rank": [3, 3]}, "a value twice"),
+        ({"trainer.keep": ["best"]}, "set by the race"), ({"method": ["lora"]}, "is a group"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"search.*{says}"):
+            settings({**plain, "search": node})
 
 
 def test_cells_of_a_comparison():

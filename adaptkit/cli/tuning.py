@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.cli.parser import Parser, command
+from adaptkit.config.search import IDLE, TAKEN, check_tried
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import ConfigError
 from adaptkit.terminal import console
@@ -16,14 +17,6 @@ from adaptkit.train import checked
 
 if TYPE_CHECKING:
     from adaptkit.runs.tune import Tuned
-
-# Words whose values a race sets itself.
-TAKEN = (
-    "trainer.max_steps", "trainer.eval_every", "trainer.checkpoint_every", "trainer.keep",
-    "trainer.early_stopping_patience", "trainer.select_on", "trainer.resume", "data.holdout",
-    "output_dir",
-)  # fmt: skip
-IDLE = ("suite", "protocol", "trainer.jobs")  # what a race does not carry out
 
 
 def tune_(arguments: list[str]) -> int:
@@ -60,7 +53,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("overrides", nargs="*", default=[], help="as for adaptkit train")
     parser.add_argument(
         "--search", action="append", default=[], metavar="KEY=V1,V2",
-        help="values to try; several: every combination. Default: seven rates around the method's",
+        help="values to try; several: every combination. Default: what the method's file "
+        "says, mostly seven rates around its own",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=number, metavar="N",
@@ -88,20 +82,15 @@ def space_of(words: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, values = word.partition("=")
         if not (equals and re.fullmatch(r"[\w.]+", key)):
             raise ConfigError(f"--search {word}: write KEY=V1,V2, as in optimizer.lr=1e-4,1e-3.")
-        if key in (*TAKEN, *IDLE) or key in space:
-            why = "is named twice" if key in space else "is set by the race itself"
-            raise ConfigError(f"--search {word}: {key} {why}. Leave it out.")
-        if "." not in key:
-            raise ConfigError(f"--search {word}: {key} is a group. Name one of its options, as "
-                              "optimizer.lr; adaptkit compare tries several methods.")  # fmt: skip
+        if key in space:
+            raise ConfigError(f"--search {word}: {key} is named twice. Leave it out.")
         # commas inside of brackets belong to one value
         parts = [part for part in re.split(r",(?![^\[]*\])", values) if part.strip()]
         try:
             space[key] = [as_number(yaml.safe_load(part), part) for part in parts]
         except yaml.YAMLError as error:
             raise ConfigError(f"--search {word}: cannot be read as values.") from error
-        if any(one in space[key][:place] for place, one in enumerate(space[key])):
-            raise ConfigError(f"--search {word}: names a value twice.")
+        check_tried(f"--search {word}", key, space[key])
     return space
 
 

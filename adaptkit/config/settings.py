@@ -18,6 +18,7 @@ from adaptkit.config.budget import budget_in, check_solved
 from adaptkit.config.build import build, coerce, registered
 from adaptkit.config.combinations import check
 from adaptkit.config.protocol import Protocol, protocol_in
+from adaptkit.config.search import Space, search_in
 from adaptkit.config.suggest import of_key
 from adaptkit.config.suite import Suite, suite_in
 from adaptkit.errors import ConfigError, folder_name, invalid, within
@@ -33,7 +34,8 @@ from adaptkit.training.settings import Recipe, Tracker, TrainerSettings
 
 AFTERWARDS = ("suite", "protocol")  # groups that say what is done with a finished run
 KEYS = ("model", "method", "task", "optimizer", "trainer", "tracker", "data", "seed", "output_dir")
-OPTIONAL = ("regularizer", "budget", *AFTERWARDS)
+ASIDE = ("budget", "search")  # solved, or raced, before there is a run
+OPTIONAL = ("regularizer", *ASIDE, *AFTERWARDS)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Settings:
     plain: dict[str, Any] = field(repr=False)  # what config.yaml holds
     suite: Suite | None = None  # scored after training; no part of what the run is
     protocol: Protocol | None = None  # runs that follow; neither
+    search: Space = field(default_factory=dict)  # what a race tries; neither
 
     @property
     def typed(self) -> dict[str, Any]:
@@ -124,8 +127,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         )
         for name, node in (plain.get("regularizer") or {}).items()
     }
-    for group, key in PATHS:
-        check_path(f"{group}.{key}".lstrip("."), (plain[group] if group else plain).get(key))
+    check_paths(plain)
     if suite := suite_in(plain):
         suite.of(parts["task"].name)  # before training: are there sets for it?
     check_solved(budget_in(plain))
@@ -141,9 +143,10 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         data=build(Data, plain["data"], "data"),
         seed=seed,
         output_dir=Path(coerce(plain["output_dir"], str, "output_dir")),
-        plain={name: node for name, node in plain.items() if name not in (*AFTERWARDS, "budget")},
+        plain={name: node for name, node in plain.items() if name not in (*AFTERWARDS, *ASIDE)},
         suite=suite,
         protocol=protocol_in(plain),
+        search=search_in(plain),
         **parts,
     )
     check(made)
@@ -152,6 +155,12 @@ def settings(plain: Mapping[str, Any]) -> Settings:
 
 PATHS = (("data", "root"), ("task", "path"), ("model", "path"), ("model", "from_run"),
          ("", "output_dir"), ("trainer", "features"))  # fmt: skip
+
+
+def check_paths(plain: Mapping[str, Any]) -> None:
+    """Reject options that no file can be named by, as `check_path` does."""
+    for group, key in PATHS:
+        check_path(f"{group}.{key}".lstrip("."), (plain[group] if group else plain).get(key))
 
 
 def check_path(field: str, value: Any) -> None:

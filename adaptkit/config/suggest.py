@@ -94,7 +94,8 @@ def same_option(key: str, known: Sequence[str]) -> list[str]:
     ours = OURS.get(leaf.lower().replace("-", "_"), "")
     if ours.partition("=")[0] in known:
         return [ours]
-    return [name for name in known if alike(name.rpartition(".")[2], leaf)][:3]
+    typed = [name for name in known if not name.startswith("search.")]  # names other options
+    return [name for name in typed if alike(name.rpartition(".")[2], leaf)][:3]
 
 
 def owners(group: str, leaf: str) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from adaptkit.config.compose import to_yaml
+from adaptkit.config.search import RATE
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.directory import CHECKPOINTS, locked
@@ -39,7 +40,6 @@ from adaptkit.runs.run import Interface, run
 from adaptkit.storage.files import write_text
 from adaptkit.tasks.reading.holdout import held_apart
 
-RATE = "optimizer.lr"
 STEPS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # decades around the file's rate
 WIDENED = 2  # times beyond the least or the greatest rate
 STATE, RECIPE = "race.json", "recipe.yaml"
@@ -75,6 +75,19 @@ def around(rate: float) -> list[float]:
     return [float(f"{rate * 10**step:.3g}") for step in STEPS]
 
 
+def values_of(space: Mapping[str, Sequence[Any] | None], rate: float) -> dict[str, Sequence[Any]]:
+    """Return the values to try, those of the rate filled in if there are none to choose from.
+
+    Raises:
+        AdaptError: a setting has no values.
+    """
+    found = {key: around(rate) if values is None else values
+             for key, values in (space or {RATE: None}).items()}  # fmt: skip
+    if empty := [key for key, values in found.items() if not values]:
+        raise AdaptError(f"--search {empty[0]}: has no values. Write {empty[0]}=V1,V2.")
+    return found
+
+
 def tune(
     make: Make,
     words: Sequence[str],
@@ -85,16 +98,14 @@ def tune(
 ) -> Tuned:
     """Race the candidates of a space; `budget`: updates of the whole race, None: full runs.
 
-    space: setting -> its values; empty: rates around the one that the method's file says.
+    space: setting -> its values; empty: what the method's file says.
 
     Raises:
         AdaptError: the space is empty, the budget too small, the folder holds another race, or
             every candidate failed.
     """
     base = make(words, folder / "base")
-    space = space or {RATE: around(base.optimizer.lr)}
-    if empty := [key for key, values in space.items() if not values]:
-        raise AdaptError(f"--search {empty[0]}: has no values. Write {empty[0]}=V1,V2.")
+    space = values_of(space or base.search, base.optimizer.lr)
     candidates = [Candidate(dict(zip(space, values, strict=True)))
                   for values in product(*space.values())]  # fmt: skip
     if budget is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from adaptkit.config.compose import compose
 from adaptkit.config.groups import options
+from adaptkit.config.settings import ASIDE
 from adaptkit.config.words import in_quotes, parses
 from adaptkit.errors import AdaptError
 from adaptkit.runs.directory import IRRELEVANT, options_of
@@ -66,7 +67,7 @@ def computed(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in options_of(plain).items()
-        if key not in aside and not key.startswith(("suite", "protocol", "tracker", "budget"))
+        if key not in aside and not key.startswith(("suite", "protocol", "tracker", *ASIDE))
     }
 
 
