@@ -15,8 +15,9 @@ import difflib
 import errno
 import re
 import signal
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 class AdaptError(Exception):
@@ -27,6 +28,13 @@ class AdaptError(Exception):
 
 class ConfigError(AdaptError):
     """A field of the configuration breaks a rule."""
+
+    range: Mapping[str, Any] = {}  # the rule in the words of JSON Schema, as {"minimum": 1}
+
+    def of(self, **range: Any) -> ConfigError:
+        """Return the error with a rule that holds whatever other options are."""
+        self.range = range
+        return self
 
 
 class MachineError(AdaptError):
@@ -144,13 +152,21 @@ def at_least(field: str, value: float, low: float) -> None:
         raise invalid(field, value, f"must be at most {LARGEST:,}")
     if not low <= value < float("inf"):
         finite = ", and finite" if value > low else ""
-        raise invalid(field, value, f"must be {low} or more{finite}")
+        raise invalid(field, value, f"must be {low} or more{finite}").of(minimum=low)
 
 
 def above(field: str, value: float, low: float) -> None:
     """Raise ConfigError unless `value` > `low` (and finite)."""
     if not low < value < float("inf"):
-        raise invalid(field, value, f"must be a finite number above {low}")
+        raise invalid(field, value, f"must be a finite number above {low}").of(exclusiveMinimum=low)
+
+
+def share_of_one(field: str, value: float) -> None:
+    """Raise ConfigError unless 0 < `value` <= 1."""
+    if not 0 < value <= 1:
+        raise invalid(field, value, "must be above 0 and at most 1").of(
+            exclusiveMinimum=0, maximum=1
+        )
 
 
 def folder_name(field: str, name: str) -> None:
@@ -164,13 +180,15 @@ def folder_name(field: str, name: str) -> None:
 def within(field: str, value: float, low: float, high: float) -> None:
     """Raise ConfigError unless `low` <= `value` < `high`."""
     if not low <= value < high:
-        raise invalid(field, value, f"must be at least {low} and below {high}")
+        raise invalid(field, value, f"must be at least {low} and below {high}").of(
+            minimum=low, exclusiveMaximum=high
+        )
 
 
-def one_of(field: str, value: str, known: Iterable[str]) -> None:
-    """Raise ConfigError unless `value` is one of `known`."""
+def one_of(field: str, value: str, known: Collection[str]) -> None:
+    """Raise ConfigError unless `value` is one of `known`, whatever other options are."""
     if value not in set(known):
-        raise unknown(field, value, known)
+        raise unknown(field, value, known).of(enum=sorted(known))
 
 
 def each_of(field: str, values: Collection[str], known: Iterable[str]) -> None:

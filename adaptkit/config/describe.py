@@ -33,6 +33,7 @@ from adaptkit.training.settings import Tracker, TrainerSettings
 REGISTRIES = {"method": METHODS, "optimizer": OPTIMIZERS, "regularizer": REGULARIZERS}
 SINGLE = {"model": Model, "trainer": TrainerSettings, "tracker": Tracker, "data": Data,
           "budget": Budget}  # fmt: skip
+OWN = {"seed": "of all randomness", "output_dir": "the run's directory"}  # of no group
 FAR = -(10**9)
 TYPES = {int: "whole number", float: "number", str: "text", Method: "method", Any: "mapping"}
 
@@ -130,13 +131,30 @@ def choices(hint: Any) -> tuple[str, ...]:
 
 def limits(cls: type, name: str, hint: Any, node: dict[str, Any]) -> str:
     """Return the rule that the class states when a value is far outside: '1 or more'."""
-    far: Any = FAR
+    rule = str(refusal(cls, name, hint, node) or "").partition(": ")[2]
+    listed = rule.partition("There is: ")[2] or rule.removeprefix("must be ")
+    return listed.partition(". ")[0].rstrip(".")
+
+
+def ranges(cls: type, name: str, hint: Any, node: dict[str, Any]) -> dict[str, Any]:
+    """Return the same as JSON Schema says it, from values far below and above: {"minimum": 1}."""
+    found: dict[str, Any] = {}
+    for far in (FAR, -FAR):
+        found |= getattr(refusal(cls, name, hint, node, far), "range", {})
+    return found
+
+
+def refusal(
+    cls: type, name: str, hint: Any, node: dict[str, Any], number: int = FAR
+) -> AdaptError | None:
+    """Return what the class says of a value far outside, if it says something of this option."""
+    far: Any = number
     if hint is str:
         far = "?"
     elif typing.get_origin(hint) is tuple and {str, int} & set(typing.get_args(hint)):
-        far = ("?",) if str in typing.get_args(hint) else (FAR,)
+        far = ("?",) if str in typing.get_args(hint) else (number,)
     elif typing.get_origin(hint) is dict or not {int, float} & {hint, *typing.get_args(hint)}:
-        return ""
+        return None
     given = {f.name: node.get(f.name) for f in fields(cls) if f.init}
     known = {key: value for key, value in given.items() if value is not None}
     for key, kind in typing.get_type_hints(cls).items():
@@ -146,8 +164,6 @@ def limits(cls: type, name: str, hint: Any, node: dict[str, Any]) -> str:
     try:
         replace(build(cls, known, ""), **{name: far})
     except AdaptError as error:
-        subject, _, rule = str(error).partition(": ")
-        if subject.partition("=")[0].endswith(f".{name}"):
-            listed = rule.partition("There is: ")[2] or rule.removeprefix("must be ")
-            return listed.partition(". ")[0].rstrip(".")
-    return ""
+        subject = str(error).partition(": ")[0]
+        return error if subject.partition("=")[0].endswith(f".{name}") else None
+    return None

@@ -48,9 +48,11 @@ class AdaLoRA:
     orthogonality: float = 0.1  # strength of the penalty
 
     def __post_init__(self) -> None:
-        at_least("method.target_rank", self.target_rank, 1)
-        at_least("method.rank", self.rank, self.target_rank)
         check_low_rank(self.rank, self.alpha, self.dropout, self.roles)
+        at_least("method.target_rank", self.target_rank, 1)
+        if self.rank < self.target_rank:
+            raise invalid("method.rank", self.rank,
+                          f"must be method.target_rank={self.target_rank} or more")  # fmt: skip
         at_least("method.t_init", self.t_init, 0)
         at_least("method.t_final", self.t_final, 0)
         if max(self.t_init, self.t_final) < 1 <= self.t_init + self.t_final:

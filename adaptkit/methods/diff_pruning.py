@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from adaptkit.adaptation import Adaptation, Batch, Context, Step
-from adaptkit.errors import AdaptError, above, at_least, invalid, within
+from adaptkit.errors import AdaptError, above, at_least, invalid, share_of_one, within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,9 +46,7 @@ class DiffPruning:
     stage: float = 0.5  # share of all updates after which the mask is fixed
 
     def __post_init__(self) -> None:
-        above("method.density", self.density, 0)
-        if self.density > 1:
-            raise invalid("method.density", self.density, "must be 1 or less")
+        share_of_one("method.density", self.density)
         at_least("method.strength", self.strength, 0)
         within("method.alpha", self.alpha, -20, 20)
         above("method.gate_lr_ratio", self.gate_lr_ratio, 0)

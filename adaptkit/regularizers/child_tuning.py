@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from adaptkit.adaptation import Adaptation, Context, Step
-from adaptkit.errors import AdaptError, above, invalid
+from adaptkit.errors import AdaptError, invalid, share_of_one
 from adaptkit.models.depth import layer_numbers
 
 
@@ -38,9 +38,7 @@ class ChildTuning:
     where: ClassVar[str] = "regularizer.child_tuning"
 
     def __post_init__(self) -> None:
-        above(f"{self.where}.share", self.share, 0)
-        if self.share > 1:
-            raise invalid(f"{self.where}.share", self.share, "must be 1 or less")
+        share_of_one(f"{self.where}.share", self.share)
         if self.mode == "D":
             return
         plain = ChildTuning()

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from adaptkit.adaptation import Adaptation, Context
-from adaptkit.errors import AdaptError, invalid
+from adaptkit.errors import AdaptError, share_of_one
 from adaptkit.models.anatomy import base_prefix
 from adaptkit.models.depth import after_layers, parameters_in, stacks
 
@@ -29,10 +29,7 @@ class LayerwiseLrDecay:
     decay: float = 0.95  # factor from one layer to the next lower one; 1: none
 
     def __post_init__(self) -> None:
-        if not 0 < self.decay <= 1:
-            raise invalid(
-                "regularizer.layerwise_lr_decay.decay", self.decay, "must be above 0 and at most 1"
-            )
+        share_of_one("regularizer.layerwise_lr_decay.decay", self.decay)
 
     def adapt(self, start: Adaptation, context: Context) -> Adaptation:
         """Give every layer its factor.

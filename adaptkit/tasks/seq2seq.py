@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from adaptkit.errors import AdaptError, above, at_least, invalid, one_of, within
+from adaptkit.errors import AdaptError, above, at_least, invalid, one_of, share_of_one, within
 from adaptkit.tasks.forms.text import Generation, TextForm, first_of
 from adaptkit.tasks.table import TableTask
 from adaptkit.tasks.task import LABEL, Answer, Splits
@@ -62,8 +62,7 @@ class Seq2Seq(TableTask):
                           f"must be at most {longest}, the longest answer")  # fmt: skip
         within("task.length_penalty", self.length_penalty, -10, 10)
         above("task.temperature", self.temperature, 0)
-        if not 0 < self.top_p <= 1:
-            raise invalid("task.top_p", self.top_p, "must be above 0 and at most 1")
+        share_of_one("task.top_p", self.top_p)
         for name, works, switch in (
             ("temperature", self.do_sample, "task.do_sample=true"),
             ("top_p", self.do_sample, "task.do_sample=true"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.errors import AdaptError, at_least, did_you_mean, one_of
+from adaptkit.errors import AdaptError, at_least, did_you_mean, unknown
 from adaptkit.tasks import trivial
 from adaptkit.tasks.data import Data
 from adaptkit.tasks.labels import check_stored
@@ -52,8 +52,8 @@ class TableTask(ABC):
         at_least("task.version", self.version, 1)
         names = (*self.scores(), "loss")
         further = [f"{score}_{split}" for score in names for split in self.also]
-        if self.best:
-            one_of("task.best", self.best, (*names, *further))
+        if self.best and self.best not in (*names, *further):
+            raise unknown("task.best", self.best, (*names, *further))
 
     @abstractmethod
     def scores(self) -> tuple[str, ...]:
