@@ -64,7 +64,7 @@ FLAGS = {  # of every command; train's are Hydra's
     "import": ("--help", "--out"),
     "smoke": ("--help", "--output"),
     "doctor": ("--help", "--json"),
-    "list": ("--help", "--json"),
+    "list": ("--help", "--json", "--schema"),
 }  # fmt: skip
 VALUES = {  # of flags
     "--format": ("peft", "merged", "onnx", "card"),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
-from typing import Any
 
 from adaptkit.cli.parser import command
 from adaptkit.cli.prompting import list_templates
-from adaptkit.config.compose import load_raw
-from adaptkit.config.describe import REGISTRIES, Option, options_in, options_of
+from adaptkit.config.choices import also_set, described, shown
+from adaptkit.config.describe import OWN, Option, options_in, options_of
 from adaptkit.config.groups import CONF, GROUPS, options
 from adaptkit.config.overrides import composed
+from adaptkit.config.schema import schema
 from adaptkit.config.suggest import of_choice
-from adaptkit.errors import unknown
+from adaptkit.errors import ConfigError, unknown
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "suites",
          "protocols", "experiments")  # fmt: skip
@@ -40,14 +39,24 @@ Tab completion: eval "$(adaptkit -sc install=bash)"
 
 
 def list_(arguments: list[str]) -> int:
-    """`adaptkit list [KIND [NAME]] [--json]`."""
+    """`adaptkit list [KIND [NAME]] [--json]`, `adaptkit list --schema`."""
     parser = command("list", "The choices, and the meaning of their options.")
     parser.add_argument("kind", nargs="?", help=" | ".join((*KINDS, *PLAIN, TEMPLATES)))
     parser.add_argument(
         "name", nargs="?", help="one of its names: explain its options; of templates: a task"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--schema", action="store_true", help="print a JSON Schema of all settings of a run"
+    )
     args = parser.parse_args(arguments)
+    if args.schema:
+        if args.kind:
+            raise ConfigError(
+                f"list --schema {args.kind}: is of all settings. Leave {args.kind} out."
+            )
+        print(json.dumps(schema(), indent=2))
+        return 0
     several = (*KINDS, TEMPLATES)
     kind = f"{args.kind}s" if args.kind and f"{args.kind}s" in several else args.kind
     if kind and kind not in (*KINDS, *PLAIN, TEMPLATES):
@@ -98,33 +107,6 @@ def lines(found: list[Option]) -> list[str]:
     ]
 
 
-def shown(value: Any) -> str:
-    """Return a default as it would be typed; what is computed or must be set is left open."""
-    if isinstance(value, str):
-        return "..." if value.startswith("${") or value == "???" else value or "''"
-    if isinstance(value, list):
-        return f"[{','.join(map(shown, value))}]"
-    if isinstance(value, dict):
-        inside = ("..." if isinstance(one, dict) else shown(one) for one in value.values())
-        return "{" + ",".join(f"{key}:{one}" for key, one in zip(value, inside, strict=True)) + "}"
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return str(value)
-
-
-def also_set(group: str, name: str) -> str:
-    """Return what a choice sets in other groups, as a method its learning rate."""
-    if group != "method":
-        return ""
-    plain = load_raw(CONF / group / f"{name}.yaml")
-    return ", ".join(
-        f"{other}.{key}={shown(value)}"
-        for other, node in plain.items()
-        if other in GROUPS and other != group
-        for key, value in node.items()
-    )
-
-
 def help_of_train(overrides: list[str]) -> str:
     """Return the help of `adaptkit train`, with the options of what was chosen."""
     plain = composed(overrides)
@@ -137,40 +119,9 @@ def help_of_train(overrides: list[str]) -> str:
     for name in plain.get("regularizer") or ():
         found += options_in(plain, "regularizer", name)
     own = [
-        Option("seed", "of all randomness", plain["seed"], (), "whole number, 0 or more"),
-        Option("output_dir", "the run's directory", "...", (), "text"),
+        Option("seed", OWN["seed"], plain["seed"], (), "whole number, 0 or more"),
+        Option("output_dir", OWN["output_dir"], "...", (), "text"),
     ]
     groups = "\n".join(f"{group}: {', '.join(options(group))}" for group in GROUPS)
     choices = ", ".join(f"{group}={name}" for group, name in names.items())
     return HELP.format(groups=groups, options="\n".join(lines([*own, *found])), choices=choices)
-
-
-def described(kind: str) -> dict[str, str]:
-    """Return {name: one line} of one kind."""
-    group = kind.removesuffix("s")
-    registry = REGISTRIES.get(group, {})
-    return {
-        name: headline(registry[name]) if name in registry else source(group, name)
-        for name in options(group)
-    }
-
-
-def headline(cls: type) -> str:
-    """Return the first sentence about a registered class: its module's, which names the paper."""
-    module = sys.modules[cls.__module__]
-    text = (
-        module.__doc__
-        if module.__doc__ and "adaptkit.optimizers" != cls.__module__
-        else cls.__doc__
-    )
-    return (text or "").strip().splitlines()[0].rstrip(".")
-
-
-def source(group: str, name: str) -> str:
-    """Return what a YAML says of itself: a model its hub id, the rest its first comment."""
-    file = CONF / group / f"{name}.yaml"
-    if group == "model" and (path := load_raw(file).get("path", "???")) not in (None, "???"):
-        return path
-    lines_of_file = file.read_text(encoding="utf-8").splitlines()
-    first = next(line for line in lines_of_file if line and not line.startswith("# @package"))
-    return first.lstrip("# ") if first.startswith("#") else ""

@@ -36,6 +36,7 @@ AFTERWARDS = ("suite", "protocol")  # groups that say what is done with a finish
 KEYS = ("model", "method", "task", "optimizer", "trainer", "tracker", "data", "seed", "output_dir")
 ASIDE = ("budget", "search")  # solved, or raced, before there is a run
 OPTIONAL = ("regularizer", *ASIDE, *AFTERWARDS)
+SEEDS = (0, 2**32)  # at least, below
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
         suite.of(parts["task"].name)  # before training: are there sets for it?
     check_solved(budget_in(plain))
     seed = coerce(plain["seed"], int, "seed")
-    within("seed", seed, 0, 2**32)
+    within("seed", seed, *SEEDS)
     trainer = build(TrainerSettings, plain["trainer"], "trainer")
     made = Settings(
         model=model,
