@@ -8,23 +8,32 @@ import importlib.util
 import re
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commandline import call
 from runs import shallow
 
+from adaptkit.cli.completion import FLAGS
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError
+from adaptkit.runs.record import RunResult
 from adaptkit.runs.run import Interface, run
 from adaptkit.runs.verify import verify
 from adaptkit.tasks import TASKS
 from adaptkit.terminal.budget import sized
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "AGENTS.md",
+    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -87,23 +96,50 @@ def test_what_scripts_import_exists(script):
                 assert known, f"{node.module}.{alias.name}"
 
 
-COMMANDS = [
-    (page, line.partition("  #")[0].strip())
+COMMANDS = dict.fromkeys(  # several pages show some of them
+    line.partition("  #")[0].strip()
     for page in PAGES
     for line in (ROOT / page).read_text(encoding="utf-8").splitlines()
-    if line.strip().startswith(("adaptkit train ", "adaptkit data ")) and "\\" not in line
-]
+    if re.match(r"\s*adaptkit (train|data|plan|tune|compare) ", line) and "\\" not in line
+)
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_documented_commands_compose(page, command, tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documented_commands_compose(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (template,) = blocks("docs/guide.md", "yaml")
     (tmp_path / "mine.yaml").write_text(template, encoding="utf-8")
-    words = [word for word in shlex.split(command)[2:] if not word.startswith("-")]
+    typed = re.sub(r"--(seeds|out|search|budget) \S+", "", command)
+    words = [word for word in shlex.split(typed)[2:] if not word.startswith("-")]
     single = [re.sub(r"^([\w.]+)=(?![\[{])([^,()]+),.*", r"\1=\2", word) for word in words]
     fixed = [word for word in single if "range(" not in word and word.upper() != word]
     if any("=" not in word or "=METHOD" in word for word in fixed):
         pytest.skip("a template")
     plain = sized([word.replace("./my-checkpoint", "some/model") for word in fixed])
     settings(plain)
+
+
+@cache
+def status_of_list(*words):
+    return call("list", *words).status
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_documented_flags_exist(page):
+    """In lines of commands and in sentences. What `adaptkit list` shows is there."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for words in re.findall(r"(?:^ +|`)adaptkit (.+?)(?:`|  |$)", text, re.MULTILINE):
+        if words[0] == "-":
+            assert words.split()[0] in ("--help", "--version", "-sc"), words
+            continue
+        command, *rest = words.split()
+        for flag in re.findall(r"(?<!\S)--[\w-]+", words):
+            assert flag in FLAGS[command], words
+        if command == "list" and not any(word.isupper() for word in rest):
+            assert status_of_list(*rest) == 0, words
+
+
+def test_the_keys_that_agents_read_are_those_of_the_record():
+    rows = re.findall(r"^  \| (`.+?) \|", (ROOT / "AGENTS.md").read_text(), re.MULTILINE)
+    named = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
+    assert len(named) > 20 and set(named) <= {f.name for f in dataclasses.fields(RunResult)}

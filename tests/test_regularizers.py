@@ -457,7 +457,7 @@ def test_what_is_rejected(method, regularizer, why, checkpoints):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("share=0", "above 0"), ("share=1.1", "1 or less"),
+        ("share=0", "above 0"), ("share=1.1", "at most 1"),
         ("mode=F regularizer.child_tuning.decay=true", "belongs to mode D"),
     ],
 )  # fmt: skip
