@@ -185,7 +185,7 @@ def test_small_changes_of_bf16_weights_are_not_lost():
 @pytest.mark.parametrize(
     ("typed", "why"),
     [
-        ("density=0", "above 0"), ("density=1.5", "1 or less"), ("stage=1", "below 1"),
+        ("density=0", "above 0"), ("density=1.5", "at most 1"), ("stage=1", "below 1"),
         ("penalty=additive", "belongs to method.structured=true"),
         ("stage=0.5 trainer.keep=best", "before the mask"),
     ],
