@@ -169,6 +169,7 @@ def test_composed_runs_are_valid(words: list[str]) -> None:
         ("seed", 2**32), ("seed", None), ("regularizer", {"r3g": {}}),
         ("regularizer", {"mixout": {"p": 1.0}}), ("regularizer", ["mixout"]), ("suite", "ood"),
         ("budget", {"trainable": [1]}), ("hydra", {}),
+        ("search", {"optimizer.lr": 3}), ("search", [1]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_invalid(key: str, value: Any) -> None:

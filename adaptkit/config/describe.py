@@ -33,7 +33,11 @@ from adaptkit.training.settings import Tracker, TrainerSettings
 REGISTRIES = {"method": METHODS, "optimizer": OPTIMIZERS, "regularizer": REGULARIZERS}
 SINGLE = {"model": Model, "trainer": TrainerSettings, "tracker": Tracker, "data": Data,
           "budget": Budget}  # fmt: skip
-OWN = {"seed": "of all randomness", "output_dir": "the run's directory"}  # of no group
+OWN = {  # of no group
+    "seed": "of all randomness",
+    "output_dir": "the run's directory",
+    "search": "values that adaptkit tune tries, by option; null: rates around the method's own",
+}
 FAR = -(10**9)
 TYPES = {int: "whole number", float: "number", str: "text", Method: "method", Any: "mapping"}
 

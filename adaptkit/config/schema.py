@@ -63,6 +63,8 @@ def schema() -> dict[str, Any]:
             "properties": {name: pointer(f"regularizer.{name}") for name in extra},
             "additionalProperties": False,
         },
+        "search": {"description": OWN["search"], "type": ["object", "null"],
+                   "additionalProperties": {"type": ["array", "null"]}, "default": base["search"]},
         "seed": {"description": OWN["seed"], "type": "integer", "minimum": SEEDS[0],
                  "exclusiveMaximum": SEEDS[1], "default": base["seed"]},
         "output_dir": {"description": OWN["output_dir"], **typed(str, {})},
