@@ -274,6 +274,25 @@ def test_a_pair_is_added_in_the_same_node_and_once(kind, bias):
 
 
 @needs_operators
+def test_a_product_that_fails_leaves_the_pair_to_the_hook(monkeypatch):
+    """Memory that ran out in training, then scores: the pair is not lost."""
+    made = half_map(nn.Linear)
+    pair, x = low_rank(made), torch.randn(5, 24, dtype=HALF)
+
+    def fail(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as once, pytest.raises(torch.OutOfMemoryError):
+        once.setattr(packed, "multiply", fail)
+        made(x)
+    made.eval()
+    with precision.autocast("bf16", CPU):
+        plain = F.linear(x, made.weight, made.bias.to(HALF))
+        expected = plain + F.linear(0.37 * F.linear(x, pair.A), pair.B)
+        torch.testing.assert_close(made(x), expected, rtol=2e-2, atol=2e-2)
+
+
+@needs_operators
 def test_a_pair_that_drops_or_is_not_alone_is_added_by_its_hook():
     x = torch.randn(5, 24, dtype=HALF)
     for dropout, training in ((0.5, True), (0.5, False), (0.0, False)):

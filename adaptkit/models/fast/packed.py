@@ -164,8 +164,9 @@ def product(module: Any, x: Tensor, turned: bool) -> Tensor:
     pair = cast("Updated", updates).plain_pair() if updates is not None else None
     if pair is None:
         return cast("Tensor", Product.apply(x, bias, module.packed))
-    vars(module)[PAIR_ADDED] = True
-    return cast("Tensor", PairedProduct.apply(x, bias, *pair, module.packed))
+    made = cast("Tensor", PairedProduct.apply(x, bias, *pair, module.packed))
+    vars(module)[PAIR_ADDED] = True  # last: a product that ran out of memory has added nothing
+    return made
 
 
 def state_of(weight: Tensor) -> tuple[int, int]:

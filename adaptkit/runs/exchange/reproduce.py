@@ -14,7 +14,7 @@ from adaptkit.config.groups import options
 from adaptkit.config.settings import ASIDE
 from adaptkit.config.words import in_quotes, parses
 from adaptkit.errors import AdaptError
-from adaptkit.runs.directory import IRRELEVANT, options_of
+from adaptkit.runs.directory import IRRELEVANT, flat, options_of
 
 SIMPLE = re.compile(r"[A-Za-z_][\w./-]*|\.{0,2}/[\w./-]+", re.ASCII)
 COLUMNS = ("path", "text", "source", "choices")
@@ -47,9 +47,10 @@ def words_of(plain: Mapping[str, Any]) -> list[str] | None:
     if optimizer != "adamw":
         words.append(f"optimizer={optimizer}")
     try:
-        wanted, found = computed(plain), computed(compose(words))
+        first = compose(words)
+        wanted, found, there = computed(plain), computed(first), flat(first)
         words += [
-            f"{'' if key in found else '+'}{key}={value_of(value)}"
+            f"{'' if key in there else '+'}{key}={value_of(value)}"
             for key, value in wanted.items()
             if key not in found or found[key] != value
         ]
