@@ -160,6 +160,7 @@ def test_the_loss_after_a_run_is_that_of_plain_transformers(words, followed):
     assert entry["after"] == pytest.approx(loss(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_had(words, followed, monkeypatch):
     """They are named with the reason; another try looks for them alone."""
     monkeypatch.chdir(followed)

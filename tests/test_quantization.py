@@ -118,6 +118,7 @@ def test_packed_weights_do_not_train_and_are_not_read():
         made.only(lambda name: True)
 
 
+@pytest.mark.slow
 def test_the_plan_counts_packed_bytes():
     def planned(*more: str) -> dict[str, Any]:
         words = ["model=mini-bert", "task=sst2", "method=lora", "trainer.precision=bf16"]

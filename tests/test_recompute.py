@@ -146,6 +146,7 @@ def test_a_run_is_the_same(checkpoints, tmp_path):
     assert not (tmp_path / "probe").exists()
 
 
+@pytest.mark.slow
 def test_the_plan_counts_what_is_kept():
     words = ["model=mini-bert", "method=lora", "task=sst2", "trainer.batch_size=64"]
     every, inputs = (

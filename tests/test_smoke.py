@@ -56,6 +56,7 @@ class Picky(Full):
         return start
 
 
+@pytest.mark.slow
 def test_rejected_is_what_plan_rejects_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "full", Picky)
     answer = call("smoke", "method=full")

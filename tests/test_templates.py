@@ -219,11 +219,15 @@ def pairs(folder: Path) -> Path:
 # ---- list templates ----
 
 
-def test_list_templates(tasks) -> None:
+@pytest.mark.slow
+def test_list_templates_of_all_tasks(tasks) -> None:
     found = json.loads(call("list", "templates", "--json").out)["templates"]
     assert set(found) == set(tasks)
     written = yaml.safe_load((CONF / "template" / "sentiment.yaml").read_text(encoding="utf-8"))
     assert found["imdb"] == [{"style": style, **entry} for style, entry in written.items()]
+
+
+def test_list_templates_of_a_task() -> None:
     out = call("list", "templates", "imdb").out
     assert out.startswith("imdb\n  cloze        {first} It was {label}.\n")
     assert "negative: terrible, positive: great\n" in out and "sst2" not in out

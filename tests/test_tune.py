@@ -409,15 +409,21 @@ def test_cells_of_a_comparison():
         grid_of(["task=sst2"], control=False)
 
 
-def test_the_commands(checkpoints, rows, tmp_path):
-    words = [*tiny(checkpoints["bert"]), f"task.path={rows}", "trainer.batch_size=8",
-             "trainer.device=cpu", "trainer.precision=fp32", "task=sst2"]  # fmt: skip
-    search = ["--search", "optimizer.lr=1e-3,1e-2", "--budget", "12"]
-    answer = call("tune", *words, "method=bitfit", *search, "--out", str(tmp_path / "race"))
+SEARCH = ("--search", "optimizer.lr=1e-3,1e-2", "--budget", "12")
+
+
+@pytest.fixture
+def words(checkpoints, rows) -> list[str]:
+    return [*tiny(checkpoints["bert"]), f"task.path={rows}", "trainer.batch_size=8",
+            "trainer.device=cpu", "trainer.precision=fp32", "task=sst2"]  # fmt: skip
+
+
+def test_the_commands(words, tmp_path):
+    answer = call("tune", *words, "method=bitfit", *SEARCH, "--out", str(tmp_path / "race"))
     assert answer.status == 0
     assert "on held-out training rows, best of" in answer.out
     assert (tmp_path / "race" / "recipe.yaml").read_text().startswith("# @package _global_")
-    compared = [*words, "method=bitfit,layernorm", *search, "--seeds", "2",
+    compared = [*words, "method=bitfit,layernorm", *SEARCH, "--seeds", "2",
                 "--out", str(tmp_path / "both"), "trainer.max_steps=null"]  # fmt: skip
     answer = call("compare", *compared[:-1], "trainer.epochs=1")
     assert answer.status == 0
@@ -426,12 +432,19 @@ def test_the_commands(checkpoints, rows, tmp_path):
     assert {one["row"]: one["seeds"] for one in table["cells"]} == {"bitfit": 2, "layernorm": 2}
     for row in table["cells"]:
         assert all(Path(d).name in ("seed1", "seed2") for d in row["directories"])
+    assert "ON SAMPLE DATA" not in answer.out
+
+
+@pytest.mark.slow
+def test_a_race_on_the_sample_says_so(checkpoints, tmp_path):
     sample = call("tune", *tiny(checkpoints["bert"]), "task=sst2", "data.source=sample",
-                  "data.train_rows=40", "method=bitfit", *search, "--out",
+                  "data.train_rows=40", "method=bitfit", *SEARCH, "--out",
                   str(tmp_path / "sample"))  # fmt: skip
     assert "bundled SAMPLE" in sample.err
     assert "ON SAMPLE DATA" in sample.out
-    assert "ON SAMPLE DATA" not in answer.out
+
+
+def test_mistakes_of_the_commands(words, tmp_path):
     for bad, says in (
         (["tune", *words, "trainer.keep=best"], "is set by the race itself"),
         (["tune", *words, "trainer.select_on=validation"], "is set by the race itself"),
