@@ -107,7 +107,7 @@ COMMANDS = dict.fromkeys(  # several pages show some of them
 @pytest.mark.parametrize("command", COMMANDS)
 def test_documented_commands_compose(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (template,) = blocks("docs/guide.md", "yaml")
+    (template,) = blocks("docs/words.md", "yaml")
     (tmp_path / "mine.yaml").write_text(template, encoding="utf-8")
     typed = re.sub(r"--(seeds|out|search|budget) \S+", "", command)
     words = [word for word in shlex.split(typed)[2:] if not word.startswith("-")]
