@@ -2,14 +2,14 @@
 # method on the bundled models.  make lint: style and types.  make reliability: kills, damaged
 # checkpoints and full disks.  test-latest, test-lowest: the same tests with the newest and the
 # oldest versions that pyproject.toml allows.  make pin: rewrite constraints.txt with the versions of
-# test-latest.
+# test-latest.  make docs: the documentation as a site, in site/, from an environment of its own.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all reliability test-latest test-lowest pin smoke lint clean
+.PHONY: demo test test-all reliability test-latest test-lowest pin smoke lint docs clean
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -47,5 +47,15 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv-docs/installed
+	.venv-docs/bin/mkdocs build --strict
+	@echo "next: open site/index.html, or .venv-docs/bin/python -m http.server -d site"
+
+.venv-docs/installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check install --quiet \
+	  $(addprefix --constraint ,$(CONSTRAINTS)) -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-latest .venv-lowest build dist *.egg-info
+	rm -rf $(VENV) .venv-latest .venv-lowest .venv-docs build dist site docs/reference *.egg-info

@@ -32,7 +32,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "AGENTS.md",
-    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+    *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))),
 )
 
 
