@@ -84,8 +84,8 @@ def test_every_choice_has_its_page_and_every_page_is_sound(script, monkeypatch):
             commands = re.findall(r"^    adaptkit train (.*)$", page, re.MULTILINE)
             assert any(name in command or group == "task" for command in commands)
             for command in commands:
-                cfg = without_hydra(OmegaConf.create(once(tuple(shlex.split(command)))))
-                plain = plain_data(cfg)
+                whole = {**once(tuple(shlex.split(command))), "output_dir": "run"}
+                plain = plain_data(without_hydra(OmegaConf.create(whole)))
                 settings(plain)
                 assert group != "task" or plain["task"]["kind"] == name
     texts = {f"docs/reference/{name}": text for name, text in pages.items()}
