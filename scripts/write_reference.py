@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from adaptkit.cli.listing import also_set, headline, shown, source
+from adaptkit.config.choices import also_set, headline, shown, source
 from adaptkit.config.compose import load_raw
 from adaptkit.config.describe import Option, options_in
 from adaptkit.config.groups import CONF, options
@@ -29,6 +29,7 @@ FOLDER = ROOT / "docs" / "reference"
 GROUPS = {"method": METHODS, "task": TASKS, "regularizer": REGULARIZERS}
 COPIES = {
     "adding.md": "CONTRIBUTING.md",
+    "agents.md": "AGENTS.md",
     "changelog.md": "CHANGELOG.md",
     "mini.md": "adaptkit/models/mini/README.md",
 }
@@ -36,6 +37,7 @@ COPIES = {
 OUTSIDE = {
     "[docs/records](records)": "`docs/records`",
     "](../adaptkit/models/mini/README.md)": "](reference/mini.md)",
+    "](../AGENTS.md)": "](reference/agents.md)",
 }
 
 
@@ -49,8 +51,11 @@ def pages() -> dict[str, str]:
 
 
 def copied(file: Path) -> str:
-    """Return a text of the repository; its links to docs/ lead from docs/reference."""
-    return file.read_text(encoding="utf-8").replace("](docs/", "](../")
+    """Return a text of the repository; its links lead from docs/reference."""
+    text = file.read_text(encoding="utf-8").replace("](docs/", "](../")
+    for name, original in {**COPIES, "../index.md": "README.md"}.items():
+        text = text.replace(f"]({original})", f"]({name})")
+    return text
 
 
 def index(group: str, registry: dict[str, type]) -> str:
