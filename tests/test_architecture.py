@@ -2,10 +2,11 @@
 
 import ast
 import dataclasses
+import functools
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,19 @@ def group(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-each_file = pytest.mark.parametrize("path", FILES, ids=relative)
+def each_file(check: Callable[[Path], None]) -> Callable[[], None]:
+    """Check all files in one test: hundreds of tests would take longer to count than to run."""
+
+    @functools.wraps(check)
+    def of_all() -> None:
+        for path in FILES:
+            try:
+                check(path)
+            except AssertionError as error:
+                raise AssertionError(f"{relative(path)}: {error}") from error
+
+    del of_all.__wrapped__  # whose argument pytest would take for a fixture
+    return of_all
 
 
 def imports(path: Path) -> Iterator[str]:

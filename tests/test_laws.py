@@ -168,7 +168,7 @@ SETTINGS: dict[str, Setting] = {
 FIRST = ("lora-all", "prefix")  # of the rare families, the rest is slow
 # Families that are built like others: of them, all but these is slow.
 LIKE_OTHERS = ("distilbert", "electra", "albert", "opt", "mistral", "qwen2", "gpt_neox")
-MOST_USED = (*FIRST, "full", "lora", "prompt", "houlsby", "bitfit", "probe")
+MOST_USED = (*FIRST, "full", "houlsby", "probe")
 
 
 def is_slow(name: str, family: str) -> bool:
