@@ -100,6 +100,31 @@ def test_gradients_are_the_same(family, method, number_format):
             assert torch.equal(once[name], twice[name]), name
 
 
+@pytest.mark.parametrize(
+    "family", ["llama", pytest.param("modernbert", marks=pytest.mark.slow),
+               pytest.param("gpt_neox", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_scores_after_an_update_have_the_pair_of_a_layers_last_map(family):
+    """Where a layer is computed again, its last product is left before its hooks are called."""
+    made, tokenizer = adapted(family, LoRA(rank=2, roles=("down",))), tiny_tokenizer(family)
+    for name, p in made.trainable.items():
+        if name.endswith(".B"):
+            torch.nn.init.ones_(p.data)
+    precision.cast(made, "bf16")
+    recompute_layers(made.model)
+    use_fast_kernels(made.model, first_token_only=True)
+    add_padding(tokenizer, made.model.config)
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+
+    def logits(training: bool) -> Tensor:
+        with precision.autocast("bf16", torch.device("cpu")), torch.set_grad_enabled(training):
+            return made.model.train(training)(**batch).logits
+
+    before = logits(training=False)
+    logits(training=True).float().sum().backward()
+    assert torch.equal(before, logits(training=False))
+
+
 @pytest.mark.parametrize("hidden", [8, None])
 def test_a_second_pass_before_the_gradients_changes_nothing(hidden):
     """As R-Drop and R3F make it: what a layer computes again belongs to its own pass."""

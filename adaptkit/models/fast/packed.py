@@ -164,9 +164,11 @@ def product(module: Any, x: Tensor, turned: bool) -> Tensor:
     pair = cast("Updated", updates).plain_pair() if updates is not None else None
     if pair is None:
         return cast("Tensor", Product.apply(x, bias, module.packed))
-    made = cast("Tensor", PairedProduct.apply(x, bias, *pair, module.packed))
-    vars(module)[PAIR_ADDED] = True  # last: a product that ran out of memory has added nothing
-    return made
+    y = cast("Tensor", PairedProduct.apply(x, bias, *pair, module.packed))
+    # Only now: recomputation and memory that ran out leave the product by an exception, and then
+    # no hook follows.
+    vars(module)[PAIR_ADDED] = True
+    return y
 
 
 def state_of(weight: Tensor) -> tuple[int, int]:
