@@ -16,7 +16,7 @@ import pytest
 from commandline import call, data_root, tiny
 from huggingface_hub import constants
 
-from adaptkit.errors import AdaptError
+from adaptkit.errors import AdaptError, MachineError
 from adaptkit.storage import hub
 from adaptkit.storage.pushing import push
 
@@ -191,6 +191,16 @@ def test_a_hub_that_goes_away_is_a_sentence(stub: Stub, run: Path, tmp_path: Pat
     done = pushed(run, tmp_path / "out", kind="card")
     assert (done.status, done.err.count("\n")) == (1, 1), done.err
     assert "cannot be reached" in done.err and (tmp_path / "out" / "README.md").is_file()
+
+
+@pytest.mark.parametrize("answer", [{}, [], "<html>"])
+def test_what_is_no_hub_is_a_sentence(
+    answer: Any, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stub, "answer", lambda *_: (200, answer))
+    (tmp_path / "README.md").write_text("x")
+    with pytest.raises(MachineError, match=r"no hub .* hf upload me/model"):
+        push(tmp_path, "me/model", private=False)
 
 
 def test_what_stops_a_push_is_found_before_the_export(

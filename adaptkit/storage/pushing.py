@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,10 @@ def in_words(folder: Path, name: str) -> Iterator[None]:
         why = REFUSED.get(status, f"the hub answered {status}: {said(error)}")
         kind = AdaptError if 400 <= status < 500 and status not in (408, 429) else MachineError
         raise kind(f"--push={name}: {why}. {again}") from error
+    except (JSONDecodeError, LookupError, TypeError) as error:  # a proxy's page, for example
+        raise MachineError(
+            f"--push={name}: what answers there is no hub ({said(error)}). {again}"
+        ) from error
     except ValueError as error:  # of the card's metadata, for example
         raise AdaptError(f"--push={name}: {said(error)}. {again}") from error
     except (OSError, HTTPError, RuntimeError) as error:  # RuntimeError: of the hub's own transport
