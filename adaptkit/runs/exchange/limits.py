@@ -25,6 +25,11 @@ def chosen(result: RunResult) -> str:
         f"The weights are those after update {result.best_update:,} of {result.updates:,}: they "
         f"had the best {code(result.metric)} on"
     )
+    if result.settings.get("trainer.keep") == "last":
+        best = (
+            f"The weights are those after the last of {result.updates:,} updates: when to stop "
+            f"was decided by {code(result.metric)} on"
+        )
     if result.select_on == "holdout":
         rows = f"{result.selection_rows:,} training rows that were not trained on"
         return f"{best} {rows}. The scores above are of other rows."
