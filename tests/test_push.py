@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -183,6 +184,19 @@ def test_a_refusal_is_a_sentence(
     said = str(caught.value)
     assert caught.value.status == status and "\n" not in said
     assert words in said and f"hf upload me/model {tmp_path}" in said and not stub.files
+    assert "--private" not in said
+
+
+@pytest.mark.parametrize("status", (200, 409))  # a proxy's page; a conflict without an address
+def test_what_is_no_hub_is_a_sentence(stub: Stub, tmp_path: Path, status: int) -> None:
+    """The way out makes what was asked for: a private repository."""
+    stub.refuse = {"repos/create": status}
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    (folder / "README.md").write_text("x")
+    with pytest.raises(MachineError, match="does not answer as a hub does") as caught:
+        push(folder, "me/model", private=True)
+    assert shlex.join(["hf", "upload", "me/model", str(folder), "--private"]) in str(caught.value)
 
 
 def test_a_hub_that_goes_away_is_a_sentence(stub: Stub, run: Path, tmp_path: Path) -> None:
@@ -199,7 +213,7 @@ def test_what_is_no_hub_is_a_sentence(
 ) -> None:
     monkeypatch.setattr(stub, "answer", lambda *_: (200, answer))
     (tmp_path / "README.md").write_text("x")
-    with pytest.raises(MachineError, match=r"no hub .* hf upload me/model"):
+    with pytest.raises(MachineError, match=r"does not answer as a hub does.*hf upload me/model"):
         push(tmp_path, "me/model", private=False)
 
 

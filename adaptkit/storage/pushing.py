@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def check_push(name: str) -> None:
 
     if not hub.is_hub_id(name) or "/" not in name or name.endswith((".git", ".ipynb", "-", ".")):
         raise invalid(
-            "--push", name, "must be OWNER/NAME, of letters, digits and - _ . between them",
+            "--push", name, "must be OWNER/NAME, of letters, digits and - _ . between them, at most 96 in all",
             "Name your account or organization and the model",
         )  # fmt: skip
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
@@ -69,7 +70,7 @@ def push(folder: Path, name: str, private: bool) -> Sent:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): path for path in paths}
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
-    with in_words(folder, name):
+    with in_words(folder, name, private):
         api.create_repo(name, private=private or None, exist_ok=True)
         if private and not api.repo_info(name).private:
             raise AdaptError(
@@ -89,7 +90,7 @@ def push(folder: Path, name: str, private: bool) -> Sent:
 
 
 @contextmanager
-def in_words(folder: Path, name: str) -> Iterator[None]:
+def in_words(folder: Path, name: str, private: bool) -> Iterator[None]:
     """Say in a sentence what the hub answered.
 
     Raises:
@@ -98,7 +99,9 @@ def in_words(folder: Path, name: str) -> Iterator[None]:
     """
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-    again = f"{folder} is whole; send it again with: hf upload {name} {folder}"
+    # The same visibility: without the flag, hf makes a public repository.
+    words = ["hf", "upload", name, str(folder), *(["--private"] if private else [])]
+    again = f"{folder} is whole; send it again with: {shlex.join(words)}"
     try:
         yield
     except HfHubHTTPError as error:
@@ -106,9 +109,10 @@ def in_words(folder: Path, name: str) -> Iterator[None]:
         why = REFUSED.get(status, f"the hub answered {status}: {said(error)}")
         kind = AdaptError if 400 <= status < 500 and status not in (408, 429) else MachineError
         raise kind(f"--push={name}: {why}. {again}") from error
-    except (JSONDecodeError, LookupError, TypeError) as error:  # a proxy's page, for example
+    except (json.JSONDecodeError, LookupError, TypeError) as error:  # a proxy's page, for example
         raise MachineError(
-            f"--push={name}: what answers there is no hub ({said(error)}). {again}"
+            f"--push={name}: {os.environ.get('HF_ENDPOINT') or 'the hub'} does not answer as a "
+            f"hub does. {again}"
         ) from error
     except ValueError as error:  # of the card's metadata, for example
         raise AdaptError(f"--push={name}: {said(error)}. {again}") from error
