@@ -71,7 +71,7 @@ def test_names_of_data_are_text(run: Path, tmp_path: Path) -> None:
     assert sorted(said["classes, in the order of the logits"].split(", ")) == sorted(shown)
     record = json.loads((run / "result.json").read_text())
     assert said["fingerprint of the rows"] == record["data"]["fingerprint"]
-    assert said["data"] == "local files reviews; 24 rows for training, 24 for validation"
+    assert said["data"] == "local files reviews; 24 rows for training, 24 scored"
     assert said["method.rank"] == "3" and said["optimizer.lr"] == "0.01" and said["seed"] == "3"
     assert said["stored"] == f"{record['delta_bytes']:,} bytes"
     low, high = record["score_interval"]
@@ -220,7 +220,23 @@ def test_sample_data_and_other_limits_are_said(run: Path) -> None:
     assert "after update 2 of" in held
     assert "on 12 training rows that were not trained on. The scores above are of other" in held
     scored = chosen(changed(run, select_on="validation", split="holdout", **by).result)
-    assert "`accuracy` on the held-out training rows. The scores above are of the same" in scored
+    assert "`accuracy` on the held-out training rows, so that scores of these rows are" in scored
     place = run.parent / "reviews"
     noted = changed(run, remarks=[f"rows of {place} | # x"])
     assert "rows of reviews \\| \\# x." in limits(noted)
+
+
+def test_scores_of_several_splits_stand_apart(run: Path) -> None:
+    """The rows of MNLI's two splits are others, whichever of them decides."""
+    saved = load_run(run)
+    facts = {"accuracy": 0.5, "loss": 1.0, "accuracy_mismatched": 0.25, "loss_mismatched": 2.0}
+    there = {**saved.result.settings, "task.also.mismatched": "validation_mm"}
+    two = changed(run, scores=facts, settings=there, split="validation_m")
+    page = card(Card(two, "card", "x"))
+    of = {one.metric_type: one.dataset_split for one in ModelCard(page).data.eval_results}
+    assert of == {name: f"validation_m{'m' * ('_' in name)}" for name in facts}
+    firsts = [row[0] for row in cells(page) if len(row) == 4]
+    assert "accuracy (decides)" in firsts and "accuracy_mismatched, on validation_mm" in firsts
+    by = {"metric": "accuracy_mismatched", "select_on": "validation"}
+    text = chosen(replace(two.result, **by))
+    assert "`accuracy_mismatched` on the validation\\_mm rows" in text

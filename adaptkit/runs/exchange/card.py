@@ -18,7 +18,7 @@ from adaptkit.runs.directory import flat
 from adaptkit.runs.exchange.base import Base
 from adaptkit.runs.exchange.limits import chosen, limits
 from adaptkit.runs.exchange.markdown import block, code, table, text
-from adaptkit.runs.exchange.metadata import metadata
+from adaptkit.runs.exchange.metadata import by_split, metadata
 from adaptkit.runs.exchange.reproduce import command, shown
 from adaptkit.runs.exchange.usage import note, snippet
 from adaptkit.runs.record import RunResult
@@ -104,7 +104,7 @@ def data(record: Mapping[str, Any], task: Mapping[str, Any]) -> str:
     rows = record.get("rows", {})
     return (
         f"{kinds.get(str(record.get('source')), 'unknown')}; {rows.get('train', 0):,} rows for "
-        f"training, {rows.get('validation', 0):,} for validation"
+        f"training, {rows.get('validation', 0):,} scored"
     )
 
 
@@ -114,10 +114,12 @@ def scores(result: RunResult) -> str:
     trivial = f"{text(base['name'])} (no training)" if base.get("name") else "trivial answer"
     rows = []
     names = sorted(result.scores, key=lambda name: name != result.metric)  # stable
+    split_of = {key: split for split, found in by_split(result).items() for key in found}
     for name in names:
         deciding = name == result.metric
         low_high = " to ".join(map(decimal, between)) if deciding and between else ""
-        rows.append((f"{code(name)}{' (decides)' if deciding else ''}",
+        other = f", on {code(split_of[name])}" if split_of[name] != result.split else ""
+        rows.append((f"{code(name)}{' (decides)' if deciding else ''}{other}",
                      decimal(result.scores[name]), low_high,
                      decimal(base.get("value")) if deciding and base else ""))  # fmt: skip
     count = result.data.get("rows", {}).get("validation", 0)

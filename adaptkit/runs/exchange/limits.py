@@ -7,6 +7,7 @@ from pathlib import Path
 
 from adaptkit.runs.delta import SavedRun
 from adaptkit.runs.exchange.markdown import code, text
+from adaptkit.runs.exchange.metadata import by_split
 from adaptkit.runs.lengths import lines_about
 from adaptkit.runs.record import RunResult
 
@@ -33,10 +34,7 @@ def chosen(result: RunResult) -> str:
     if result.select_on == "holdout":
         rows = f"{result.selection_rows:,} training rows that were not trained on"
         return f"{best} {rows}. The scores above are of other rows."
-    return (
-        f"{best} the {scored(result)} rows. The scores above are of the same rows, and therefore "
-        "slightly too good."
-    )
+    return f"{best} the {scored(result)} rows, so that scores of these rows are slightly too good."
 
 
 def limits(saved: SavedRun) -> list[str]:
@@ -71,8 +69,10 @@ def limits(saved: SavedRun) -> list[str]:
 
 
 def scored(result: RunResult) -> str:
-    """Return the name of the scored rows as it stands before the word rows."""
-    return SPLITS.get(result.split, text(result.split))
+    """Return the name of the rows of the deciding score, as it stands before the word rows."""
+    of = [split for split, names in by_split(result).items() if result.metric in names]
+    split = of[0] if of else result.split
+    return SPLITS.get(split, text(split))
 
 
 def without_places(line: str, saved: SavedRun) -> str:

@@ -55,22 +55,43 @@ def values(result: RunResult | None) -> dict[str, float]:
     return {k: v for k, v in every.items() if v is not None and math.isfinite(v)}
 
 
+def by_split(result: RunResult) -> dict[str, list[str]]:
+    """Return the names of the scores by the split of their rows, that which decides first."""
+    also = "task.also."
+    further = {f"_{key.removeprefix(also)}": str(split) for key, split in result.settings.items()
+               if key.startswith(also)}  # fmt: skip
+    found: dict[str, list[str]] = {result.split: []}
+    for name in result.scores:
+        of = [split for suffix, split in further.items()
+              if name.endswith(suffix) and name.removesuffix(suffix) in result.scores]  # fmt: skip
+        found.setdefault(of[0] if of else result.split, []).append(name)
+    return found
+
+
 def index(saved: SavedRun, pipeline: str) -> list[dict[str, Any]]:
     """Return the scores as the hub lists them: one model, one task, one data set."""
     run, result = saved.settings, saved.result
-    task, source = run.plain["task"], result.data.get("source") if result else None
+    if result is None:
+        return []
+    task, source, known = run.plain["task"], result.data.get("source"), values(result)
     name, mark = plain(run.task.name), {"sample": " (bundled SAMPLE)", "local": " (local files)"}
     dataset: dict[str, Any] = {
         "name": f"{name}{mark.get(str(source), '')}",
         # only a hub id where the rows are those of the hub
-        "type": result.data["path"] if result and source == "hub" else f"adaptkit-{source}-{name}",
-        "split": plain(result.split) if result else None,
+        "type": result.data["path"] if source == "hub" else f"adaptkit-{source}-{name}",
     }
     if source == "hub" and task.get("subset"):
         dataset["config"] = task["subset"]
     if source == "hub" and task.get("revision"):
         dataset["revision"] = task["revision"]
-    metrics = [{"type": key, "name": key, "value": value} for key, value in values(result).items()]
     model = f"{plain(run.method_name)} on {plain(run.model.name)} for {name}"
-    results = [{"task": {"type": pipeline}, "dataset": dataset, "metrics": metrics}]
+    results = [
+        {
+            "task": {"type": pipeline},
+            "dataset": {**dataset, "split": plain(split)},
+            "metrics": [{"type": key, "name": key, "value": known[key]} for key in scores],
+        }
+        for split, names in by_split(result).items()
+        if (scores := [key for key in names if key in known])
+    ]
     return [{"name": model, "results": results}]
