@@ -23,6 +23,7 @@ from adaptkit.runs.exchange.card import Card, card
 from adaptkit.runs.exchange.limits import chosen, limits
 from adaptkit.runs.exchange.markdown import block, code, text
 from adaptkit.runs.exchange.reproduce import words_of
+from adaptkit.runs.exchange.usage import note
 
 NASTY = ("yes|no `so` | # *x*", "--- [a](b) \\ <b>&amp; ```")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -240,3 +241,30 @@ def test_scores_of_several_splits_stand_apart(run: Path) -> None:
     by = {"metric": "accuracy_mismatched", "select_on": "validation"}
     text = chosen(replace(two.result, **by))
     assert "`accuracy_mismatched` on the validation\\_mm rows" in text
+
+
+def test_an_imported_adapter_has_no_training_of_ours(run: Path) -> None:
+    """Its record holds defaults of options that never ran."""
+    data = {"source": "sample", "path": "x", "rows": {"train": 0, "validation": 24}}
+    there = changed(run, imported_from="/a", data=data, updates=0, epochs=0.0)
+    page = card(Card(there, "card", "x"))
+    said = {row[0]: row[1] for row in cells(page)}
+    assert said["method.rank"] == "3" and "task.max_length" in said
+    trained = {"seed", "optimizer", "optimizer.lr", "trainer.batch_size", "updates", "time"}
+    assert not trained & said.keys() and "24 rows scored" in said["data"]
+    assert "It was scored on rows" in page and "for training" not in page and "seed 3" not in page
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    (
+        ({"text": ["{a}: {b}", "c"]}, "The texts of a row: `{a}: {b}`, then `c`."),
+        ({"form": "cloze"}, "in the form `cloze`"),
+        ({"kind": "choice", "text": "p"}, "by itself: `p`, then the choice; the greatest logit"),
+    ),
+)
+def test_a_card_says_what_is_read(run: Path, task: dict[str, Any], words: str) -> None:
+    saved = load_run(run)
+    plain = {**saved.settings.plain, "task": {**saved.settings.plain["task"], **task}}
+    there = replace(saved, settings=replace(saved.settings, plain=plain))
+    assert words in note("onnx", there) and words in note("merged", there)

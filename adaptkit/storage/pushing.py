@@ -44,7 +44,8 @@ def check_push(name: str) -> None:
 
     if not hub.is_hub_id(name) or "/" not in name or name.endswith((".git", ".ipynb", "-", ".")):
         raise invalid(
-            "--push", name, "must be OWNER/NAME, of letters, digits and - _ . between them, at most 96 in all",
+            "--push", name, "must be OWNER/NAME, of letters, digits and - _ . between them, "
+            "at most 96 in all",
             "Name your account or organization and the model",
         )  # fmt: skip
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):

@@ -31,8 +31,9 @@ WHAT = {
 }
 TRAINING = ("epochs", "max_steps", "batch_size", "gradient_accumulation", "max_grad_norm",
             "early_stopping_patience", "keep", "precision")  # fmt: skip
+IMPORTED = ("`method.", "`task.form", "`task.template", "`task.max_length", "`model.")
 TASK = ("form", "template", "max_length", "class_weights", "label_smoothing")
-PART = "> **SAMPLE DATA.** It was trained and scored on rows of a small sample that adaptkit " \
+PART = "> **SAMPLE DATA.** It was {done} on rows of a small sample that adaptkit " \
        "brings along. The scores say nothing about the real task.\n\n"  # fmt: skip
 RANDOM = "> **RANDOM WEIGHTS.** The base model was drawn at random, with " \
          "`model.random_weights=true`: a baseline, not a model for use.\n\n"  # fmt: skip
@@ -55,15 +56,16 @@ def card(made: Card) -> str:
     result = saved.result
     if result is None:  # a run that is still in memory
         return f"# {text(run.method_name)} for {text(run.task.name)}\n"
+    done = "scored" if result.imported_from else "trained and scored"
     parts = [
         metadata(saved, made.kind, base),
         f"# {text(run.method_name)} for {text(run.task.name)}\n\n",
-        PART if result.data.get("source") == "sample" else "",
+        PART.format(done=done) if result.data.get("source") == "sample" else "",
         RANDOM if run.model.random_weights else "",
         WHAT[made.kind].format(made="imported" if result.imported_from else "trained"), "\n\n",
         table(("", ""), summary(saved, base)),
         "\n## Scores\n\n", scores(result), f"\n{chosen(result)}\n",
-        "\n## Settings\n\n", table(("setting", "value"), hyperparameters(run.plain)),
+        "\n## Settings\n\n", table(("setting", "value"), settings(saved)),
         "\n## Costs\n\n", table(("", ""), costs(result)),
         "\n## How to use it\n\n",
         block("python", snippet(made.kind, saved, base, made.where, made.config)),
@@ -102,9 +104,10 @@ def data(record: Mapping[str, Any], task: Mapping[str, Any]) -> str:
     sample = "a bundled SAMPLE, which says nothing about the real task"
     kinds = {"hub": hub, "local": local, "sample": sample}
     rows = record.get("rows", {})
+    trained = f"{rows['train']:,} rows for training, " if rows.get("train") else ""
     return (
-        f"{kinds.get(str(record.get('source')), 'unknown')}; {rows.get('train', 0):,} rows for "
-        f"training, {rows.get('validation', 0):,} scored"
+        f"{kinds.get(str(record.get('source')), 'unknown')}; {trained}"
+        f"{rows.get('validation', 0):,} {'' if trained else 'rows '}scored"
     )
 
 
@@ -129,6 +132,14 @@ def scores(result: RunResult) -> str:
     return shown + (f"{how}\n" if between else "")
 
 
+def settings(saved: SavedRun) -> list[tuple[str, str]]:
+    """Return the settings; of an imported adapter without its training, of which none is known."""
+    every = hyperparameters(saved.settings.plain)
+    if saved.result and saved.result.imported_from:
+        return [row for row in every if row[0].startswith(IMPORTED)]
+    return every
+
+
 def hyperparameters(plain: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the settings of method, regularizers and optimizer, and those that shape training."""
     wanted = {
@@ -147,6 +158,7 @@ def hyperparameters(plain: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def costs(result: RunResult) -> list[tuple[str, str]]:
     """Return what training took; units are those of a person."""
+    unknown = bool(result.imported_from)  # the other library trained it
     p, time, memory = result.params, result.time, result.memory
     resident, device = memory.get("peak_rss_bytes"), memory.get("peak_device_bytes")
     rows = [
@@ -154,8 +166,8 @@ def costs(result: RunResult) -> list[tuple[str, str]]:
          f"{p.get('head_trainable', 0):,} of the head; {p.get('trainable_percent', 0):.3g} % of "
          f"{p.get('total', 0):,}"),
         ("stored", f"{result.delta_bytes:,} bytes"),
-        ("updates", f"{result.updates:,} ({result.epochs:.3g} epochs)"),
-        ("time", f"{time.get('total_seconds', 0):,.1f} s, of which training "
+        ("updates", "" if unknown else f"{result.updates:,} ({result.epochs:.3g} epochs)"),
+        ("time", "" if unknown else f"{time.get('total_seconds', 0):,.1f} s, of which training "
          f"{time.get('train_seconds', 0):,.1f} s"),
         ("memory of the process at its peak", f"{resident:,} bytes" if resident else ""),
         ("memory of the device at its peak", f"{device:,} bytes" if device else ""),

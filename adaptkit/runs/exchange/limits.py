@@ -43,6 +43,8 @@ def limits(saved: SavedRun) -> list[str]:
     if result is None:
         return []
     found = [f"One run with seed {result.seed}: how much another seed changes is not known."]
+    if result.imported_from:
+        found = ["The rows, the settings and the seed of its training are not known."]
     if result.data.get("source") == "sample":
         found.append("SAMPLE DATA: nothing here holds for the real task.")
     if result.split == "holdout":

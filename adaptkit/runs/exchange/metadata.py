@@ -88,7 +88,7 @@ def index(saved: SavedRun, pipeline: str) -> list[dict[str, Any]]:
     results = [
         {
             "task": {"type": pipeline},
-            "dataset": {**dataset, "split": plain(split)},
+            "dataset": dataset | {"split": plain(split)},
             "metrics": [{"type": key, "name": key, "value": known[key]} for key in scores],
         }
         for split, names in by_split(result).items()

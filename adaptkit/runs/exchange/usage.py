@@ -7,7 +7,7 @@ from typing import Any
 from adaptkit.models.heads import HEADS
 from adaptkit.runs.delta import SavedRun
 from adaptkit.runs.exchange.base import Base
-from adaptkit.runs.exchange.markdown import plain
+from adaptkit.runs.exchange.markdown import code, plain
 
 PEFT = """from peft import PeftModel
 from transformers import {cls}, AutoTokenizer
@@ -70,7 +70,24 @@ def snippet(kind: str, saved: SavedRun, base: Base, where: str, config: Any) -> 
 def note(kind: str, saved: SavedRun) -> str:
     """Return what stands below the snippet."""
     outputs = ", ".join(f"`{name}`" for name in HEADS[saved.settings.head].proof)
-    return NOTES[kind].format(outputs=outputs)
+    return NOTES[kind].format(outputs=outputs) + ("" if kind == "card" else reading(saved))
+
+
+def reading(saved: SavedRun) -> str:
+    """Say which texts of a row the model reads; in another order they get other answers."""
+    task, run = saved.settings.plain["task"], saved.settings
+    if task.get("form", "head") != "head":
+        return (f" The run reads a row in the form {code(task['form'])}, as `adaptkit.load` does: "
+                "its plain texts get other answers.")  # fmt: skip
+    named = task.get("text")
+    texts = ", then ".join(map(code, [named] if isinstance(named, str) else named or ()))
+    if run.head != "sequence" or not texts:
+        return ""
+    if task["kind"] != "choice":
+        return f" The texts of a row: {texts}."
+    words = " with the words of `task.connectives`" if task.get("connect") else ""
+    return (f" Every choice of a row is read by itself: {texts}{words}, then the choice; the "
+            "greatest logit decides.")  # fmt: skip
 
 
 def loading_options(config: Any, labels: tuple[str, ...], revision: str | None) -> list[str]:
