@@ -212,16 +212,16 @@ def test_sample_data_and_other_limits_are_said(run: Path) -> None:
     )
     assert "after the last of" in chosen(load_run(run).result)
     assert "is not known" in chosen(changed(run, imported_from="/a").result)
-    by = {"best_update": 2, "metric": "accuracy"}
-    stopped = chosen(changed(run, select_on="holdout", selection_rows=12, **by).result)
-    assert f"after the last of {load_run(run).result.updates} updates: when to stop" in stopped
-    assert "by `accuracy` on 12 training rows that were not trained on" in stopped
-    by["settings"] = {**load_run(run).result.settings, "trainer.keep": "best"}
+    options = load_run(run).result.settings
+    by = {"best_update": 2, "metric": "accuracy", "settings": {**options, "trainer.keep": "best"}}
     held = chosen(changed(run, select_on="holdout", selection_rows=12, **by).result)
     assert "after update 2 of" in held
     assert "on 12 training rows that were not trained on. The scores above are of other" in held
     scored = chosen(changed(run, select_on="validation", split="holdout", **by).result)
     assert "`accuracy` on the held-out training rows, so that scores of these rows are" in scored
+    stopped = chosen(changed(run, select_on="validation", **by | {"settings": options}).result)
+    assert options["trainer.keep"] == "last" and "after the last of" in stopped
+    assert "update 2" not in stopped and "When to stop was decided by `accuracy`" in stopped
     place = run.parent / "reviews"
     noted = changed(run, remarks=[f"rows of {place} | # x"])
     assert "rows of reviews \\| \\# x." in limits(noted)

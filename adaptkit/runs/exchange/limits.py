@@ -20,21 +20,20 @@ def chosen(result: RunResult) -> str:
         return "The weights are those of the imported adapter; how they were chosen is not known."
     if not result.updates:
         return "There were no updates, so that no epoch was chosen."
+    last = f"The weights are those after the last of {result.updates:,} updates."
     if result.select_on == "none":
-        return f"The weights are those after the last of {result.updates:,} updates."
-    best = (
+        return last
+    rows, flatters = f"{result.selection_rows:,} training rows that were not trained on", ""
+    if result.select_on == "validation":
+        rows = f"the {scored(result)} rows"
+        flatters = ", so that scores of these rows are slightly too good"
+    if result.settings.get("trainer.keep") == "last":  # early stopping alone
+        return f"{last} When to stop was decided by {code(result.metric)} on {rows}{flatters}."
+    other = "" if flatters else " The scores above are of other rows."
+    return (
         f"The weights are those after update {result.best_update:,} of {result.updates:,}: they "
-        f"had the best {code(result.metric)} on"
+        f"had the best {code(result.metric)} on {rows}{flatters}.{other}"
     )
-    if result.settings.get("trainer.keep") == "last":
-        best = (
-            f"The weights are those after the last of {result.updates:,} updates: when to stop "
-            f"was decided by {code(result.metric)} on"
-        )
-    if result.select_on == "holdout":
-        rows = f"{result.selection_rows:,} training rows that were not trained on"
-        return f"{best} {rows}. The scores above are of other rows."
-    return f"{best} the {scored(result)} rows, so that scores of these rows are slightly too good."
 
 
 def limits(saved: SavedRun) -> list[str]:
