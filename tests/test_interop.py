@@ -644,7 +644,7 @@ def test_the_card_of_an_adapter(
     scores = f"{record['score']:.4f} | {low:.4f} to {high:.4f} | {record['baseline']['value']:.4f}"
     assert f"| `accuracy` (decides) | {scores} |" in card
     assert "| validation, 12 rows | score | 95 % interval | majority class (no training) |" in card
-    assert "local files `sst2`; 32 rows for training, 12 for validation" in card
+    assert "local files `sst2`; 32 rows for training, 12 scored" in card
     assert "| base model | `bert` |" in card
     (tmp_path / "bert").symlink_to(checkpoints["bert"])
     code = card.partition("```python\n")[2].partition("```")[0]
