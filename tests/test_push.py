@@ -208,7 +208,7 @@ def test_a_hub_that_goes_away_is_a_sentence(stub: Stub, run: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("answer", [{}, [], "<html>"])
-def test_what_is_no_hub_is_a_sentence(
+def test_an_answer_of_another_kind_is_a_sentence(
     answer: Any, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stub, "answer", lambda *_: (200, answer))
