@@ -16,7 +16,7 @@ from adaptkit.terminal.budget import sized
 from adaptkit.train import checked
 
 if TYPE_CHECKING:
-    from adaptkit.runs.tune import Tuned
+    from adaptkit.runs.tuning.tune import Tuned
 
 
 def tune_(arguments: list[str]) -> int:
@@ -30,7 +30,7 @@ def tune_(arguments: list[str]) -> int:
     sample = say_sample([base])
     out = args.out or Path("outputs", "tune", base.task.name, base.model.name, base.method_name)
     with console.working() as interface:
-        from adaptkit.runs.tune import tune
+        from adaptkit.runs.tuning.tune import tune
 
         found = tune(made, args.overrides, space_of(args.search), args.budget, out, interface)
     console.show(f"{line_about(found)}{' ON SAMPLE DATA' if sample else ''}")
@@ -154,7 +154,7 @@ def compare_(arguments: list[str]) -> int:
     # every mistake is found before the first run
     say_sample([checked(sized([*words, "output_dir=unused"])) for words, _ in cells])
     with console.working() as interface:
-        from adaptkit.runs.compare import Plan, compare
+        from adaptkit.runs.tuning.compare import Plan, compare
 
         failed = compare(made, Plan(cells, space, args.budget, args.seeds, args.out), interface)
     from adaptkit.cli.reporting import report_

@@ -24,8 +24,8 @@ from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.directory import CHECKPOINTS, locked
 from adaptkit.runs.prepare import count_examples
-from adaptkit.runs.race_state import State
-from adaptkit.runs.racing import (
+from adaptkit.runs.tuning.race_state import State
+from adaptkit.runs.tuning.racing import (
     Candidate,
     Score,
     challenge,

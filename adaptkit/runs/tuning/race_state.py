@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptkit.errors import AdaptError
-from adaptkit.runs.racing import Candidate
+from adaptkit.runs.tuning.racing import Candidate
 from adaptkit.storage.files import write_json
 
 

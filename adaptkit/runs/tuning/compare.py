@@ -15,7 +15,7 @@ from typing import Any
 from adaptkit.errors import AdaptError
 from adaptkit.runs.repeat import already_done
 from adaptkit.runs.run import Interface, run
-from adaptkit.runs.tune import Make, overrides_of, tune
+from adaptkit.runs.tuning.tune import Make, overrides_of, tune
 
 RACE = "race"
 

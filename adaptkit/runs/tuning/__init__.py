@@ -1,0 +1,1 @@
+"""Settings chosen by a race, and methods compared at an equal budget."""
