@@ -64,6 +64,16 @@ def test_a_budget_is_kept():
         rungs_of(7, 3)
 
 
+def test_a_score_is_shown_as_the_task_has_it():
+    worst = (-np.inf, -np.inf)
+    correlation = Candidate({}, {4: (-0.05, -0.7), 12: (-np.inf, -2.5), 36: worst})
+    assert [correlation.score_after(n) for n in (4, 12, 36)] == ["-0.0500", "loss 2.5000",
+                                                                 "undefined"]  # fmt: skip
+    perplexity = Candidate({}, {4: (-12.3, -2.5)}, larger=False)
+    assert perplexity.score_after(4) == "12.3000"
+    assert Candidate.of(perplexity.as_dict(), larger=False) == perplexity
+
+
 def fakes(scores: dict[float, dict[int, float]]) -> tuple[list[Candidate], Any, list]:
     made: list[tuple[float, int]] = []
 
@@ -109,7 +119,7 @@ def test_a_race_that_is_stopped_anywhere_has_the_same_winner(stop):
 
     with pytest.raises(Killed):
         race(candidates, [4, 12, 36], stopping, lambda _: None)
-    again = [Candidate.of(plain) for plain in left]
+    again = [Candidate.of(plain, larger=True) for plain in left]
     winner = race(again, [4, 12, 36], advance, lambda _: None)
     assert winner.values == expected.values
     assert [one.as_dict() for one in again] == [one.as_dict() for one in whole]
@@ -130,7 +140,7 @@ def test_a_failure_of_the_machine_ends_the_race_and_drops_nobody():
 
 def test_what_a_file_cannot_hold_is_the_worst_score():
     plain = {"values": {RATE: 1.0}, "scores": {"4": [None, -0.3]}, "dropped": "failed: no disk"}
-    one = Candidate.of(plain)
+    one = Candidate.of(plain, larger=True)
     assert one.scores == {4: (-np.inf, -0.3)}
     assert one.dropped == ""  # what was amiss may have been mended
 

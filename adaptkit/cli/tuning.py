@@ -125,9 +125,9 @@ def made(overrides: Sequence[str], folder: Path) -> Settings:
 
 def line_about(found: Tuned) -> str:
     """Say what won, and what the race took."""
-    score = found.winner.scores[found.rungs[-1]][0]
+    score = found.winner.score_after(found.rungs[-1])
     return (
-        f"{found.winner.name}: {abs(score):.4f} on held-out training rows, best of "
+        f"{found.winner.name}: {score} on held-out training rows, best of "
         f"{len(found.candidates)}; {found.updates} updates instead of {found.grid}"
     )
 

@@ -33,7 +33,8 @@ class State:
         named = [one.values for one in self.candidates]
         try:
             plain = json.loads(self.file.read_text(encoding="utf-8"))
-            before = [Candidate.of(one) for one in plain["candidates"]]
+            larger = self.candidates[0].larger
+            before = [Candidate.of(one, larger) for one in plain["candidates"]]
             same = (plain["words"], plain["rungs"], plain["grid"]) == (
                 self.words, self.rungs, named)  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

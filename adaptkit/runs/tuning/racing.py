@@ -30,6 +30,7 @@ class Candidate:
     values: dict[str, Any]
     scores: dict[int, Score] = field(default_factory=dict)  # by number of updates
     dropped: str = ""  # why; empty: it is still in the race
+    larger: bool = True  # is the better score: turns the sign back where a score is shown
 
     @property
     def name(self) -> str:
@@ -41,20 +42,27 @@ class Candidate:
         """How many updates it has made."""
         return max(self.scores, default=0)
 
+    def score_after(self, rung: int) -> str:
+        """Return the task's score after some updates, or what stands in for it, as shown."""
+        score, loss = self.scores[rung]
+        if math.isfinite(score):
+            return f"{score if self.larger else -score:.4f}"
+        return f"loss {-loss:.4f}" if math.isfinite(loss) else "undefined"
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
         scores = {str(update): list(score) for update, score in self.scores.items()}
         return {"values": self.values, "scores": scores, "dropped": self.dropped}
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Candidate:
+    def of(cls, plain: dict[str, Any], larger: bool) -> Candidate:
         """Return a candidate from plain data."""
         scores: dict[int, Score] = {
             int(update): (number_of(score[0]), number_of(score[1]))
             for update, score in plain["scores"].items()
         }
         failed = plain["dropped"].startswith(FAILED)  # what is amiss may have been mended
-        return cls(plain["values"], scores, "" if failed else plain["dropped"])
+        return cls(plain["values"], scores, "" if failed else plain["dropped"], larger)
 
 
 def number_of(value: float | None) -> float:
@@ -150,7 +158,7 @@ def race(
             for number, one in new:  # all, before any is noted
                 one.dropped = f"place {number} of {len(ranked)} after {rung} updates"
             for _, one in new:
-                note(f"{one.name}: dropped, {one.dropped} ({one.scores[rung][0]:.4f})")
+                note(f"{one.name}: dropped, {one.dropped} ({one.score_after(rung)})")
     return ranked[0]
 
 
@@ -165,7 +173,7 @@ def step(
         return
     try:
         one.scores[rung] = advance(one, rung)
-        note(f"{one.name}: {one.scores[rung][0]:.4f} after {rung} updates")
+        note(f"{one.name}: {one.score_after(rung)} after {rung} updates")
     except MachineError:
         raise
     except AdaptError as error:
@@ -189,5 +197,5 @@ def challenge(
             step(one, rung, advance, note)
         if not one.dropped and one.scores[rung] <= winner.scores[rung]:
             one.dropped = f"not ahead of {winner.name} after {rung} updates"
-            note(f"{one.name}: dropped, {one.dropped} ({one.scores[rung][0]:.4f})")
+            note(f"{one.name}: dropped, {one.dropped} ({one.score_after(rung)})")
     return winner if one.dropped else one

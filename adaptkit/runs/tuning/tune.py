@@ -106,7 +106,8 @@ def tune(
     """
     base = make(words, folder / "base")
     space = values_of(space or base.search, base.optimizer.lr)
-    candidates = [Candidate(dict(zip(space, values, strict=True)))
+    larger = base.task.larger_is_better
+    candidates = [Candidate(dict(zip(space, values, strict=True)), larger=larger)
                   for values in product(*space.values())]  # fmt: skip
     if budget is None:
         rungs = rungs_of(len(candidates), own_length(base))
@@ -180,7 +181,8 @@ def widened(
         factor = rates[1] / rates[0] if low else rates[-1] / rates[-2]
         beyond = float(f"{rates[0] / factor if low else rates[-1] * factor:.3g}")
         values = {**winner.values, RATE: beyond}
-        newcomer = next((one for one in candidates if one.values == values), Candidate(values))
+        newcomer = next((one for one in candidates if one.values == values),
+                        Candidate(values, larger=winner.larger))  # fmt: skip
         if newcomer not in candidates:  # else the race was stopped and goes on
             candidates.append(newcomer)
         rates = sorted((*rates, beyond))
@@ -261,7 +263,7 @@ def recipe(made: Tuned, words: Sequence[str], base: Settings) -> str:
     ]
     for one in made.candidates:
         update = one.updates
-        score = f"{abs(one.scores[update][0]):.4f} after {update} updates" if update else ""
+        score = f"{one.score_after(update)} after {update} updates" if update else ""
         why = "chosen" if one is made.winner else one.dropped
         lines.append(f"#   {one.name}: {', '.join(filter(None, (score, why)))}")
     chosen: dict[str, Any] = {}
