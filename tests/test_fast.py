@@ -32,6 +32,7 @@ from adaptkit.models.body import DROPOUT
 from adaptkit.models.fast import attention, packed, use_fast_kernels
 from adaptkit.models.fast.dropout import MaskDropout, mask_of
 from adaptkit.models.loading import head_names
+from adaptkit.models.substitute import substitute
 from adaptkit.runs import prepare as preparation
 from adaptkit.runs.prepare import prepare
 from adaptkit.training import precision
@@ -413,6 +414,30 @@ def test_gradients_are_those_of_stock_kernels(family, method, monkeypatch):
     use_fast_kernels(half.model, first_token_only=True)
     away = (gradient(half, family, "bf16") - exact).norm()
     assert away < 1.6 * usual + 0.02 * exact.norm()
+
+
+def test_a_pair_may_be_another_for_one_call():
+    """As Mixout has it: gradients pass through what takes its place."""
+    gradients = []
+    for replaced in (False, True):
+        made = adapted("bert", LoRA(rank=2), "bf16")
+        pairs = {name: parameter for name, parameter in made.model.named_parameters()
+                 if name.endswith((".A", ".B"))}  # fmt: skip
+        assert pairs
+        with torch.no_grad():
+            for number, parameter in enumerate(pairs.values()):
+                random = torch.Generator().manual_seed(number)
+                parameter.copy_(torch.randn(parameter.shape, generator=random))
+                if not replaced:
+                    parameter.mul_(2)
+        use_fast_kernels(made.model, first_token_only=True)
+        if replaced:
+            substitute(made.model, lambda of=pairs: {name: 2 * one for name, one in of.items()})
+        gradient(made, "bert", "bf16")
+        gradients.append({name: one.grad for name, one in pairs.items()})
+    for name, grad in gradients[0].items():
+        assert grad.abs().max() > 0
+        torch.testing.assert_close(gradients[1][name], 2 * grad, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
