@@ -17,6 +17,7 @@ from adaptkit.cli.tuning import grid_of, space_of
 from adaptkit.config.compose import compose, load_plain
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
+from adaptkit.runs.run import Interface
 from adaptkit.runs.tuning import tune as tuning
 from adaptkit.runs.tuning.racing import (
     Candidate,
@@ -26,7 +27,6 @@ from adaptkit.runs.tuning.racing import (
     race,
     rungs_of,
 )
-from adaptkit.runs.run import Interface
 from adaptkit.runs.tuning.tune import RATE, around, scored, tune, values_of
 from adaptkit.runs.verify import verify
 from adaptkit.tasks.task import LABEL

@@ -30,8 +30,6 @@ def set_environment() -> None:
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TRANSFORMERS_VERBOSITY": "error",
-        # kernels that oneDNN keeps, by shape: of its 1024, most lengths of a batch fill 200 MB
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     }.items():
         os.environ.setdefault(name, value)
     if "torch" not in sys.modules:

@@ -24,6 +24,8 @@ from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.directory import CHECKPOINTS, locked
 from adaptkit.runs.prepare import count_examples
+from adaptkit.runs.record import RunResult
+from adaptkit.runs.run import Interface, run
 from adaptkit.runs.tuning.race_state import State
 from adaptkit.runs.tuning.racing import (
     Candidate,
@@ -35,8 +37,6 @@ from adaptkit.runs.tuning.racing import (
     rungs_of,
     shown,
 )
-from adaptkit.runs.record import RunResult
-from adaptkit.runs.run import Interface, run
 from adaptkit.storage.files import write_text
 from adaptkit.tasks.reading.holdout import held_apart
 
