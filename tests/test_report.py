@@ -9,6 +9,7 @@ import json
 import zlib
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.reports.comparison import text
 from adaptkit.reports.comparison.charts import Scale
 from adaptkit.reports.comparison.names import telling
-from adaptkit.reports.comparison.page import page
+from adaptkit.reports.comparison.page import page, scores_of
 from adaptkit.reports.comparison.runs import collect
 from adaptkit.reports.comparison.statistics import (
     estimate,
@@ -32,6 +33,7 @@ from adaptkit.reports.comparison.table import table_of
 from adaptkit.runs.record import RunResult
 
 CLASSES = ["no", "yes"]
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 # ---- statistics ----
@@ -391,6 +393,32 @@ def test_the_page_needs_nothing_from_elsewhere(runs):
     assert "http" not in whole.replace("http-equiv", "")
     assert "accuracy against trained" in whole
     assert "accuracy while training" in whole
+
+
+def test_the_scores_are_a_picture_of_their_own(runs, tmp_path):
+    """One figure for each column, from the best row down, and nothing from elsewhere."""
+    table = table_of(collect([runs]))
+    whole = scores_of(table)
+    image = ElementTree.fromstring(whole)
+    captions = [one.text.partition(": mean")[0] for one in image.findall(f"{SVG}text")]
+    assert captions == [*map(table.title, table.columns)]
+    for column, figure in zip(table.columns, image.findall(f"{SVG}g"), strict=True):
+        words = [one.text for one in figure.iter(f"{SVG}text")]
+        found = {row: cell.estimate.mean for (row, one), cell in table.cells.items()
+                 if one == column and cell.estimate}  # fmt: skip
+        places = [words.index(row) for row in sorted(found, key=lambda row: -found[row])]
+        assert column.larger_is_better
+        assert places == sorted(places)
+    assert whole.count("http") == 1  # the name of SVG itself
+    assert not {"href", "src"} & {word.partition("=")[0] for word in whole.split()}
+
+
+def test_no_picture_is_drawn_of_nothing(tmp_path):
+    write_run(tmp_path / "one", 0, status="failed")
+    done = call("report", tmp_path, "--out", tmp_path / "a.md", "--out", tmp_path / "a.svg")
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert "no run has a score" in done.err
+    assert not (tmp_path / "a.md").exists()
 
 
 def test_names_are_data(tmp_path):

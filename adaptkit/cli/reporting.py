@@ -13,13 +13,14 @@ from adaptkit.terminal import console
 
 if TYPE_CHECKING:
     from adaptkit.reports.comparison.runs import Found
+    from adaptkit.reports.comparison.table import Table
 
 
 def report_(arguments: list[str]) -> int:
     """`adaptkit report DIR ... [--out FILE] [--by SETTING]`."""
     from adaptkit.reports.comparison.text import FORMATS, grid, sentences
 
-    endings = (".html", *FORMATS)
+    endings = (".html", ".svg", *FORMATS)
     parser = command("report", "Many runs as one answer: means, intervals, tests, costs, pictures.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders with runs")
     parser.add_argument(
@@ -48,15 +49,21 @@ def report_(arguments: list[str]) -> int:
         console.show(line)
     for remark in table.remarks:
         console.say(remark)
-    for file in args.out:
-        if file.suffix == ".html":
-            from adaptkit.reports.comparison.page import page
-
-            write_text(file, page(table, args.by))
-        else:
-            write_text(file, FORMATS[file.suffix](table))
+    made = [(file, written(table, file.suffix, args.by)) for file in args.out]
+    for file, whole in made:
+        write_text(file, whole)
         console.show(f"  {file}")
     return 0
+
+
+def written(table: Table, ending: str, axis: str | None) -> str:
+    """Return a report in the format of a file's ending."""
+    from adaptkit.reports.comparison.page import page, scores_of
+    from adaptkit.reports.comparison.text import FORMATS
+
+    if ending == ".html":
+        return page(table, axis)
+    return scores_of(table) if ending == ".svg" else FORMATS[ending](table)
 
 
 def check_axis(name: str, found: Found) -> None:

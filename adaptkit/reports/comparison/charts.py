@@ -13,6 +13,22 @@ from html import escape
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 40  # margins
 COLOURS = 7  # classes c0 .. c6 of the page's style
+STYLE = """
+:root { color-scheme: light dark; --c0:#0072B2; --c1:#D55E00; --c2:#009E73; --c3:#CC79A7;
+  --c4:#E69F00; --c5:#56B4E9; --c6:#555; --line:#8884; }
+@media (prefers-color-scheme: dark) { :root { --c0:#4aa8e0; --c1:#f0813a; --c2:#2fc79c;
+  --c6:#bbb; } }
+svg text { font-size: 12px; fill: currentColor; }
+.grid { stroke: var(--line); } .level { stroke: currentColor; stroke-dasharray: 4 4; }
+.faint { fill-opacity: .35; } polyline { fill: none; stroke-width: 2; } .cell { fill: var(--c0); }
+svg text.on { fill: #fff; }
+""" + "".join(
+    f".c{n} {{ fill: var(--c{n}); }} .l{n} {{ stroke: var(--c{n}); stroke-width: 2; }}\n"
+    for n in range(COLOURS)
+)
+FILE_STYLE = """svg { font-family: system-ui, sans-serif; color: CanvasText; }
+.ground { fill: Canvas; } svg text.title { font-size: 13px; font-weight: 600; }
+"""
 LINE = 20  # height of a line of a forest plot, or of a legend
 NAMES = 230  # width of the names in a forest plot
 
@@ -76,11 +92,35 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def svg(height: float, parts: Iterable[str], title: str, width: float = WIDTH) -> str:
-    """Return a figure with its caption."""
+@dataclass(frozen=True)
+class Figure:
+    """A picture with its caption."""
+
+    height: float
+    parts: Sequence[str]
+    title: str
+    width: float = WIDTH
+
+    def html(self) -> str:
+        """Return it for a page, which brings the style."""
+        box, label = f"0 0 {self.width} {self.height:.0f}", escape(self.title)
+        return (f'<figure><figcaption>{label}</figcaption><svg viewBox="{box}" role="img" '
+                f'aria-label="{label}">{"".join(self.parts)}</svg></figure>')  # fmt: skip
+
+
+def stacked(figures: Sequence[Figure]) -> str:
+    """Return an SVG file: figures one below the other, with their captions and a background."""
+    edge, caption = 12, 28
+    width, top, parts = max(one.width for one in figures) + 2 * edge, edge, []
+    for one in figures:
+        title = f'<text class="title" x="{edge}" y="{top + 14}">{escape(one.title)}</text>'
+        inner = f'<g transform="translate({edge} {top + caption})">{"".join(one.parts)}</g>'
+        parts += [title, inner]
+        top += caption + round(one.height) + edge
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {width} {height:.0f}" '
-        f'role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" width="{width}" '
+        f'height="{top}"><style>{STYLE}{FILE_STYLE}</style><rect class="ground" width="{width}" '
+        f'height="{top}"/>{"".join(parts)}</svg>\n'
     )
 
 
@@ -112,7 +152,7 @@ def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
 
 def plot(
     series: Sequence[Series], title: str, across: str, log: bool = False, level: float | None = None
-) -> str:
+) -> Figure:
     """Return points over an axis, with a legend; `level`: a dashed line across."""
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
@@ -143,11 +183,11 @@ def plot(
         column, place = kind % 2, kind // 2
         left, at = LEFT + column * (WIDTH - LEFT) / 2, HEIGHT + LINE * (place + 0.5)
         parts += [mark(kind, left, at), text(left + 10, at + 4, cut(one.name, 42))]
-    return svg(HEIGHT + LINE * (math.ceil(len(series) / 2) + 0.5), parts, title)
+    return Figure(HEIGHT + LINE * (math.ceil(len(series) / 2) + 0.5), parts, title)
 
 
 def forest(rows: Sequence[tuple[str, float, float | None, float | None, Sequence[float]]],
-           title: str, level: float | None = None) -> str:  # fmt: skip
+           title: str, level: float | None = None) -> Figure:  # fmt: skip
     """Return (name, mean, low, high, each seed) as lines: a mark, its interval, faint dots."""
     values = [v for _, m, low, high, each in rows for v in (m, low, high, *each) if v is not None]
     x = Scale.over([*values, *([] if level is None else [level])], NAMES, WIDTH - RIGHT)
@@ -165,10 +205,10 @@ def forest(rows: Sequence[tuple[str, float, float | None, float | None, Sequence
         if low is not None and high is not None:
             parts.append(line("l0", x(low), at, x(high), at))
         parts.append(mark(0, x(mean), at, f"{name}: {mean:.4f}"))
-    return svg(end + 20, parts, title)
+    return Figure(end + 20, parts, title)
 
 
-def matrix(counts: Mapping[tuple[str, str], int], names: Sequence[str], title: str) -> str:
+def matrix(counts: Mapping[tuple[str, str], int], names: Sequence[str], title: str) -> Figure:
     """Return a confusion matrix: rows are labels, columns answers; shares of a row as shades."""
     size, side = len(names), min(64, 440 / max(1, len(names)))
     parts = []
@@ -189,7 +229,7 @@ def matrix(counts: Mapping[tuple[str, str], int], names: Sequence[str], title: s
                 parts.append(words.replace("<text", f'<text class="{"on" if share > 0.5 else ""}"'))
     for column, answer in enumerate(names):
         parts.append(text(152 + side * (column + 0.5), 22, cut(answer, int(side / 6)), "middle"))
-    return svg(34 + side * size, parts, title, 160 + side * size)
+    return Figure(34 + side * size, parts, title, 160 + side * size)
 
 
 def cut(words: str, most: int) -> str:

@@ -7,31 +7,24 @@ from collections import Counter
 from collections.abc import Iterator
 from html import escape
 
-from adaptkit.reports.comparison.charts import Series, forest, matrix, plot
+from adaptkit.errors import AdaptError
+from adaptkit.reports.comparison import charts
+from adaptkit.reports.comparison.charts import Figure, Series, forest, matrix, plot, stacked
 from adaptkit.reports.comparison.runs import settings_of
+from adaptkit.reports.comparison.statistics import Estimate
 from adaptkit.reports.comparison.table import COSTS, Cell, Column, Table
 from adaptkit.reports.comparison.text import grid, sentences, trivial
 
-STYLE = """
-:root { color-scheme: light dark; --c0:#0072B2; --c1:#D55E00; --c2:#009E73; --c3:#CC79A7;
-  --c4:#E69F00; --c5:#56B4E9; --c6:#555; --line:#8884; }
-@media (prefers-color-scheme: dark) { :root { --c0:#4aa8e0; --c1:#f0813a; --c2:#2fc79c;
-  --c6:#bbb; } }
+STYLE = charts.STYLE + """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .2em .7em; text-align: right; vertical-align: top; }
 td { white-space: nowrap; } td:first-child { white-space: normal; min-width: 9em; }
 td:first-child, th:first-child { text-align: left; } tr { border-bottom: 1px solid var(--line); }
 thead tr, tr.last { border-top: 1px solid; } figure { margin: 1.5em 0; }
-figcaption { font-weight: 600; }
-svg { width: min(100%, 46em); height: auto; } svg text { font-size: 12px; fill: currentColor; }
-.grid { stroke: var(--line); } .level { stroke: currentColor; stroke-dasharray: 4 4; }
-.faint { fill-opacity: .35; } polyline { fill: none; stroke-width: 2; } .cell { fill: var(--c0); }
-svg text.on { fill: #fff; } .sample { font-weight: 700; } li { margin: .3em 0; }
-""" + "".join(
-    f".c{n} {{ fill: var(--c{n}); }} .l{n} {{ stroke: var(--c{n}); stroke-width: 2; }}\n"
-    for n in range(7)
-)
+figcaption { font-weight: 600; } svg { width: min(100%, 46em); height: auto; }
+.sample { font-weight: 700; } li { margin: .3em 0; }
+"""
 MOST_CLASSES, MOST_CURVES = 12, 14
 
 
@@ -52,7 +45,7 @@ def page(table: Table, axis: str | None = None) -> str:
     for column in table.columns:
         parts.append(f"<h2>{escape(table.title(column))}</h2>")
         parts += tests(table, column)
-        parts += pictures(table, column, axis)
+        parts += [figure.html() for figure in pictures(table, column, axis)]
     title = "<title>Comparison of runs</title>"
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     lines = "\n".join(parts)
@@ -90,21 +83,45 @@ def _table(head: list[str], body: list[list[str]]) -> str:
     return f'<div class="wide">{table}</div>'
 
 
-def pictures(table: Table, column: Column, axis: str | None) -> Iterator[str]:
-    """Yield the pictures of one column."""
-    cells = {row: cell for (row, one), cell in table.cells.items() if one == column}
-    scored = {row: cell for row, cell in cells.items() if cell.estimate}
-    if not scored:
-        return
+def scores_of(table: Table) -> str:
+    """Return the scores of every column as one SVG file.
+
+    Raises:
+        AdaptError: there are none.
+    """
+    figures = [forest_of(table, column) for column in table.columns if best_of(table, column)]
+    if not figures:
+        raise AdaptError("no run has a score: there is nothing to draw.")
+    return stacked(figures)
+
+
+def best_of(table: Table, column: Column) -> list[tuple[str, Cell, Estimate]]:
+    """Return the rows of a column that have a score, the best first."""
+    scored = [(row, cell, cell.estimate) for (row, one), cell in table.cells.items()
+              if one == column and cell.estimate]  # fmt: skip
+    return sorted(scored, key=lambda one: one[2].mean, reverse=column.larger_is_better)
+
+
+def forest_of(table: Table, column: Column) -> Figure:
+    """Return the scores of a column: mean, interval and each seed."""
     base = trivial(table, column)
+    lines = [(row, found.mean, found.low, found.high, [*cell.scores.values()])
+             for row, cell, found in best_of(table, column)]  # fmt: skip
+    dashed = f" (dashed: {base[0]})" if base else ""
+    title = f"{table.title(column)}: mean, 95 % interval, each seed{dashed}"
+    return forest(lines, title, base[1] if base else None)
+
+
+def pictures(table: Table, column: Column, axis: str | None) -> Iterator[Figure]:
+    """Yield the pictures of one column."""
+    best = best_of(table, column)
+    if not best:
+        return
+    scored = {row: cell for (row, one), cell in table.cells.items()
+              if one == column and cell.estimate}  # fmt: skip
+    base, name = trivial(table, column), column.metric
     level = base[1] if base else None
-    name = column.metric
-    best = sorted(scored.items(), key=lambda item: -item[1].estimate.mean)  # type: ignore[union-attr]
-    if not column.larger_is_better:
-        best.reverse()
-    lines = [(row, c.estimate.mean, c.estimate.low, c.estimate.high, [*c.scores.values()])
-             for row, c in best if c.estimate]  # fmt: skip
-    yield forest(lines, f"{name}: mean, 95 % interval, each seed (dashed: trivial answer)", level)
+    yield forest_of(table, column)
     for cost in COSTS:
         series = [one for row, cell in scored.items() if (one := at_cost(row, cell, cost))]
         if len({one.points[0][0] for one in series}) > 1:
@@ -120,7 +137,7 @@ def pictures(table: Table, column: Column, axis: str | None) -> Iterator[str]:
             wide = min(values) > 0 and max(values) / min(values) >= 20
             across = f"{axis} (log)" if wide else axis
             yield plot(over, f"{name} against {axis}", across, wide, level)
-    for row, cell in best:
+    for row, cell, _ in best:
         yield from confusion(row, cell)
 
 
@@ -162,7 +179,7 @@ def over_setting(cells: dict[str, Cell], axis: str) -> list[Series]:
     ]  # fmt: skip
 
 
-def confusion(row: str, cell: Cell) -> Iterator[str]:
+def confusion(row: str, cell: Cell) -> Iterator[Figure]:
     """Yield the confusion matrix of all seeds together, if the answers are a few classes."""
     names = cell.runs[0].result.labels
     if not 2 < len(names) <= MOST_CLASSES:
