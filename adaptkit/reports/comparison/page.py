@@ -15,7 +15,9 @@ from adaptkit.reports.comparison.statistics import Estimate
 from adaptkit.reports.comparison.table import COSTS, Cell, Column, Table
 from adaptkit.reports.comparison.text import grid, sentences, trivial
 
-STYLE = charts.STYLE + """
+STYLE = (
+    charts.STYLE
+    + """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .2em .7em; text-align: right; vertical-align: top; }
@@ -25,6 +27,7 @@ thead tr, tr.last { border-top: 1px solid; } figure { margin: 1.5em 0; }
 figcaption { font-weight: 600; } svg { width: min(100%, 46em); height: auto; }
 .sample { font-weight: 700; } li { margin: .3em 0; }
 """
+)
 MOST_CLASSES, MOST_CURVES = 12, 14
 
 
