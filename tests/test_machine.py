@@ -19,6 +19,7 @@ from runs import carry_out, configure, outcome, sentiment, shallow
 from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings as typed
 from adaptkit.errors import AdaptError, ConfigError, MachineError, machine_failures
+from adaptkit.runs import memory
 from adaptkit.runs.directory import read_config
 from adaptkit.training import trackers
 from adaptkit.training.trainer import AdaptTrainer
@@ -34,6 +35,19 @@ def place(tmp_path_factory, checkpoints) -> Path:
 
 def settings(place: Path, directory: Path, **changes):
     return configure(directory, place / "bert", place / "data", "method=full", **changes)
+
+
+def test_a_run_does_not_take_the_memory_of_the_one_before(place, tmp_path):
+    """Nor does a process that cannot count anew name the peak of another run its own."""
+    cpu = torch.device("cpu")
+    large = torch.ones(100_000_000)
+    reached = memory.own(cpu, None)["peak_rss_bytes"]
+    del large
+    result, _ = carry_out(settings(place, tmp_path / "run"))
+    assert 10**8 < result["memory"]["peak_rss_bytes"] < reached - 3 * 10**8
+    assert memory.own(cpu, reached)["peak_rss_bytes"] not in (None, reached)
+    now = memory.peak(cpu)["peak_rss_bytes"]
+    assert memory.own(cpu, now)["peak_rss_bytes"] is None
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,28 @@ import torch
 
 if TYPE_CHECKING:
     from adaptkit.runs.plan import Plan
+
+
+def restart() -> int | None:
+    """Count the memory of the process anew, and return its highest use so far.
+
+    A process may carry out several runs. On Linux, what the earlier ones have freed is given back,
+    and their peak is forgotten; elsewhere it stays, and `own` tells.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # of other C libraries
+            ctypes.CDLL(None).malloc_trim(0)
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5)
+    return peak(torch.device("cpu"))["peak_rss_bytes"]
+
+
+def own(device: torch.device, earlier: int | None) -> dict[str, int | None]:
+    """Return the highest memory use since `restart`, which returned `earlier`; None: not known."""
+    found = peak(device)
+    if earlier is not None and found["peak_rss_bytes"] == earlier:  # it may be another run's
+        found["peak_rss_bytes"] = None
+    return found
 
 
 def reset_peak(device: torch.device) -> None:
@@ -39,9 +63,14 @@ def resident() -> int | None:
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def measured(device: torch.device, before: int | None, costs: Plan) -> dict[str, int | None]:
-    """Return the entries about memory: planned, and by how much it grew; `before`: training."""
-    highest = peak(device)
+def measured(
+    device: torch.device, before: int | None, earlier: int | None, costs: Plan
+) -> dict[str, int | None]:
+    """Return the entries about memory: planned, and by how much it grew.
+
+    before: what the process held before training; earlier: what `restart` returned then.
+    """
+    highest = own(device, earlier)
     grown = highest["peak_device_bytes"]
     if device.type == "cpu" and highest["peak_rss_bytes"] is not None and before is not None:
         grown = highest["peak_rss_bytes"] - before

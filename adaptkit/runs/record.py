@@ -185,15 +185,16 @@ def scoring_facts(
     }
 
 
-def machine_facts(device: torch.device, precision: str) -> dict[str, Any]:
+def machine_facts(
+    device: torch.device, precision: str, memory: Mapping[str, int | None]
+) -> dict[str, Any]:
     """Return the entries about the machine and the libraries."""
     import torch
 
     from adaptkit.models import loading
-    from adaptkit.runs.memory import peak
 
     return {
-        "memory": peak(device),
+        "memory": memory,
         "precision": precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),

@@ -36,7 +36,7 @@ from adaptkit.runs.from_run import lineage
 from adaptkit.runs.frozen import kept, solved, with_features
 from adaptkit.runs.identity import check_same, made_of, note
 from adaptkit.runs.lengths import lengths_of, lines_about
-from adaptkit.runs.memory import measured, reset_peak, resident
+from adaptkit.runs.memory import measured, reset_peak, resident, restart
 from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import count_examples, feed_of, plain_model, prepare, scorer_of
@@ -195,7 +195,8 @@ def train(
     settings: Settings, splits: Splits, costs: Plan, examples: int, interface: Interface
 ) -> Trained:
     """Train (or resume training), put back the best weights, score and save the delta."""
-    clock, directory, before_training = time.monotonic(), settings.output_dir, resident()
+    clock, directory = time.monotonic(), settings.output_dir
+    earlier, before_training = restart(), resident()
     rows = splits.train
     world = int(os.environ.get("WORLD_SIZE", "1"))
     settings = replace(settings, trainer=settings.trainer.for_rows(examples, world))
@@ -228,7 +229,7 @@ def train(
     trainer.finish()
     params = replace(params, stored=count(prepared.adaptation).stored)
     scored = trainer.final_scores()
-    memory = measured(prepared.device, before_training, costs)
+    memory = measured(prepared.device, before_training, earlier, costs)
     shown = proof.batch(first(settings, proof, trainer.scorer.rows.scoring))
     outputs = trainer.scorer.proof(shown, proof_names(settings))
     size = save_delta(directory, prepared.adaptation.delta(), settings, prepared.fingerprint)
@@ -244,8 +245,7 @@ def train(
         "time": {"before_seconds": before, **times(trainer, seconds, len(rows or ()))},
         **progress(trainer),
         **selection.facts(settings, splits, trainer.state.global_step),
-        **machine_facts(prepared.device, prepared.precision),
-        "memory": memory,
+        **machine_facts(prepared.device, prepared.precision, memory),
         "rows_per_pass": trainer.scorer.rows.as_dict(),
     }
     return Trained(scored, outputs, facts)

@@ -18,6 +18,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
 from adaptkit.runs.evaluating.mapped import in_classes_of, mapping, said, score_mapped, unlabelled
 from adaptkit.runs.lengths import by_split, lengths_of
+from adaptkit.runs.memory import own, restart
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
@@ -93,6 +94,7 @@ def scored_into(
     prepared: Prepared,
 ) -> tuple[RunResult, dict[str, Scored]]:  # fmt: skip
     """Score splits with a saved run's model; write predictions and record into `place`."""
+    earlier = restart()
     if names := mapping(saved.settings.task, run.task):
         scorer = scorer_of(run, prepared)
         parts = splits.validation.items()
@@ -108,7 +110,7 @@ def scored_into(
         evaluated_run=str(saved.directory),
         lengths=lengths_of(run, prepared, by_split(feeds)),
         **scoring_facts(run, splits, scored, [chose(saved, run)]),
-        **machine_facts(prepared.device, prepared.precision),
+        **machine_facts(prepared.device, prepared.precision, own(prepared.device, earlier)),
     )
     write_predictions(place, scored)
     result.write(place)

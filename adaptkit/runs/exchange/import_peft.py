@@ -25,6 +25,7 @@ from adaptkit.models.heads import HEADS
 from adaptkit.runs.delta import digest, save_delta
 from adaptkit.runs.directory import HISTORY, write_config
 from adaptkit.runs.evaluating.evaluate import score
+from adaptkit.runs.memory import own, restart
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import prepare
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
@@ -62,6 +63,7 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
             f"model.pooling={run.model.pooling}: the adapter's head was trained to read what its "
             "class reads. Leave it out."
         )
+    earlier = restart()
     splits, read_off = run.task.load(run.data, run.seed, train=False), not run.task.bound
     run = run.bind(splits.task)
     check_task_type(file, run)
@@ -92,7 +94,7 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
             delta_sha256=digest(folder),
             time={"total_seconds": round(seconds, 3), "train_seconds": 0.0, "eval_seconds": 0.0},
             **scoring_facts(run, splits, scored, [remark]),
-            **machine_facts(prepared.device, prepared.precision),
+            **machine_facts(prepared.device, prepared.precision, own(prepared.device, earlier)),
         )
         result.write(folder)
     return result
