@@ -38,26 +38,27 @@ QUIET = Interface(lambda _: None, lambda _: ())
 
 
 @pytest.mark.parametrize(
-    ("candidates", "updates", "rungs", "cost"),
-    [  # cost: 7 x 20, 3 x 40 more, 1 x 120 more
-        (7, 180, [20, 60, 180], 7 * 20 + 3 * 40 + 120),
-        (9, 90, [10, 30, 90], 9 * 10 + 3 * 20 + 60),
-        (3, 90, [30, 90], 3 * 30 + 60),
-        (1, 90, [90], 90),
-        (7, 13, [4, 12], 7 * 4 + 8),  # too few updates for three rungs
-        (7, 5, [5], 35),
+    ("candidates", "updates", "rungs", "cost", "most"),
+    [  # cost: 7 x 20, 3 x 40 more, 1 x 120 more; most: 7 x 40 more
+        (7, 180, [20, 60, 180], 7 * 20 + 3 * 40 + 120, 7 * 60 + 120),
+        (9, 90, [10, 30, 90], 9 * 10 + 3 * 20 + 60, 9 * 30 + 60),
+        (3, 90, [30, 90], 3 * 30 + 60, 3 * 30 + 60),
+        (1, 90, [90], 90, 90),
+        (7, 13, [4, 12], 7 * 4 + 8, 7 * 4 + 8),  # too few updates for three rungs
+        (7, 5, [5], 35, 35),
     ],
 )
-def test_rungs(candidates, updates, rungs, cost):
+def test_rungs(candidates, updates, rungs, cost, most):
     assert rungs_of(candidates, updates) == rungs
     assert cost_of(candidates, rungs) == cost
+    assert cost_of(candidates, rungs, most=True) == most
 
 
 def test_a_budget_is_kept():
     for budget in (28, 60, 100, 380, 1000):
         updates = length_for(budget, 7)
-        assert cost_of(7, rungs_of(7, updates)) <= budget
-        assert cost_of(7, rungs_of(7, updates)) > budget / 2
+        assert cost_of(7, rungs_of(7, updates), most=True) <= budget
+        assert cost_of(7, rungs_of(7, updates), most=True) > budget / 2
     with pytest.raises(AdaptError, match=r"--budget=20: 7 candidates need at least 28 updates"):
         length_for(20, 7)
     with pytest.raises(AdaptError, match="too few to compare"):
@@ -162,6 +163,50 @@ def test_a_tie_goes_to_the_smaller_loss():
     assert scored(None, 0.1, True) < scored(0.0, 9.0, True)
 
 
+def test_those_that_have_learnt_nothing_come_last_by_their_losses():
+    """A majority class with F1 0.8 is not better than 0.79 that was learnt."""
+    low = {"a": (0.80, -0.69), "b": (0.79, -0.55), "c": (0.81, -0.60), "d": (0.84, -0.90)}
+
+    def made(floor: float) -> list[str]:
+        every = [Candidate({"name": name}) for name in low]
+        race(every, [4, 12], lambda one, _: low[one.values["name"]], lambda _: None, floor)
+        left = {one.values["name"]: one.dropped for one in every}
+        return sorted(left, key=lambda name: left[name])
+
+    assert made(0.82) == ["d", "b", "c", "a"]
+    assert made(-np.inf) == ["d", "c", "a", "b"]
+    assert made(0.9) == ["b", "c", "a", "d"]
+
+
+@pytest.mark.parametrize(("learnt", "going_on"), [(0, 7), (2, 7), (3, 3), (7, 3)])
+def test_none_is_dropped_before_enough_have_learnt(learnt, going_on):
+    table = {float(n): {4: 0.6 if n < learnt else 0.5, 12: n / 10, 36: n / 10} for n in range(7)}
+    candidates, advance, made = fakes(table)
+    said: list[str] = []
+    winner = race(candidates, [4, 12, 36], advance, said.append, 0.55)
+    assert sum(rung == 12 for _, rung in made) == going_on
+    assert sum(rung == 36 for _, rung in made) == 1
+    assert any("all go on" in line for line in said) == (going_on == 7)
+    if going_on == 7:
+        assert winner.values == {RATE: 6.0}
+        assert sum(one.updates for one in candidates) == cost_of(7, [4, 12, 36], most=True)
+
+
+def test_scores_that_are_not_known_yet_leave_the_losses_to_decide():
+    """Those of a form that generates: nothing is put off until there are scores."""
+    every = [Candidate({RATE: float(n)}) for n in range(7)]
+    winner = race(every, [4, 12, 36], lambda one, _: (-np.inf, one.values[RATE]), lambda _: None)
+    assert winner.values == {RATE: 6.0}
+    assert sum(12 in one.scores for one in every) == 3
+
+
+def test_a_newcomer_is_not_judged_before_anybody_has_learnt():
+    candidates, advance, _ = fakes({1.0: {4: 0.5, 12: 0.6}, 2.0: {4: 0.4, 12: 0.7}})
+    winner, newcomer = candidates
+    race([winner], [4, 12], advance, lambda _: None, 0.55)
+    assert challenge(newcomer, winner, [4, 12], advance, lambda _: None, 0.55) is newcomer
+
+
 def test_a_newcomer_must_be_ahead_at_every_rung():
     candidates, advance, made = fakes({1.0: {4: 0.5, 12: 0.6}, 2.0: {4: 0.6, 12: 0.7},
                                        3.0: {4: 0.5, 12: 0.9}})  # fmt: skip
@@ -219,6 +264,18 @@ def test_held_out_rows_are_training_rows_that_are_not_trained_on(checkpoints, tm
     assert both == sorted(splits.train["id"])
     assert not set(apart.train["id"]) & set(apart.validation[""]["id"])
     assert apart.validation[""][LABEL][:] == labels
+
+
+def test_what_tells_something_is_above_the_trivial_answer(checkpoints, tmp_path):
+    data = sentiment(tmp_path / "rows")
+    base = configure(tmp_path / "run", checkpoints["bert"], data, "method=bitfit")
+    splits = tuning.held_apart(base.task.load(base.data, base.seed))
+    labels = splits.validation[""][LABEL][:]
+    most = max(splits.train[LABEL][:], key=splits.train[LABEL][:].count)
+    share = labels.count(most) / len(labels)
+    assert tuning.floor_of(base) == pytest.approx(share + 0.5 / len(labels) ** 0.5)
+    words = ("model=mini-t5", "task=e2e", "method=lora", "data.source=sample", "output_dir=unused")
+    assert tuning.floor_of(settings(compose([*words, "data.train_rows=20"]))) == -np.inf
 
 
 # ---- whole races ----

@@ -5,6 +5,11 @@
 
 Candidates that go on continue where they stopped, on the schedule of all R updates: nothing is
 computed twice. Scores are those of held-out rows: a larger score wins, then a smaller loss.
+
+A score tells something once it is above that of the trivial answer by more than chance (`floor`).
+Candidates below that have learnt nothing yet: they come after the others, in the order of their
+losses. If fewer than would go on have learnt something at the first of three rungs, none is dropped
+there.
 """
 
 from __future__ import annotations
@@ -97,18 +102,33 @@ def rungs_of(candidates: int, updates: int) -> list[int]:
     return [first * ETA**place for place in range(count)]
 
 
-def cost_of(candidates: int, rungs: Sequence[int]) -> int:
-    """Return the updates that a race takes."""
+def cost_of(candidates: int, rungs: Sequence[int], most: bool = False) -> int:
+    """Return the updates that a race takes; `most`: if none is dropped at the first of three."""
     total, before, left = 0, 0, candidates
     for place, rung in enumerate(rungs):
         total += left * (rung - before)
-        before, left = rung, kept_of(left, place + 2 == len(rungs))
+        last = place + 2 == len(rungs)
+        before, left = rung, left if most and not last else kept_of(left, last)
     return total
+
+
+def merit(score: Score, floor: float) -> Score:
+    """Return what candidates are compared by: a score that tells nothing does not count."""
+    return score if score[0] > floor else (-math.inf, score[1])
 
 
 def kept_of(count: int, last: bool) -> int:
     """Return how many go on: a third, rounded up; one to the last rung."""
     return 1 if last else max(1, math.ceil(count / ETA))
+
+
+def telling(scores: Sequence[Score], floor: float, needed: int) -> bool:
+    """Tell whether candidates can be compared: as many as are needed have learnt something.
+
+    Where no score is known yet (a form that generates), their losses are all there is.
+    """
+    known = any(math.isfinite(score) for score, _ in scores)
+    return not known or sum(score > floor for score, _ in scores) >= needed
 
 
 def length_for(budget: int, candidates: int) -> int:
@@ -119,7 +139,7 @@ def length_for(budget: int, candidates: int) -> int:
     """
     for updates in range(budget, LEAST - 1, -1):
         rungs = rungs_of(candidates, updates)
-        if cost_of(candidates, rungs) <= budget:
+        if cost_of(candidates, rungs, most=True) <= budget:
             return rungs[-1]
     raise AdaptError(
         f"--budget={budget}: {candidates} candidates need at least {candidates * LEAST} updates. "
@@ -132,6 +152,7 @@ def race(
     rungs: Sequence[int],
     advance: Callable[[Candidate, int], Score],
     note: Callable[[str], None],
+    floor: float = -math.inf,
 ) -> Candidate:
     """Return the winner. `advance` trains a candidate up to an update and scores it.
 
@@ -148,12 +169,17 @@ def race(
                 step(one, rung, advance, note)
         # A race that goes on ranks all that came here, those that it had dropped here before too.
         ranked = sorted((one for one in candidates if rung in one.scores),
-                        key=lambda one: one.scores[rung], reverse=True)  # fmt: skip
+                        key=lambda one: merit(one.scores[rung], floor), reverse=True)  # fmt: skip
         if not ranked:
             why = "; ".join(f"{one.name}: {one.dropped}" for one in candidates)
             raise AdaptError(f"every candidate failed. {why}")
         if place + 1 < len(rungs):
-            kept = kept_of(len(ranked), place + 2 == len(rungs))
+            last = place + 2 == len(rungs)
+            kept = kept_of(len(ranked), last)
+            if not last and not telling([one.scores[rung] for one in ranked], floor, kept):
+                note(f"fewer than {kept} of {len(ranked)} candidates are above the trivial answer "
+                     f"after {rung} updates: all go on")  # fmt: skip
+                continue
             new = [(n, one) for n, one in enumerate(ranked, 1) if n > kept and not one.dropped]
             for number, one in new:  # all, before any is noted
                 one.dropped = f"place {number} of {len(ranked)} after {rung} updates"
@@ -187,6 +213,7 @@ def challenge(
     rungs: Sequence[int],
     advance: Callable[[Candidate, int], Score],
     note: Callable[[str], None],
+    floor: float = -math.inf,
 ) -> Candidate:
     """Let a newcomer run as long as it is ahead of the winner at the same rung; return the better.
 
@@ -195,7 +222,12 @@ def challenge(
     for rung in rungs:
         if not one.dropped:
             step(one, rung, advance, note)
-        if not one.dropped and one.scores[rung] <= winner.scores[rung]:
+        if one.dropped:
+            return winner
+        both = (one.scores[rung], winner.scores[rung])
+        if rung != rungs[-1] and not telling(both, floor, 1):
+            continue
+        if merit(both[0], floor) <= merit(both[1], floor):
             one.dropped = f"not ahead of {winner.name} after {rung} updates"
             note(f"{one.name}: dropped, {one.dropped} ({one.score_after(rung)})")
     return winner if one.dropped else one

@@ -123,11 +123,12 @@ def raced(
     interface: Interface,
 ) -> Tuned:  # fmt: skip
     """Carry out a race, or the rest of one, and write its recipe."""
-    candidates, rungs = state.load(), state.rungs
-    cost = cost_of(len(candidates), rungs)
+    candidates, rungs, floor = state.load(), state.rungs, floor_of(base)
+    least, most = (cost_of(len(state.candidates), rungs, most) for most in (False, True))
     interface.say(
-        f"{len(candidates)} candidates, compared after {', '.join(map(str, rungs))} updates: "
-        f"{cost} updates instead of {len(candidates) * rungs[-1]}"
+        f"{len(state.candidates)} candidates, compared after {', '.join(map(str, rungs))} updates: "
+        f"{least}{f' to {most}' if most > least else ''} updates instead of "
+        f"{len(state.candidates) * rungs[-1]}"
     )
 
     def advance(one: Candidate, rung: int) -> Score:
@@ -137,8 +138,9 @@ def raced(
         interface.say(line)
         state.save(candidates)
 
-    winner = race(candidates[: len(state.candidates)], rungs, advance, note)
-    winner = widened(candidates, len(state.candidates), winner, rungs, advance, note)
+    first = len(state.candidates)
+    winner = race(candidates[:first], rungs, advance, note, floor)
+    winner = widened(candidates, first, winner, rungs, advance, note, floor)
     for one in candidates:
         if one is not winner:
             shutil.rmtree(place_of(folder, one) / CHECKPOINTS, ignore_errors=True)
@@ -151,6 +153,22 @@ def raced(
 def overrides_of(one: Candidate) -> list[str]:
     """Return what sets a candidate's values."""
     return [f"{key}={shown(value)}" for key, value in one.values.items()]
+
+
+def floor_of(base: Settings) -> float:
+    """Return what a score must exceed to tell something: see `racing`.
+
+    The trivial answer's score on the n held-out rows and 1 / (2 sqrt n), the standard error of an
+    accuracy of 1/2; minus infinity if there is no such score, or none before the last update.
+    """
+    splits = held_apart(base.task.load(base.data, base.seed))
+    task, rows = base.bind(splits.task).task, splits.validation[""]
+    if task.posed.generates:
+        return -math.inf
+    value = task.baseline(splits)[1]
+    if not math.isfinite(value):
+        return -math.inf
+    return (value if task.larger_is_better else -value) + 0.5 / math.sqrt(len(rows))
 
 
 def own_length(base: Settings) -> int:
@@ -168,6 +186,7 @@ def widened(
     rungs: Sequence[int],
     advance: Callable[[Candidate, int], Score],
     note: Callable[[str], None],
+    floor: float = -math.inf,
 ) -> Candidate:
     """Go beyond the grid while the winner has its least or its greatest rate.
 
@@ -187,7 +206,7 @@ def widened(
             candidates.append(newcomer)
         rates = sorted((*rates, beyond))
         note(f"{winner.name} is at the edge of the grid: {RATE}={beyond:g} is tried as well")
-        before, winner = winner, challenge(newcomer, winner, rungs, advance, note)
+        before, winner = winner, challenge(newcomer, winner, rungs, advance, note, floor)
         if winner is before:
             return winner
     note(f"{winner.name} is still at the edge of the grid: name rates beyond it with --search")
