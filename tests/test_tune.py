@@ -232,6 +232,28 @@ def test_the_grid_is_widened_at_its_edge():
     assert len(middle) == 3
 
 
+def test_a_newcomer_stays_within_the_budget():
+    table = {r: {4: r, 12: r, 36: r} for r in (1.0, 10.0, 100.0)}
+    for last, expected in ((36, 100.0), (35, 10.0)):
+        candidates, advance, made = fakes(table)
+        grid, newcomer, said = candidates[:2], candidates[2], []
+        winner = race(grid, [4, 12, 36], advance, said.append)
+        found = challenge(newcomer, winner, [4, 12, 36], advance, said.append, -np.inf,
+                          lambda _, rung, last=last: rung <= last)  # fmt: skip
+        assert found.values == {RATE: expected}
+        assert ("the budget ends before update 36" in said[-1]) == (last == 35)
+        assert ((100.0, 36) in made) == (last == 36)
+
+
+def test_a_whole_race_stays_within_its_budget(checkpoints, rows, tmp_path):
+    make, said = maker(checkpoints["bert"], rows), []
+    quiet = Interface(said.append, lambda _: ())
+    found = tune(make, [], {RATE: [1e-5, 1e-4]}, 13, tmp_path / "race", quiet)
+    assert found.updates == 12
+    assert found.winner.values[RATE] in (1e-5, 1e-4)
+    assert any("the budget ends before update 6" in line for line in said)
+
+
 def test_rates_lie_around_the_files():
     rates = around(5e-4)
     assert len(rates) == 7

@@ -25,6 +25,7 @@ ETA = 3
 MOST_RUNGS = 3
 LEAST = 4  # updates of the first rung
 FAILED = "failed:"
+Affordable = Callable[["Candidate", int], bool]  # may it train up to this update?
 Score = tuple[float, float]  # so that more is better: the score, minus the loss
 
 
@@ -214,12 +215,16 @@ def challenge(
     advance: Callable[[Candidate, int], Score],
     note: Callable[[str], None],
     floor: float = -math.inf,
+    affordable: Affordable = lambda *_: True,
 ) -> Candidate:
     """Let a newcomer run as long as it is ahead of the winner at the same rung; return the better.
 
     A tie is the winner's.
     """
     for rung in rungs:
+        if not one.dropped and not affordable(one, rung):
+            one.dropped = f"the budget ends before update {rung}"
+            note(f"{one.name}: dropped, {one.dropped}. To try it, name it with --search")
         if not one.dropped:
             step(one, rung, advance, note)
         if one.dropped:

@@ -11,14 +11,12 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from adaptkit.config.compose import to_yaml
 from adaptkit.config.search import RATE
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
@@ -28,6 +26,7 @@ from adaptkit.runs.record import RunResult
 from adaptkit.runs.run import Interface, run
 from adaptkit.runs.tuning.race_state import State
 from adaptkit.runs.tuning.racing import (
+    Affordable,
     Candidate,
     Score,
     challenge,
@@ -37,6 +36,7 @@ from adaptkit.runs.tuning.racing import (
     rungs_of,
     shown,
 )
+from adaptkit.runs.tuning.recipe import recipe
 from adaptkit.storage.files import write_text
 from adaptkit.tasks.reading.holdout import held_apart
 
@@ -115,12 +115,12 @@ def tune(
         rungs = rungs_of(len(candidates), length_for(budget, len(candidates)))
     state = State(folder / STATE, [*words], rungs, candidates)
     with locked(folder):
-        return raced(make, words, base, state, folder, interface)
+        return raced(make, words, base, state, budget, folder, interface)
 
 
 def raced(
-    make: Make, words: Sequence[str], base: Settings, state: State, folder: Path,
-    interface: Interface,
+    make: Make, words: Sequence[str], base: Settings, state: State, budget: int | None,
+    folder: Path, interface: Interface,
 ) -> Tuned:  # fmt: skip
     """Carry out a race, or the rest of one, and write its recipe."""
     candidates, rungs, floor = state.load(), state.rungs, floor_of(base)
@@ -138,9 +138,13 @@ def raced(
         interface.say(line)
         state.save(candidates)
 
+    def affordable(newcomer: Candidate, rung: int) -> bool:
+        others = sum(one.updates for one in candidates if one is not newcomer)
+        return budget is None or others + rung <= budget
+
     first = len(state.candidates)
     winner = race(candidates[:first], rungs, advance, note, floor)
-    winner = widened(candidates, first, winner, rungs, advance, note, floor)
+    winner = widened(candidates, first, winner, rungs, advance, note, floor, affordable)
     for one in candidates:
         if one is not winner:
             shutil.rmtree(place_of(folder, one) / CHECKPOINTS, ignore_errors=True)
@@ -187,6 +191,7 @@ def widened(
     advance: Callable[[Candidate, int], Score],
     note: Callable[[str], None],
     floor: float = -math.inf,
+    affordable: Affordable = lambda *_: True,
 ) -> Candidate:
     """Go beyond the grid while the winner has its least or its greatest rate.
 
@@ -206,9 +211,10 @@ def widened(
             candidates.append(newcomer)
         rates = sorted((*rates, beyond))
         note(f"{winner.name} is at the edge of the grid: {RATE}={beyond:g} is tried as well")
-        before, winner = winner, challenge(newcomer, winner, rungs, advance, note, floor)
-        if winner is before:
+        better = challenge(newcomer, winner, rungs, advance, note, floor, affordable)
+        if better is winner:
             return winner
+        winner = better
     note(f"{winner.name} is still at the edge of the grid: name rates beyond it with --search")
     return winner
 
@@ -270,26 +276,3 @@ class Watch(TrainerCallback):
 def place_of(folder: Path, one: Candidate) -> Path:
     """Return the folder of a candidate's run."""
     return folder / (one.name.replace("/", "_").replace(" ", ",") or "candidate")
-
-
-def recipe(made: Tuned, words: Sequence[str], base: Settings) -> str:
-    """Return an experiment file that sets what was chosen, and says how."""
-    lines = [
-        "# @package _global_",
-        f"# Chosen by adaptkit tune {' '.join(words)}",
-        f"# on {datetime.now(timezone.utc).date()}, by {base.task.headline} on held-out training "
-        f"rows: {len(made.candidates)} candidates, {made.updates} updates",
-    ]
-    for one in made.candidates:
-        update = one.updates
-        score = f"{one.score_after(update)} after {update} updates" if update else ""
-        why = "chosen" if one is made.winner else one.dropped
-        lines.append(f"#   {one.name}: {', '.join(filter(None, (score, why)))}")
-    chosen: dict[str, Any] = {}
-    for key, value in made.winner.values.items():
-        *groups, leaf = key.split(".")
-        node = chosen
-        for name in groups:
-            node = node.setdefault(name, {})
-        node[leaf] = value
-    return "\n".join(lines) + "\n" + to_yaml(chosen)
