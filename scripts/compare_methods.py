@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -54,11 +55,11 @@ def row(entry: str, args: argparse.Namespace) -> str:
     if len(scores) > 1:
         accuracy += f" ({', '.join(f'{score:.3f}' for score in scores)})"
     shown = rate or f"{compose([f'method={method}'])['optimizer']['lr']:g}"
-    params = first["params"]
+    params, memory = first["params"], first["memory"]["peak_rss_bytes"] or math.nan
     return (
         f"| `{method}` | {shown} | {accuracy} | "
         f"{params['body_trainable']:,} + {params['head_trainable']:,} | "
-        f"{first['time']['train_seconds']:.0f} | {first['memory']['peak_rss_bytes'] / 1e6:.0f} | "
+        f"{first['time']['train_seconds']:.0f} | {memory / 1e6:.0f} | "
         f"{first['delta_bytes'] / 1e3:.0f} |"
     )
 

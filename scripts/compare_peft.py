@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def run_adaptkit(args: argparse.Namespace) -> dict[str, float]:
         "updates": record["updates"],
         "train_seconds": record["time"]["train_seconds"],
         "total_seconds": record["time"]["total_seconds"],
-        "peak_rss_mb": record["memory"]["peak_rss_bytes"] / 1e6,
+        "peak_rss_mb": (record["memory"]["peak_rss_bytes"] or math.nan) / 1e6,
         "trainable": record["params"]["trainable"],
         "saved_kb": record["delta_bytes"] / 1e3,
     }

@@ -400,8 +400,9 @@ def test_the_scores_are_a_picture_of_their_own(runs, tmp_path):
     table = table_of(collect([runs]))
     whole = scores_of(table)
     image = ElementTree.fromstring(whole)
-    captions = [one.text.partition(": mean")[0] for one in image.findall(f"{SVG}text")]
-    assert captions == [*map(table.title, table.columns)]
+    captions = " ".join(one.text for one in image.findall(f"{SVG}text"))
+    assert captions.count("95 % interval") == len(table.columns)
+    assert all(table.title(column) in captions for column in table.columns)
     for column, figure in zip(table.columns, image.findall(f"{SVG}g"), strict=True):
         words = [one.text for one in figure.iter(f"{SVG}text")]
         found = {row: cell.estimate.mean for (row, one), cell in table.cells.items()
@@ -411,6 +412,18 @@ def test_the_scores_are_a_picture_of_their_own(runs, tmp_path):
         assert places == sorted(places)
     assert whole.count("http") == 1  # the name of SVG itself
     assert not {"href", "src"} & {word.partition("=")[0] for word in whole.split()}
+
+
+def test_a_picture_has_room_for_every_name(tmp_path):
+    """Long captions take several lines; what XML cannot hold is replaced."""
+    long = "task " * 30
+    write_run(tmp_path / "one", 0, task=f"{long}\x0b", method="a\x08<b")
+    image = ElementTree.fromstring(scores_of(table_of(collect([tmp_path]))))
+    captions = [one.text for one in image.findall(f"{SVG}text")]
+    assert len(captions) > 1
+    assert max(map(len, captions)) < 100
+    assert "95 % interval" in " ".join(captions)
+    assert "a\ufffd<b" in [one.text for one in image.iter(f"{SVG}text")]
 
 
 def test_no_picture_is_drawn_of_nothing(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
 from adaptkit.runs.run import Interface
 from adaptkit.runs.tuning import tune as tuning
+from adaptkit.runs.tuning import yardsticks
+from adaptkit.runs.tuning.race_state import State
 from adaptkit.runs.tuning.racing import (
     Candidate,
     challenge,
@@ -56,9 +59,9 @@ def test_rungs(candidates, updates, rungs, cost, most):
 
 def test_a_budget_is_kept():
     for budget in (28, 60, 100, 380, 1000):
-        updates = length_for(budget, 7)
-        assert cost_of(7, rungs_of(7, updates), most=True) <= budget
-        assert cost_of(7, rungs_of(7, updates), most=True) > budget / 2
+        for most in (False, True):
+            cost = cost_of(7, rungs_of(7, length_for(budget, 7, most)), most)
+            assert budget / 2 < cost <= budget
     with pytest.raises(AdaptError, match=r"--budget=20: 7 candidates need at least 28 updates"):
         length_for(20, 7)
     with pytest.raises(AdaptError, match="too few to compare"):
@@ -163,8 +166,8 @@ def test_a_tie_goes_to_the_smaller_loss():
     assert scored(None, 0.1, True) < scored(0.0, 9.0, True)
 
 
-def test_those_that_have_learnt_nothing_come_last_by_their_losses():
-    """A majority class with F1 0.8 is not better than 0.79 that was learnt."""
+def test_those_that_have_learned_nothing_come_last_by_their_losses():
+    """A majority class with F1 0.8 is not better than 0.79 that was learned."""
     low = {"a": (0.80, -0.69), "b": (0.79, -0.55), "c": (0.81, -0.60), "d": (0.84, -0.90)}
 
     def made(floor: float) -> list[str]:
@@ -178,9 +181,9 @@ def test_those_that_have_learnt_nothing_come_last_by_their_losses():
     assert made(0.9) == ["b", "c", "a", "d"]
 
 
-@pytest.mark.parametrize(("learnt", "going_on"), [(0, 7), (2, 7), (3, 3), (7, 3)])
-def test_none_is_dropped_before_enough_have_learnt(learnt, going_on):
-    table = {float(n): {4: 0.6 if n < learnt else 0.5, 12: n / 10, 36: n / 10} for n in range(7)}
+@pytest.mark.parametrize(("learned", "going_on"), [(0, 7), (2, 7), (3, 3), (7, 3)])
+def test_none_is_dropped_before_enough_have_learned(learned, going_on):
+    table = {float(n): {4: 0.6 if n < learned else 0.5, 12: n / 10, 36: n / 10} for n in range(7)}
     candidates, advance, made = fakes(table)
     said: list[str] = []
     winner = race(candidates, [4, 12, 36], advance, said.append, 0.55)
@@ -192,6 +195,11 @@ def test_none_is_dropped_before_enough_have_learnt(learnt, going_on):
         assert sum(one.updates for one in candidates) == cost_of(7, [4, 12, 36], most=True)
 
 
+def test_what_is_shown_is_what_decides():
+    assert Candidate({}, {4: (0.5, -0.7)}).score_after(4, 0.6) == "0.5000, loss 0.7000"
+    assert Candidate({}, {4: (0.7, -0.7)}).score_after(4, 0.6) == "0.7000"
+
+
 def test_scores_that_are_not_known_yet_leave_the_losses_to_decide():
     """Those of a form that generates: nothing is put off until there are scores."""
     every = [Candidate({RATE: float(n)}) for n in range(7)]
@@ -200,7 +208,7 @@ def test_scores_that_are_not_known_yet_leave_the_losses_to_decide():
     assert sum(12 in one.scores for one in every) == 3
 
 
-def test_a_newcomer_is_not_judged_before_anybody_has_learnt():
+def test_a_newcomer_is_not_judged_before_anybody_has_learned():
     candidates, advance, _ = fakes({1.0: {4: 0.5, 12: 0.6}, 2.0: {4: 0.4, 12: 0.7}})
     winner, newcomer = candidates
     race([winner], [4, 12], advance, lambda _: None, 0.55)
@@ -245,7 +253,8 @@ def test_a_newcomer_stays_within_the_budget():
         assert ((100.0, 36) in made) == (last == 36)
 
 
-def test_a_whole_race_stays_within_its_budget(checkpoints, rows, tmp_path):
+def test_a_whole_race_stays_within_its_budget(checkpoints, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "floor_of", lambda _: -np.inf)  # whatever was learned
     make, said = maker(checkpoints["bert"], rows), []
     quiet = Interface(said.append, lambda _: ())
     found = tune(make, [], {RATE: [1e-5, 1e-4]}, 13, tmp_path / "race", quiet)
@@ -291,13 +300,67 @@ def test_held_out_rows_are_training_rows_that_are_not_trained_on(checkpoints, tm
 def test_what_tells_something_is_above_the_trivial_answer(checkpoints, tmp_path):
     data = sentiment(tmp_path / "rows")
     base = configure(tmp_path / "run", checkpoints["bert"], data, "method=bitfit")
-    splits = tuning.held_apart(base.task.load(base.data, base.seed))
+    splits = yardsticks.held_apart(base.task.load(base.data, base.seed))
     labels = splits.validation[""][LABEL][:]
     most = max(splits.train[LABEL][:], key=splits.train[LABEL][:].count)
     share = labels.count(most) / len(labels)
-    assert tuning.floor_of(base) == pytest.approx(share + 0.5 / len(labels) ** 0.5)
+    assert yardsticks.floor_of(base) == pytest.approx(share + 0.5 / len(labels) ** 0.5)
     words = ("model=mini-t5", "task=e2e", "method=lora", "data.source=sample", "output_dir=unused")
-    assert tuning.floor_of(settings(compose([*words, "data.train_rows=20"]))) == -np.inf
+    assert yardsticks.floor_of(settings(compose([*words, "data.train_rows=20"]))) == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("value", "larger", "headline", "floor"),
+    [  # 25 rows: 0.1
+        (0.5, True, "accuracy", 0.6),
+        (0.96, True, "accuracy", 0.98),  # a perfect score is above it
+        (1.0, True, "accuracy", 1.0),
+        (0.0, True, "matthews_correlation", 0.1),
+        (np.nan, True, "pearson", 0.1),  # of a constant answer
+        (np.nan, True, "uas", -np.inf),
+        (20.0, False, "perplexity", -19.9),
+    ],
+)
+def test_the_floor_lies_between_the_trivial_and_the_best_score(
+    value, larger, headline, floor, monkeypatch
+):
+    rows = [0] * 25
+    splits = SimpleNamespace(validation={"": rows}, task=None)
+    form = SimpleNamespace(generates=False)
+    task = SimpleNamespace(
+        posed=form, headline=headline, larger_is_better=larger,
+        baseline=lambda _: ("trivial", value), load=lambda *_: splits,
+    )  # fmt: skip
+    base = SimpleNamespace(task=task, data=None, seed=0)
+    base.bind = lambda _: base
+    monkeypatch.setattr(yardsticks, "held_apart", lambda splits: splits)
+    assert yardsticks.floor_of(base) == pytest.approx(floor)
+
+
+def test_a_race_in_which_nothing_is_learned_says_so(checkpoints, rows, tmp_path):
+    """It is not widened either: the smallest loss is that of the rate which changes least."""
+    make, said = maker(checkpoints["bert"], rows), []
+    quiet = Interface(said.append, lambda _: ())
+    found = tune(make, [], {RATE: [1e-9, 1e-8]}, None, tmp_path / "race", quiet)
+    assert len(found.candidates) == 2
+    assert "the choice says little" in said[-1]
+    assert "# No candidate is above" in found.recipe.read_text()
+    plain = json.loads((tmp_path / "race" / "race.json").read_text())
+    assert plain["floor"] == pytest.approx(found.floor)
+
+
+def test_a_race_goes_on_by_the_rule_that_it_began_with(tmp_path):
+    """An older file has no floor: its candidates were dropped by their scores alone."""
+    grid = [Candidate({RATE: 1.0}), Candidate({RATE: 2.0})]
+    state = State(tmp_path / "race.json", [], [4], grid, 0.5)
+    assert state.load()[1] == 0.5
+    for written, floor in ((0.7, 0.7), (-np.inf, -np.inf)):
+        state.save(grid, written)
+        assert state.load() == (grid, floor)
+    plain = json.loads(state.file.read_text())
+    del plain["floor"]
+    state.file.write_text(json.dumps(plain))
+    assert state.load()[1] == -np.inf
 
 
 # ---- whole races ----

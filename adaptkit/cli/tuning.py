@@ -125,9 +125,8 @@ def made(overrides: Sequence[str], folder: Path) -> Settings:
 
 def line_about(found: Tuned) -> str:
     """Say what won, and what the race took."""
-    score = found.winner.score_after(found.rungs[-1])
     return (
-        f"{found.winner.name}: {score} on held-out training rows, best of "
+        f"{found.winner.name}: {found.score} on held-out training rows, best of "
         f"{len(found.candidates)}; {found.updates} updates instead of {found.grid}"
     )
 

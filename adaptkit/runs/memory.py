@@ -6,8 +6,9 @@ import ctypes
 import os
 import sys
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -15,18 +16,39 @@ if TYPE_CHECKING:
     from adaptkit.runs.plan import Plan
 
 
-def restart() -> int | None:
-    """Count the memory of the process anew, and return its highest use so far.
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # proc(5)
 
-    A process may carry out several runs. On Linux, what the earlier ones have freed is given back,
-    and their peak is forgotten; elsewhere it stays, and `own` tells.
+
+class Begun(NamedTuple):
+    """When something began, and what `restart` returned then."""
+
+    at: datetime
+    earlier: int | None
+
+    @classmethod
+    def now(cls) -> Begun:
+        """Return this moment; memory is counted from here."""
+        return cls(datetime.now(timezone.utc), restart())
+
+
+def restart() -> int | None:
+    """Count memory anew; return the highest use so far where that is not possible, else None.
+
+    A process may carry out several runs. On Linux, what the earlier ones have freed is given back
+    to the system.
     """
+    if torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
     if sys.platform == "linux":
         with suppress(AttributeError):  # of other C libraries
             ctypes.CDLL(None).malloc_trim(0)
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5)
-    return peak(torch.device("cpu"))["peak_rss_bytes"]
+    try:
+        RESET.write_text("5", encoding="ascii")
+        high_water()
+    except (OSError, StopIteration):
+        return peak(torch.device("cpu"))["peak_rss_bytes"]
+    return None
 
 
 def own(device: torch.device, earlier: int | None) -> dict[str, int | None]:
@@ -46,13 +68,21 @@ def reset_peak(device: torch.device) -> None:
 def peak(device: torch.device) -> dict[str, int | None]:
     """Return the highest memory use so far, of the process and of the device."""
     rss = None
-    if sys.platform != "win32":
+    with suppress(OSError, StopIteration):
+        rss = high_water()
+    if rss is None and sys.platform != "win32":
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return {"peak_rss_bytes": rss, "peak_device_bytes": on_device}
+
+
+def high_water() -> int:
+    """Return the highest memory use of this process on Linux; `getrusage` adds its parent's."""
+    lines = STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
 
 
 def resident() -> int | None:

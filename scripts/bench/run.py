@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -138,7 +139,7 @@ def ours(place: Path, work: Work) -> dict[str, Any]:
                    if "loss" in entry and entry["step"] % work.log_every == 0],
         "score": score,
         "scoring_seconds": record["time"]["eval_seconds"],
-        "peak_mb": record["memory"]["peak_rss_bytes"] / 1e6,
+        "peak_mb": (record["memory"]["peak_rss_bytes"] or math.nan) / 1e6,
     }  # fmt: skip
 
 

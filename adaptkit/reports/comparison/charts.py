@@ -6,30 +6,40 @@ Colours are those of Okabe & Ito (2008), which colour-blind readers tell apart; 
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 40  # margins
-COLOURS = 7  # classes c0 .. c6 of the page's style
-STYLE = """
-:root { color-scheme: light dark; --c0:#0072B2; --c1:#D55E00; --c2:#009E73; --c3:#CC79A7;
-  --c4:#E69F00; --c5:#56B4E9; --c6:#555; --line:#8884; }
+LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555")
+# Of each colour a plain one first, for programs that know no variables.
+STYLE = (
+    f"""
+:root {{ color-scheme: light dark; {" ".join(f"--c{n}:{c};" for n, c in enumerate(LIGHT))}
+  --line:#8884; }}"""
+    + """
 @media (prefers-color-scheme: dark) { :root { --c0:#4aa8e0; --c1:#f0813a; --c2:#2fc79c;
   --c6:#bbb; } }
 svg text { font-size: 12px; fill: currentColor; }
-.grid { stroke: var(--line); } .level { stroke: currentColor; stroke-dasharray: 4 4; }
+.grid { stroke: #ccc; stroke: var(--line); } .level { stroke: currentColor; stroke-dasharray: 4 4; }
 .faint { fill-opacity: .35; } polyline { fill: none; stroke-width: 2; } .cell { fill: var(--c0); }
 svg text.on { fill: #fff; }
-""" + "".join(
-    f".c{n} {{ fill: var(--c{n}); }} .l{n} {{ stroke: var(--c{n}); stroke-width: 2; }}\n"
-    for n in range(COLOURS)
+"""
+    + "".join(
+        f".c{n} {{ fill: {colour}; fill: var(--c{n}); }} "
+        f".l{n} {{ stroke: {colour}; stroke: var(--c{n}); stroke-width: 2; }}\n"
+        for n, colour in enumerate(LIGHT)
+    )
 )
 FILE_STYLE = """svg { font-family: system-ui, sans-serif; color: CanvasText; }
 .ground { fill: Canvas; } svg text.title { font-size: 13px; font-weight: 600; }
 """
 LINE = 20  # height of a line of a forest plot, or of a legend
+LETTER = 7.2  # width of a letter of a caption, about
 NAMES = 230  # width of the names in a forest plot
 
 
@@ -110,23 +120,25 @@ class Figure:
 
 def stacked(figures: Sequence[Figure]) -> str:
     """Return an SVG file: figures one below the other, with their captions and a background."""
-    edge, caption = 12, 28
+    edge = 12
     width, top, parts = max(one.width for one in figures) + 2 * edge, edge, []
     for one in figures:
-        title = f'<text class="title" x="{edge}" y="{top + 14}">{escape(one.title)}</text>'
-        inner = f'<g transform="translate({edge} {top + caption})">{"".join(one.parts)}</g>'
-        parts += [title, inner]
-        top += caption + round(one.height) + edge
-    return (
+        for words in textwrap.wrap(one.title, int(one.width / LETTER)):
+            parts.append(f'<text class="title" x="{edge}" y="{top + 14}">{escape(words)}</text>')
+            top += LINE
+        parts.append(f'<g transform="translate({edge} {top + 8})">{"".join(one.parts)}</g>')
+        top += 8 + round(one.height) + edge
+    whole = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {top}" width="{width}" '
-        f'height="{top}"><style>{STYLE}{FILE_STYLE}</style><rect class="ground" width="{width}" '
-        f'height="{top}"/>{"".join(parts)}</svg>\n'
+        f'height="{top}"><style>{STYLE}{FILE_STYLE}</style><rect class="ground" fill="white" '
+        f'width="{width}" height="{top}"/>{"".join(parts)}</svg>\n'
     )
+    return NOT_XML.sub("\ufffd", whole)
 
 
 def mark(kind: int, x: float, y: float, text: str = "", small: bool = False) -> str:
     """Return a dot, square, triangle or diamond; seven colours, then another shape."""
-    colour, shape, r = kind % COLOURS, kind // COLOURS % 4, 2.5 if small else 4.5
+    colour, shape, r = kind % len(LIGHT), kind // len(LIGHT) % 4, 2.5 if small else 4.5
     title = f"<title>{escape(text)}</title>" if text else ""
     name = f'class="c{colour}{" faint" if small else ""}"'
     if shape == 0:
@@ -173,11 +185,11 @@ def plot(
     for kind, one in enumerate(series):
         if one.joined and len(one.points) > 1:
             path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in one.points)
-            parts.append(f'<polyline class="l{kind % COLOURS}" points="{path}"/>')
+            parts.append(f'<polyline class="l{kind % len(LIGHT)}" points="{path}"/>')
         for place, (a, b) in enumerate(one.points):
             if one.bars:
                 low, high = one.bars[place]
-                parts.append(line(f"l{kind % COLOURS}", x(a), y(low), x(a), y(high)))
+                parts.append(line(f"l{kind % len(LIGHT)}", x(a), y(low), x(a), y(high)))
             parts.append(mark(kind, x(a), y(b), f"{one.name}: {short(a)}, {b:.4f}"))
     for kind, one in enumerate(series):
         column, place = kind % 2, kind // 2

@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from adaptkit.errors import AdaptError
 from adaptkit.runs.delta import SavedRun, load_run
 from adaptkit.runs.evaluating.mapped import in_classes_of, mapping, said, score_mapped, unlabelled
 from adaptkit.runs.lengths import by_split, lengths_of
-from adaptkit.runs.memory import own, restart
+from adaptkit.runs.memory import Begun, own
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
@@ -63,12 +62,12 @@ def evaluate(
     """
     if output and output.is_dir() and any(output.iterdir()):
         raise AdaptError(f"--output={output}: holds other files. Give a new folder.")
-    started = datetime.now(timezone.utc)
+    begun = Begun.now()
     saved = as_recorded(load_run(directory))
     run, splits = loaded(saved, changed(saved, overrides))
     place = output or directory / "eval" / name_of(run, overrides)
     prepared = asked_in(run, saved, overrides)
-    return scored_into(place, started, saved, run, splits, prepared)[0], place
+    return scored_into(place, begun, saved, run, splits, prepared)[0], place
 
 
 def loaded(saved: SavedRun, run: Settings) -> tuple[Settings, Splits]:
@@ -90,11 +89,10 @@ def of_validation(run: Settings) -> Settings:
 
 
 def scored_into(
-    place: Path, started: datetime, saved: SavedRun, run: Settings, splits: Splits,
+    place: Path, begun: Begun, saved: SavedRun, run: Settings, splits: Splits,
     prepared: Prepared,
 ) -> tuple[RunResult, dict[str, Scored]]:  # fmt: skip
     """Score splits with a saved run's model; write predictions and record into `place`."""
-    earlier = restart()
     if names := mapping(saved.settings.task, run.task):
         scorer = scorer_of(run, prepared)
         parts = splits.validation.items()
@@ -105,12 +103,12 @@ def scored_into(
         scored = score_feeds(run, prepared, splits, feeds)
     result = result_of(
         run,
-        started,
+        begun.at,
         "done",
         evaluated_run=str(saved.directory),
         lengths=lengths_of(run, prepared, by_split(feeds)),
         **scoring_facts(run, splits, scored, [chose(saved, run)]),
-        **machine_facts(prepared.device, prepared.precision, own(prepared.device, earlier)),
+        **machine_facts(prepared.device, prepared.precision, own(prepared.device, begun.earlier)),
     )
     write_predictions(place, scored)
     result.write(place)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from adaptkit.runs.evaluating.evaluate import (
     where_typed,
 )
 from adaptkit.runs.evaluating.mapped import in_classes_of, mapping, unlabelled
+from adaptkit.runs.memory import Begun
 from adaptkit.runs.prepare import restored
 from adaptkit.runs.record import RunResult
 from adaptkit.runs.remarks import score_draws
@@ -170,10 +170,10 @@ def scored_set(
     name: str, saved: SavedRun, run: Settings, prepared: Prepared, place: Path, seed: int
 ) -> Outcome:
     """Score one set; predictions and record go into `place`. `seed`: of the draws."""
-    started, clock = datetime.now(timezone.utc), time.monotonic()
+    begun, clock = Begun.now(), time.monotonic()
     run, splits = loaded_by_all(saved, run)
     asked = asking(prepared, saved, run)
-    result, scored = scored_into(place, started, saved, run, splits, asked)
+    result, scored = scored_into(place, begun, saved, run, splits, asked)
     (cells,) = [part.get("by") for key, part in result.details.items() if key == "validation"]
     entry = {
         "name": name,

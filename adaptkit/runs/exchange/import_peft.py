@@ -25,7 +25,7 @@ from adaptkit.models.heads import HEADS
 from adaptkit.runs.delta import digest, save_delta
 from adaptkit.runs.directory import HISTORY, write_config
 from adaptkit.runs.evaluating.evaluate import score
-from adaptkit.runs.memory import own, restart
+from adaptkit.runs.memory import Begun, own
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import prepare
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
@@ -49,7 +49,7 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
         AdaptError: `out` is not free; the adapter is of another kind, or for another base model or
             task.
     """
-    started = datetime.now(timezone.utc)
+    begun = Begun.now()
     check_free(out, "--out")
     file = read(adapter)
     check_overrides(overrides)
@@ -63,7 +63,6 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
             f"model.pooling={run.model.pooling}: the adapter's head was trained to read what its "
             "class reads. Leave it out."
         )
-    earlier = restart()
     splits, read_off = run.task.load(run.data, run.seed, train=False), not run.task.bound
     run = run.bind(splits.task)
     check_task_type(file, run)
@@ -83,10 +82,10 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
         write_config(here)
         write_predictions(folder, scored)
         write_lines(folder / HISTORY, [])
-        seconds = (datetime.now(timezone.utc) - started).total_seconds()
+        seconds = (datetime.now(timezone.utc) - begun.at).total_seconds()
         result = result_of(
             run,
-            started,
+            begun.at,
             "done",
             imported_from=os.path.abspath(file.folder),
             params=asdict(count(prepared.adaptation)),
@@ -94,7 +93,9 @@ def import_adapter(adapter: Path, overrides: Sequence[str], out: Path) -> RunRes
             delta_sha256=digest(folder),
             time={"total_seconds": round(seconds, 3), "train_seconds": 0.0, "eval_seconds": 0.0},
             **scoring_facts(run, splits, scored, [remark]),
-            **machine_facts(prepared.device, prepared.precision, own(prepared.device, earlier)),
+            **machine_facts(
+                prepared.device, prepared.precision, own(prepared.device, begun.earlier)
+            ),
         )
         result.write(folder)
     return result

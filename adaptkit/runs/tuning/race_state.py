@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adaptkit.errors import AdaptError
-from adaptkit.runs.tuning.racing import Candidate
+from adaptkit.runs.tuning.racing import Candidate, number_of
 from adaptkit.storage.files import write_json
 
 
@@ -20,16 +21,17 @@ class State:
     words: list[str]
     rungs: list[int]
     candidates: list[Candidate]
+    floor: float  # what a score must exceed to tell something
 
-    def load(self) -> list[Candidate]:
-        """Return the candidates with what they scored before.
+    def load(self) -> tuple[list[Candidate], float]:
+        """Return the candidates with what they scored before, and the floor they were judged by.
 
         Raises:
             AdaptError: the file is damaged, or of another race.
         """
         if not self.file.is_file():
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            return [*self.candidates]  # those beyond the grid will be added
+            return [*self.candidates], self.floor  # those beyond the grid will be added
         named = [one.values for one in self.candidates]
         try:
             plain = json.loads(self.file.read_text(encoding="utf-8"))
@@ -44,11 +46,12 @@ class State:
                 f"{self.file.parent}: holds a race of other settings, rows or budget. Name another "
                 "folder with --out, or remove it."
             )
-        return before
+        return before, number_of(plain.get("floor"))  # older races knew none
 
-    def save(self, candidates: Sequence[Candidate]) -> None:
+    def save(self, candidates: Sequence[Candidate], floor: float) -> None:
         """Write what is known now."""
         whole = {"words": self.words, "rungs": self.rungs,
                  "grid": [one.values for one in self.candidates],
+                 "floor": None if floor == -math.inf else floor,
                  "candidates": [one.as_dict() for one in candidates]}  # fmt: skip
         write_json(self.file, whole)

@@ -7,9 +7,9 @@ Candidates that go on continue where they stopped, on the schedule of all R upda
 computed twice. Scores are those of held-out rows: a larger score wins, then a smaller loss.
 
 A score tells something once it is above that of the trivial answer by more than chance (`floor`).
-Candidates below that have learnt nothing yet: they come after the others, in the order of their
-losses. If fewer than would go on have learnt something at the first of three rungs, none is dropped
-there.
+Candidates below that have learned nothing yet: they come after the others, in the order of their
+losses. If fewer than would go on have learned something at the first of three rungs, none is
+dropped there.
 """
 
 from __future__ import annotations
@@ -48,12 +48,17 @@ class Candidate:
         """How many updates it has made."""
         return max(self.scores, default=0)
 
-    def score_after(self, rung: int) -> str:
-        """Return the task's score after some updates, or what stands in for it, as shown."""
+    def score_after(self, rung: int, floor: float = -math.inf) -> str:
+        """Return the task's score after some updates as shown, with the loss if that decides."""
         score, loss = self.scores[rung]
-        if math.isfinite(score):
-            return f"{score if self.larger else -score:.4f}"
-        return f"loss {-loss:.4f}" if math.isfinite(loss) else "undefined"
+        shown = [self.plain(score)] if math.isfinite(score) else []
+        if score <= floor and math.isfinite(loss):
+            shown.append(f"loss {-loss:.4f}")
+        return ", ".join(shown) or "undefined"
+
+    def plain(self, score: float) -> str:
+        """Return a score in the task's own direction."""
+        return f"{score if self.larger else -score:.4f}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -114,7 +119,7 @@ def cost_of(candidates: int, rungs: Sequence[int], most: bool = False) -> int:
 
 
 def merit(score: Score, floor: float) -> Score:
-    """Return what candidates are compared by: a score that tells nothing does not count."""
+    """Return a score, or minus infinity in its place if it tells nothing: then the loss decides."""
     return score if score[0] > floor else (-math.inf, score[1])
 
 
@@ -124,23 +129,24 @@ def kept_of(count: int, last: bool) -> int:
 
 
 def telling(scores: Sequence[Score], floor: float, needed: int) -> bool:
-    """Tell whether candidates can be compared: as many as are needed have learnt something.
+    """Tell whether enough candidates have learned something for a comparison.
 
-    Where no score is known yet (a form that generates), their losses are all there is.
+    Without a floor they are always compared: there is no trivial answer, or no score yet.
     """
-    known = any(math.isfinite(score) for score, _ in scores)
-    return not known or sum(score > floor for score, _ in scores) >= needed
+    return floor == -math.inf or sum(score > floor for score, _ in scores) >= needed
 
 
-def length_for(budget: int, candidates: int) -> int:
+def length_for(budget: int, candidates: int, most: bool = False) -> int:
     """Return the greatest number of updates of one run whose race stays within a budget.
+
+    most: none may be dropped at the first of three rungs.
 
     Raises:
         AdaptError: the budget is too small for one rung.
     """
     for updates in range(budget, LEAST - 1, -1):
         rungs = rungs_of(candidates, updates)
-        if cost_of(candidates, rungs, most=True) <= budget:
+        if cost_of(candidates, rungs, most) <= budget:
             return rungs[-1]
     raise AdaptError(
         f"--budget={budget}: {candidates} candidates need at least {candidates * LEAST} updates. "
@@ -167,7 +173,7 @@ def race(
     for place, rung in enumerate(rungs):
         for one in candidates:
             if not one.dropped:
-                step(one, rung, advance, note)
+                step(one, rung, advance, note, floor)
         # A race that goes on ranks all that came here, those that it had dropped here before too.
         ranked = sorted((one for one in candidates if rung in one.scores),
                         key=lambda one: merit(one.scores[rung], floor), reverse=True)  # fmt: skip
@@ -178,14 +184,15 @@ def race(
             last = place + 2 == len(rungs)
             kept = kept_of(len(ranked), last)
             if not last and not telling([one.scores[rung] for one in ranked], floor, kept):
-                note(f"fewer than {kept} of {len(ranked)} candidates are above the trivial answer "
-                     f"after {rung} updates: all go on")  # fmt: skip
+                note(f"fewer than {kept} of {len(ranked)} candidates are above "
+                     f"{ranked[0].plain(floor)}, the trivial answer and chance, after {rung} "
+                     "updates: all go on")  # fmt: skip
                 continue
             new = [(n, one) for n, one in enumerate(ranked, 1) if n > kept and not one.dropped]
             for number, one in new:  # all, before any is noted
                 one.dropped = f"place {number} of {len(ranked)} after {rung} updates"
             for _, one in new:
-                note(f"{one.name}: dropped, {one.dropped} ({one.score_after(rung)})")
+                note(f"{one.name}: dropped, {one.dropped} ({one.score_after(rung, floor)})")
     return ranked[0]
 
 
@@ -194,13 +201,14 @@ def step(
     rung: int,
     advance: Callable[[Candidate, int], Score],
     note: Callable[[str], None],
+    floor: float,
 ) -> None:
     """Train one candidate up to a rung, unless it is there; one that fails is dropped."""
     if rung in one.scores:
         return
     try:
         one.scores[rung] = advance(one, rung)
-        note(f"{one.name}: {one.score_after(rung)} after {rung} updates")
+        note(f"{one.name}: {one.score_after(rung, floor)} after {rung} updates")
     except MachineError:
         raise
     except AdaptError as error:
@@ -217,22 +225,23 @@ def challenge(
     floor: float = -math.inf,
     affordable: Affordable = lambda *_: True,
 ) -> Candidate:
-    """Let a newcomer run as long as it is ahead of the winner at the same rung; return the better.
+    """Let a newcomer run until it is not ahead of the winner at a rung; return the better.
 
-    A tie is the winner's.
+    A tie is the winner's. The first of three rungs decides only if one of them has learned
+    something.
     """
-    for rung in rungs:
+    for place, rung in enumerate(rungs):
         if not one.dropped and not affordable(one, rung):
             one.dropped = f"the budget ends before update {rung}"
             note(f"{one.name}: dropped, {one.dropped}. To try it, name it with --search")
         if not one.dropped:
-            step(one, rung, advance, note)
+            step(one, rung, advance, note, floor)
         if one.dropped:
             return winner
         both = (one.scores[rung], winner.scores[rung])
-        if rung != rungs[-1] and not telling(both, floor, 1):
+        if place + 2 < len(rungs) and not telling(both, floor, 1):
             continue
         if merit(both[0], floor) <= merit(both[1], floor):
             one.dropped = f"not ahead of {winner.name} after {rung} updates"
-            note(f"{one.name}: dropped, {one.dropped} ({one.score_after(rung)})")
+            note(f"{one.name}: dropped, {one.dropped} ({one.score_after(rung, floor)})")
     return winner if one.dropped else one

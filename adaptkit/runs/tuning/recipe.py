@@ -23,9 +23,11 @@ def recipe(made: Tuned, words: Sequence[str], base: Settings) -> str:
     ]
     for one in made.candidates:
         update = one.updates
-        score = f"{one.score_after(update)} after {update} updates" if update else ""
+        score = f"{one.score_after(update, made.floor)} after {update} updates" if update else ""
         why = "chosen" if one is made.winner else one.dropped
         lines.append(f"#   {one.name}: {', '.join(filter(None, (score, why)))}")
+    if made.empty:
+        lines.append(f"# {made.empty[0].upper()}{made.empty[1:]}.")
     chosen: dict[str, Any] = {}
     for key, value in made.winner.values.items():
         *groups, leaf = key.split(".")

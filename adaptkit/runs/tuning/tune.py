@@ -21,7 +21,6 @@ from adaptkit.config.search import RATE
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
 from adaptkit.runs.directory import CHECKPOINTS, locked
-from adaptkit.runs.prepare import count_examples
 from adaptkit.runs.record import RunResult
 from adaptkit.runs.run import Interface, run
 from adaptkit.runs.tuning.race_state import State
@@ -37,8 +36,8 @@ from adaptkit.runs.tuning.racing import (
     shown,
 )
 from adaptkit.runs.tuning.recipe import recipe
+from adaptkit.runs.tuning.yardsticks import floor_of, own_length
 from adaptkit.storage.files import write_text
-from adaptkit.tasks.reading.holdout import held_apart
 
 STEPS = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # decades around the file's rate
 WIDENED = 2  # times beyond the least or the greatest rate
@@ -58,11 +57,25 @@ class Tuned:
     candidates: list[Candidate]
     rungs: list[int]
     recipe: Path
+    floor: float  # what a score must exceed to tell something
 
     @property
     def updates(self) -> int:
         """Return the updates that the race took."""
         return sum(one.updates for one in self.candidates)
+
+    @property
+    def score(self) -> str:
+        """Return what the winner reached, as it is shown."""
+        return self.winner.score_after(self.rungs[-1], self.floor)
+
+    @property
+    def empty(self) -> str:
+        """Return the sentence that nothing was learned; empty: something was."""
+        if self.floor == -math.inf or self.winner.scores[self.rungs[-1]][0] > self.floor:
+            return ""
+        return (f"no candidate is above {self.winner.plain(self.floor)}, the trivial answer and "
+                "chance: the choice says little")  # fmt: skip
 
     @property
     def grid(self) -> int:
@@ -109,11 +122,9 @@ def tune(
     larger = base.task.larger_is_better
     candidates = [Candidate(dict(zip(space, values, strict=True)), larger=larger)
                   for values in product(*space.values())]  # fmt: skip
-    if budget is None:
-        rungs = rungs_of(len(candidates), own_length(base))
-    else:
-        rungs = rungs_of(len(candidates), length_for(budget, len(candidates)))
-    state = State(folder / STATE, [*words], rungs, candidates)
+    floor, count = floor_of(base), len(candidates)
+    length = own_length(base) if budget is None else length_for(budget, count, floor > -math.inf)
+    state = State(folder / STATE, [*words], rungs_of(count, length), candidates, floor)
     with locked(folder):
         return raced(make, words, base, state, budget, folder, interface)
 
@@ -123,8 +134,9 @@ def raced(
     folder: Path, interface: Interface,
 ) -> Tuned:  # fmt: skip
     """Carry out a race, or the rest of one, and write its recipe."""
-    candidates, rungs, floor = state.load(), state.rungs, floor_of(base)
-    least, most = (cost_of(len(state.candidates), rungs, most) for most in (False, True))
+    (candidates, floor), rungs = state.load(), state.rungs
+    worst = (False, floor > -math.inf)
+    least, most = (cost_of(len(state.candidates), rungs, most) for most in worst)
     interface.say(
         f"{len(state.candidates)} candidates, compared after {', '.join(map(str, rungs))} updates: "
         f"{least}{f' to {most}' if most > least else ''} updates instead of "
@@ -136,7 +148,7 @@ def raced(
 
     def note(line: str) -> None:
         interface.say(line)
-        state.save(candidates)
+        state.save(candidates, floor)
 
     def affordable(newcomer: Candidate, rung: int) -> bool:
         others = sum(one.updates for one in candidates if one is not newcomer)
@@ -148,8 +160,10 @@ def raced(
     for one in candidates:
         if one is not winner:
             shutil.rmtree(place_of(folder, one) / CHECKPOINTS, ignore_errors=True)
-    state.save(candidates)
-    made = Tuned(winner, candidates, rungs, folder / RECIPE)
+    state.save(candidates, floor)
+    made = Tuned(winner, candidates, rungs, folder / RECIPE, floor)
+    if made.empty:
+        interface.say(f"WARNING: {made.empty}")
     write_text(made.recipe, recipe(made, words, base))
     return made
 
@@ -157,30 +171,6 @@ def raced(
 def overrides_of(one: Candidate) -> list[str]:
     """Return what sets a candidate's values."""
     return [f"{key}={shown(value)}" for key, value in one.values.items()]
-
-
-def floor_of(base: Settings) -> float:
-    """Return what a score must exceed to tell something: see `racing`.
-
-    The trivial answer's score on the n held-out rows and 1 / (2 sqrt n), the standard error of an
-    accuracy of 1/2; minus infinity if there is no such score, or none before the last update.
-    """
-    splits = held_apart(base.task.load(base.data, base.seed))
-    task, rows = base.bind(splits.task).task, splits.validation[""]
-    if task.posed.generates:
-        return -math.inf
-    value = task.baseline(splits)[1]
-    if not math.isfinite(value):
-        return -math.inf
-    return (value if task.larger_is_better else -value) + 0.5 / math.sqrt(len(rows))
-
-
-def own_length(base: Settings) -> int:
-    """Return the number of updates that a run on the rows which are not held out makes."""
-    if base.trainer.max_steps is not None:
-        return base.trainer.max_steps
-    splits = held_apart(base.task.load(base.data, base.seed))
-    return base.trainer.updates(count_examples(base.bind(splits.task), splits.train, 0), 1)
 
 
 def widened(
@@ -193,10 +183,12 @@ def widened(
     floor: float = -math.inf,
     affordable: Affordable = lambda *_: True,
 ) -> Candidate:
-    """Go beyond the grid while the winner has its least or its greatest rate.
+    """Go beyond the grid while the winner, which has learned something, stands at its edge.
 
     first: how many candidates are of the grid itself.
     """
+    if winner.scores[rungs[-1]][0] <= floor:
+        return winner
     rates = sorted({one.values[RATE] for one in candidates[:first] if RATE in one.values})
     for _ in range(WIDENED):
         if len(rates) < 2 or winner.values[RATE] not in (rates[0], rates[-1]):

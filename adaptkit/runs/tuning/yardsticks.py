@@ -1,0 +1,40 @@
+"""What a race is measured by: the length of a run, and the score that tells something."""
+
+from __future__ import annotations
+
+import math
+
+from adaptkit.config.settings import Settings
+from adaptkit.metrics.bootstrap import NUMBERS
+from adaptkit.runs.prepare import count_examples
+from adaptkit.tasks.reading.holdout import held_apart
+
+
+def floor_of(base: Settings) -> float:
+    """Return what a score must exceed to tell something: see `racing`.
+
+    The score of the trivial answer on the n held-out rows (of a correlation 0), and the less of
+    1 / (2 sqrt n), the standard error of an accuracy of 1/2, and half of what is left up to 1.
+    Minus infinity if there is no such score, or none before the last update.
+    """
+    splits = held_apart(base.task.load(base.data, base.seed))
+    task, rows = base.bind(splits.task).task, splits.validation[""]
+    if task.posed.generates:
+        return -math.inf
+    value = task.baseline(splits)[1]
+    if math.isnan(value) and task.headline in NUMBERS:
+        value = 0.0
+    if not math.isfinite(value):
+        return -math.inf
+    chance = 0.5 / math.sqrt(len(rows))
+    if not task.larger_is_better:
+        return chance - value
+    return value + (min(chance, (1 - value) / 2) if value < 1 else 0.0)
+
+
+def own_length(base: Settings) -> int:
+    """Return the number of updates that a run on the rows which are not held out makes."""
+    if base.trainer.max_steps is not None:
+        return base.trainer.max_steps
+    splits = held_apart(base.task.load(base.data, base.seed))
+    return base.trainer.updates(count_examples(base.bind(splits.task), splits.train, 0), 1)
