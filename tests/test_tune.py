@@ -611,3 +611,16 @@ def test_mistakes_of_the_commands(words, tmp_path):
         answer = call(*bad)
         assert answer.status == 2
         assert says in answer.err
+
+
+@pytest.mark.parametrize(
+    ("more", "values", "says"),
+    [((), "8,0", "method.rank=0: must be"), (("budget.trainable=800",), "4,8", "decides")],
+)
+def test_a_wrong_value_is_found_before_the_first_run(words, tmp_path, more, values, says):
+    place = tmp_path / "race"
+    answer = call("tune", *words, "method=lora", *more, f"--search=method.rank={values}",
+                  "--out", place)  # fmt: skip
+    assert answer.status == 2
+    assert says in answer.err.splitlines()[-1]
+    assert not place.exists()

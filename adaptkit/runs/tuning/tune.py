@@ -114,14 +114,16 @@ def tune(
     space: setting -> its values; empty: what the method's file says.
 
     Raises:
-        AdaptError: the space is empty, the budget too small, the folder holds another race, or
-            every candidate failed.
+        AdaptError: the space is empty or holds a wrong value, the budget is too small, the folder
+            holds another race, or every candidate failed.
     """
     base = make(words, folder / "base")
     space = values_of(space or base.search, base.optimizer.lr)
     larger = base.task.larger_is_better
     candidates = [Candidate(dict(zip(space, values, strict=True)), larger=larger)
                   for values in product(*space.values())]  # fmt: skip
+    for one in candidates:  # a mistake is found before the first run
+        make([*words, *overrides_of(one)], place_of(folder, one))
     floor, count = floor_of(base), len(candidates)
     length = own_length(base) if budget is None else length_for(budget, count, floor > -math.inf)
     state = State(folder / STATE, [*words], rungs_of(count, length), candidates, floor)
