@@ -24,6 +24,7 @@ from adaptkit.runs.tuning import yardsticks
 from adaptkit.runs.tuning.race_state import State
 from adaptkit.runs.tuning.racing import (
     Candidate,
+    Course,
     challenge,
     cost_of,
     length_for,
@@ -95,13 +96,13 @@ def test_the_best_go_on_and_nothing_is_trained_twice():
     table = {float(n): {4: n, 12: -n, 36: n} for n in range(7)}
     candidates, advance, made = fakes(table)
     said: list[str] = []
-    winner = race(candidates, [4, 12, 36], advance, said.append)
+    winner = race(candidates, Course([4, 12, 36], advance, said.append))
     assert winner.values == {RATE: 4.0}  # 4, 5, 6 reach the second rung, where 4 is the best
     assert made == [*((float(n), 4) for n in range(7)), *((float(n), 12) for n in (4, 5, 6)),
                     (4.0, 36)]  # fmt: skip
     assert sum(one.updates for one in candidates) == 4 * 4 + 2 * 12 + 36
     assert "optimizer.lr=3: dropped, place 4 of 7 after 4 updates (3.0000)" in said
-    again = race(candidates, [4, 12, 36], advance, said.append)
+    again = race(candidates, Course([4, 12, 36], advance, said.append))
     assert again is winner
     assert len(made) == 11
 
@@ -111,7 +112,7 @@ def test_a_race_that_is_stopped_anywhere_has_the_same_winner(stop):
     """Wherever it was stopped: what was known then is all that is left of it."""
     table = {float(n): {4: n, 12: -n, 36: n} for n in range(7)}
     whole, advance, _ = fakes(table)
-    expected = race(whole, [4, 12, 36], advance, lambda _: None)
+    expected = race(whole, Course([4, 12, 36], advance, lambda _: None))
     candidates, advance, made = fakes(table)
     left: list[dict] = []
 
@@ -122,9 +123,9 @@ def test_a_race_that_is_stopped_anywhere_has_the_same_winner(stop):
         return advance(one, rung)
 
     with pytest.raises(Killed):
-        race(candidates, [4, 12, 36], stopping, lambda _: None)
+        race(candidates, Course([4, 12, 36], stopping, lambda _: None))
     again = [Candidate.of(plain, larger=True) for plain in left]
-    winner = race(again, [4, 12, 36], advance, lambda _: None)
+    winner = race(again, Course([4, 12, 36], advance, lambda _: None))
     assert winner.values == expected.values
     assert [one.as_dict() for one in again] == [one.as_dict() for one in whole]
     assert len(made) == 11
@@ -137,9 +138,9 @@ def test_a_failure_of_the_machine_ends_the_race_and_drops_nobody():
         raise MachineError("the disk is full")
 
     with pytest.raises(MachineError):
-        race(candidates, [4], full, lambda _: None)
+        race(candidates, Course([4], full, lambda _: None))
     assert not any(one.dropped for one in candidates)
-    assert race(candidates, [4], advance, lambda _: None).values == {RATE: 2.0}
+    assert race(candidates, Course([4], advance, lambda _: None)).values == {RATE: 2.0}
 
 
 def test_what_a_file_cannot_hold_is_the_worst_score():
@@ -152,11 +153,11 @@ def test_what_a_file_cannot_hold_is_the_worst_score():
 def test_a_candidate_that_fails_is_dropped_and_a_race_of_such_fails():
     table = {1.0: {4: 0.5, 12: 0.5}, 2.0: {4: np.nan}, 3.0: {4: 0.1}}
     candidates, advance, _ = fakes(table)
-    assert race(candidates, [4, 12], advance, lambda _: None).values == {RATE: 1.0}
+    assert race(candidates, Course([4, 12], advance, lambda _: None)).values == {RATE: 1.0}
     assert candidates[1].dropped == "failed: the loss is nan"
     candidates, advance, _ = fakes({1.0: {4: np.nan}, 2.0: {4: np.nan}})
     with pytest.raises(AdaptError, match="every candidate failed"):
-        race(candidates, [4, 12], advance, lambda _: None)
+        race(candidates, Course([4, 12], advance, lambda _: None))
 
 
 def test_a_tie_goes_to_the_smaller_loss():
@@ -172,7 +173,7 @@ def test_those_that_have_learned_nothing_come_last_by_their_losses():
 
     def made(floor: float) -> list[str]:
         every = [Candidate({"name": name}) for name in low]
-        race(every, [4, 12], lambda one, _: low[one.values["name"]], lambda _: None, floor)
+        race(every, Course([4, 12], lambda one, _: low[one.values["name"]], lambda _: None, floor))
         left = {one.values["name"]: one.dropped for one in every}
         return sorted(left, key=lambda name: left[name])
 
@@ -186,7 +187,7 @@ def test_none_is_dropped_before_enough_have_learned(learned, going_on):
     table = {float(n): {4: 0.6 if n < learned else 0.5, 12: n / 10, 36: n / 10} for n in range(7)}
     candidates, advance, made = fakes(table)
     said: list[str] = []
-    winner = race(candidates, [4, 12, 36], advance, said.append, 0.55)
+    winner = race(candidates, Course([4, 12, 36], advance, said.append, 0.55))
     assert sum(rung == 12 for _, rung in made) == going_on
     assert sum(rung == 36 for _, rung in made) == 1
     assert any("all go on" in line for line in said) == (going_on == 7)
@@ -203,7 +204,9 @@ def test_what_is_shown_is_what_decides():
 def test_scores_that_are_not_known_yet_leave_the_losses_to_decide():
     """Those of a form that generates: nothing is put off until there are scores."""
     every = [Candidate({RATE: float(n)}) for n in range(7)]
-    winner = race(every, [4, 12, 36], lambda one, _: (-np.inf, one.values[RATE]), lambda _: None)
+    winner = race(
+        every, Course([4, 12, 36], lambda one, _: (-np.inf, one.values[RATE]), lambda _: None)
+    )
     assert winner.values == {RATE: 6.0}
     assert sum(12 in one.scores for one in every) == 3
 
@@ -211,17 +214,17 @@ def test_scores_that_are_not_known_yet_leave_the_losses_to_decide():
 def test_a_newcomer_is_not_judged_before_anybody_has_learned():
     candidates, advance, _ = fakes({1.0: {4: 0.5, 12: 0.6}, 2.0: {4: 0.4, 12: 0.7}})
     winner, newcomer = candidates
-    race([winner], [4, 12], advance, lambda _: None, 0.55)
-    assert challenge(newcomer, winner, [4, 12], advance, lambda _: None, 0.55) is newcomer
+    race([winner], Course([4, 12], advance, lambda _: None, 0.55))
+    assert challenge(newcomer, winner, Course([4, 12], advance, lambda _: None, 0.55)) is newcomer
 
 
 def test_a_newcomer_must_be_ahead_at_every_rung():
     candidates, advance, made = fakes({1.0: {4: 0.5, 12: 0.6}, 2.0: {4: 0.6, 12: 0.7},
                                        3.0: {4: 0.5, 12: 0.9}})  # fmt: skip
     winner, better, late = candidates
-    race([winner], [4, 12], advance, lambda _: None)
-    assert challenge(better, winner, [4, 12], advance, lambda _: None) is better
-    assert challenge(late, winner, [4, 12], advance, lambda _: None) is winner
+    race([winner], Course([4, 12], advance, lambda _: None))
+    assert challenge(better, winner, Course([4, 12], advance, lambda _: None)) is better
+    assert challenge(late, winner, Course([4, 12], advance, lambda _: None)) is winner
     assert (3.0, 12) not in made
 
 
@@ -230,13 +233,13 @@ def test_the_grid_is_widened_at_its_edge():
     candidates, _, _ = fakes({r: s for r, s in table.items() if r <= 10})
     every = fakes(table)[1]
     said: list[str] = []
-    winner = race(candidates, [4], every, said.append)
-    winner = tuning.widened(candidates, 2, winner, [4], every, said.append)
+    winner = race(candidates, Course([4], every, said.append))
+    winner = tuning.widened(candidates, 2, winner, Course([4], every, said.append))
     assert winner.values == {RATE: 1000.0}
     assert [one.values[RATE] for one in candidates] == [1.0, 10.0, 100.0, 1000.0]
     assert "still at the edge" in said[-1]
     middle = [Candidate({RATE: r}, {4: (-abs(r - 10), 0.0)}) for r in (1.0, 10.0, 100.0)]
-    assert tuning.widened(middle, 3, middle[1], [4], every, said.append) is middle[1]
+    assert tuning.widened(middle, 3, middle[1], Course([4], every, said.append)) is middle[1]
     assert len(middle) == 3
 
 
@@ -245,9 +248,9 @@ def test_a_newcomer_stays_within_the_budget():
     for last, expected in ((36, 100.0), (35, 10.0)):
         candidates, advance, made = fakes(table)
         grid, newcomer, said = candidates[:2], candidates[2], []
-        winner = race(grid, [4, 12, 36], advance, said.append)
-        found = challenge(newcomer, winner, [4, 12, 36], advance, said.append, -np.inf,
-                          lambda _, rung, last=last: rung <= last)  # fmt: skip
+        winner = race(grid, Course([4, 12, 36], advance, said.append))
+        found = challenge(newcomer, winner, Course([4, 12, 36], advance, said.append, -np.inf,
+                          lambda _, rung, last=last: rung <= last))  # fmt: skip
         assert found.values == {RATE: expected}
         assert ("the budget ends before update 36" in said[-1]) == (last == 35)
         assert ((100.0, 36) in made) == (last == 36)
@@ -432,7 +435,13 @@ def test_a_form_that_generates_is_raced_by_its_loss(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_race_that_is_killed_ends_the_same(checkpoints, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("floor", "kills"), [(None, (2, 4)), (-np.inf, (2, 6))])
+def test_a_race_that_is_killed_ends_the_same(
+    floor, kills, checkpoints, rows, tmp_path, monkeypatch
+):
+    """With and without a floor: then it goes beyond its grid as well, and is killed there."""
+    if floor is not None:
+        monkeypatch.setattr(tuning, "floor_of", lambda _: floor)
     make = maker(checkpoints["bert"], rows)
     whole = tune(make, [], SPACE, None, tmp_path / "whole", QUIET)
     calls = {"count": 0}
@@ -440,7 +449,7 @@ def test_a_race_that_is_killed_ends_the_same(checkpoints, rows, tmp_path, monkey
 
     def killed(*arguments: Any) -> Any:
         calls["count"] += 1
-        if calls["count"] in (2, 6):
+        if calls["count"] in kills:
             raise Killed
         return run(*arguments)
 
@@ -474,12 +483,15 @@ def test_the_winner_is_a_run_that_was_never_stopped(checkpoints, rows, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_race_that_went_beyond_its_grid_can_be_given_again(checkpoints, rows, tmp_path):
+def test_a_race_that_went_beyond_its_grid_can_be_given_again(
+    checkpoints, rows, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tuning, "floor_of", lambda _: -np.inf)  # whatever was learned
     make = maker(checkpoints["bert"], rows)
     space = {RATE: [1e-5, 1e-4]}  # the greater one wins, or the lesser: both are edges
-    found = tune(make, [], space, 12, tmp_path / "race", QUIET)
+    found = tune(make, [], space, None, tmp_path / "race", QUIET)
     assert len(found.candidates) > 2
-    again = tune(make, [], space, 12, tmp_path / "race", QUIET)
+    again = tune(make, [], space, None, tmp_path / "race", QUIET)
     assert [one.as_dict() for one in again.candidates] == [
         one.as_dict() for one in found.candidates
     ]

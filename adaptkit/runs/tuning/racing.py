@@ -25,7 +25,6 @@ ETA = 3
 MOST_RUNGS = 3
 LEAST = 4  # updates of the first rung
 FAILED = "failed:"
-Affordable = Callable[["Candidate", int], bool]  # may it train up to this update?
 Score = tuple[float, float]  # so that more is better: the score, minus the loss
 
 
@@ -74,6 +73,17 @@ class Candidate:
         }
         failed = plain["dropped"].startswith(FAILED)  # what is amiss may have been mended
         return cls(plain["values"], scores, "" if failed else plain["dropped"], larger)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What candidates run over, and by what they are judged."""
+
+    rungs: Sequence[int]
+    advance: Callable[[Candidate, int], Score]  # trains one up to an update, and scores it
+    note: Callable[[str], None]  # says what happened, and saves it
+    floor: float = -math.inf
+    affordable: Callable[[Candidate, int], bool] = lambda *_: True  # a newcomer, up to an update
 
 
 def number_of(value: float | None) -> float:
@@ -154,14 +164,8 @@ def length_for(budget: int, candidates: int, most: bool = False) -> int:
     )
 
 
-def race(
-    candidates: Sequence[Candidate],
-    rungs: Sequence[int],
-    advance: Callable[[Candidate, int], Score],
-    note: Callable[[str], None],
-    floor: float = -math.inf,
-) -> Candidate:
-    """Return the winner. `advance` trains a candidate up to an update and scores it.
+def race(candidates: Sequence[Candidate], course: Course) -> Candidate:
+    """Return the winner.
 
     What was scored before is not trained again, so that a race that was stopped goes on. A
     candidate that fails is dropped; if the machine fails, the race ends and can go on later.
@@ -169,11 +173,12 @@ def race(
     Raises:
         AdaptError: every candidate failed.
     """
+    rungs, note, floor = course.rungs, course.note, course.floor
     ranked: list[Candidate] = []
     for place, rung in enumerate(rungs):
         for one in candidates:
             if not one.dropped:
-                step(one, rung, advance, note, floor)
+                step(one, rung, course)
         # A race that goes on ranks all that came here, those that it had dropped here before too.
         ranked = sorted((one for one in candidates if rung in one.scores),
                         key=lambda one: merit(one.scores[rung], floor), reverse=True)  # fmt: skip
@@ -196,46 +201,33 @@ def race(
     return ranked[0]
 
 
-def step(
-    one: Candidate,
-    rung: int,
-    advance: Callable[[Candidate, int], Score],
-    note: Callable[[str], None],
-    floor: float,
-) -> None:
+def step(one: Candidate, rung: int, course: Course) -> None:
     """Train one candidate up to a rung, unless it is there; one that fails is dropped."""
     if rung in one.scores:
         return
     try:
-        one.scores[rung] = advance(one, rung)
-        note(f"{one.name}: {one.score_after(rung, floor)} after {rung} updates")
+        one.scores[rung] = course.advance(one, rung)
+        course.note(f"{one.name}: {one.score_after(rung, course.floor)} after {rung} updates")
     except MachineError:
         raise
     except AdaptError as error:
         one.dropped = f"{FAILED} {error}"
-        note(f"{one.name}: dropped, {one.dropped}")
+        course.note(f"{one.name}: dropped, {one.dropped}")
 
 
-def challenge(
-    one: Candidate,
-    winner: Candidate,
-    rungs: Sequence[int],
-    advance: Callable[[Candidate, int], Score],
-    note: Callable[[str], None],
-    floor: float = -math.inf,
-    affordable: Affordable = lambda *_: True,
-) -> Candidate:
+def challenge(one: Candidate, winner: Candidate, course: Course) -> Candidate:
     """Let a newcomer run until it is not ahead of the winner at a rung; return the better.
 
     A tie is the winner's. The first of three rungs decides only if one of them has learned
     something.
     """
+    rungs, note, floor = course.rungs, course.note, course.floor
     for place, rung in enumerate(rungs):
-        if not one.dropped and not affordable(one, rung):
+        if not one.dropped and not course.affordable(one, rung):
             one.dropped = f"the budget ends before update {rung}"
             note(f"{one.name}: dropped, {one.dropped}. To try it, name it with --search")
         if not one.dropped:
-            step(one, rung, advance, note, floor)
+            step(one, rung, course)
         if one.dropped:
             return winner
         both = (one.scores[rung], winner.scores[rung])

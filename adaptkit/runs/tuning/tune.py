@@ -25,8 +25,8 @@ from adaptkit.runs.record import RunResult
 from adaptkit.runs.run import Interface, run
 from adaptkit.runs.tuning.race_state import State
 from adaptkit.runs.tuning.racing import (
-    Affordable,
     Candidate,
+    Course,
     Score,
     challenge,
     cost_of,
@@ -157,8 +157,8 @@ def raced(
         return budget is None or others + rung <= budget
 
     first = len(state.candidates)
-    winner = race(candidates[:first], rungs, advance, note, floor)
-    winner = widened(candidates, first, winner, rungs, advance, note, floor, affordable)
+    course = Course(rungs, advance, note, floor, affordable)
+    winner = widened(candidates, first, race(candidates[:first], course), course)
     for one in candidates:
         if one is not winner:
             shutil.rmtree(place_of(folder, one) / CHECKPOINTS, ignore_errors=True)
@@ -176,20 +176,13 @@ def overrides_of(one: Candidate) -> list[str]:
 
 
 def widened(
-    candidates: list[Candidate],
-    first: int,
-    winner: Candidate,
-    rungs: Sequence[int],
-    advance: Callable[[Candidate, int], Score],
-    note: Callable[[str], None],
-    floor: float = -math.inf,
-    affordable: Affordable = lambda *_: True,
+    candidates: list[Candidate], first: int, winner: Candidate, course: Course
 ) -> Candidate:
     """Go beyond the grid while the winner, which has learned something, stands at its edge.
 
     first: how many candidates are of the grid itself.
     """
-    if winner.scores[rungs[-1]][0] <= floor:
+    if winner.scores[course.rungs[-1]][0] <= course.floor:
         return winner
     rates = sorted({one.values[RATE] for one in candidates[:first] if RATE in one.values})
     for _ in range(WIDENED):
@@ -204,12 +197,13 @@ def widened(
         if newcomer not in candidates:  # else the race was stopped and goes on
             candidates.append(newcomer)
         rates = sorted((*rates, beyond))
-        note(f"{winner.name} is at the edge of the grid: {RATE}={beyond:g} is tried as well")
-        better = challenge(newcomer, winner, rungs, advance, note, floor, affordable)
+        course.note(f"{winner.name} is at the edge of the grid: {RATE}={beyond:g} is tried as well")
+        better = challenge(newcomer, winner, course)
         if better is winner:
             return winner
         winner = better
-    note(f"{winner.name} is still at the edge of the grid: name rates beyond it with --search")
+    course.note(f"{winner.name} is still at the edge of the grid: name rates beyond it "
+                "with --search")  # fmt: skip
     return winner
 
 
