@@ -21,6 +21,7 @@ from adaptkit.config.compose import compose
 from adaptkit.config.settings import settings as typed
 from adaptkit.errors import AdaptError, ConfigError, MachineError, machine_failures
 from adaptkit.runs import memory
+from adaptkit.runs import run as pipeline
 from adaptkit.runs.directory import read_config
 from adaptkit.training import trackers
 from adaptkit.training.trainer import AdaptTrainer
@@ -47,6 +48,22 @@ def test_a_run_does_not_take_the_memory_of_the_one_before(place, tmp_path):
     result, _ = carry_out(settings(place, tmp_path / "run"))
     assert 10**8 < result["memory"]["peak_rss_bytes"] < reached - 3 * 10**8
     assert memory.own(torch.device("cpu"), memory.restart())["peak_rss_bytes"] > 10**8
+
+
+def test_the_proof_counts_as_well(place, tmp_path, monkeypatch):
+    """Of full fine-tuning it takes more memory than training."""
+    prove = pipeline.verify_saved
+
+    def proof(*arguments: object) -> None:
+        torch.ones(100_000_000)
+        prove(*arguments)
+
+    monkeypatch.setattr(pipeline, "verify_saved", proof)
+    before = memory.own(torch.device("cpu"), memory.restart())["peak_rss_bytes"]
+    result, _ = carry_out(settings(place, tmp_path / "run"))
+    assert result["memory"]["peak_rss_bytes"] > before + 3 * 10**8
+    assert memory.since({"peak_rss_bytes": None, "measured_bytes": 3}) == {
+        "peak_rss_bytes": None, "measured_bytes": 3}  # fmt: skip
 
 
 def test_a_peak_that_may_be_another_runs_is_not_known(monkeypatch):

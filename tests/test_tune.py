@@ -261,7 +261,7 @@ def test_a_whole_race_stays_within_its_budget(checkpoints, rows, tmp_path, monke
     make, said = maker(checkpoints["bert"], rows), []
     quiet = Interface(said.append, lambda _: ())
     found = tune(make, [], {RATE: [1e-5, 1e-4]}, 13, tmp_path / "race", quiet)
-    assert found.updates == 12
+    assert (found.updates, found.tried, found.grid) == (12, 2, 12)
     assert found.winner.values[RATE] in (1e-5, 1e-4)
     assert any("the budget ends before update 6" in line for line in said)
 

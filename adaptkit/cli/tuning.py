@@ -127,7 +127,7 @@ def line_about(found: Tuned) -> str:
     """Say what won, and what the race took."""
     return (
         f"{found.winner.name}: {found.score} on held-out training rows, best of "
-        f"{len(found.candidates)}; {found.updates} updates instead of {found.grid}"
+        f"{found.tried}; {found.updates} updates instead of {found.grid}"
     )
 
 

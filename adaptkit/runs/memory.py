@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -47,7 +48,7 @@ def restart() -> int | None:
         RESET.write_text("5", encoding="ascii")
         high_water()
     except (OSError, StopIteration):
-        return peak(torch.device("cpu"))["peak_rss_bytes"]
+        return high()
     return None
 
 
@@ -59,6 +60,12 @@ def own(device: torch.device, earlier: int | None) -> dict[str, int | None]:
     return found
 
 
+def since(memory: Mapping[str, int | None]) -> dict[str, int | None]:
+    """Return the entries about memory with the process's peak as it is by now, if it was known."""
+    known = memory["peak_rss_bytes"] is not None
+    return {**memory, **({"peak_rss_bytes": high()} if known else {})}
+
+
 def reset_peak(device: torch.device) -> None:
     """Start counting device memory again."""
     if device.type == "cuda":
@@ -67,16 +74,20 @@ def reset_peak(device: torch.device) -> None:
 
 def peak(device: torch.device) -> dict[str, int | None]:
     """Return the highest memory use so far, of the process and of the device."""
-    rss = None
-    with suppress(OSError, StopIteration):
-        rss = high_water()
-    if rss is None and sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"peak_rss_bytes": rss, "peak_device_bytes": on_device}
+    return {"peak_rss_bytes": high(), "peak_device_bytes": on_device}
+
+
+def high() -> int | None:
+    """Return the highest memory use of the process so far, where the system tells."""
+    with suppress(OSError, StopIteration):
+        return high_water()
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def high_water() -> int:
@@ -89,7 +100,7 @@ def resident() -> int | None:
     """Return the bytes that the process holds in memory now, where the system tells."""
     status = Path("/proc/self/statm")
     if not status.is_file():
-        return peak(torch.device("cpu"))["peak_rss_bytes"]
+        return high()
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -36,7 +36,7 @@ from adaptkit.runs.from_run import lineage
 from adaptkit.runs.frozen import kept, solved, with_features
 from adaptkit.runs.identity import check_same, made_of, note
 from adaptkit.runs.lengths import lengths_of, lines_about
-from adaptkit.runs.memory import measured, reset_peak, resident, restart
+from adaptkit.runs.memory import measured, reset_peak, resident, restart, since
 from adaptkit.runs.plan import Plan, plan
 from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import count_examples, feed_of, plain_model, prepare, scorer_of
@@ -168,10 +168,10 @@ def complete(
     clock = time.monotonic()
     trained = train_in_memory(settings, splits, costs, examples, interface)
     gc.collect()
-    facts = trained.facts
+    facts, before = trained.facts, trained.facts["time"].pop("before_seconds")
     if is_main_process():
         verify_saved(settings, splits, trained.proof, facts["rows_per_pass"]["scoring"])
-    before = facts["time"].pop("before_seconds")
+    facts["memory"] = since(facts["memory"])  # the proof may have taken more than training
     facts["time"]["total_seconds"] = round(time.monotonic() - clock + before, 3)
     judged = scoring_facts(settings, splits, trained.scored, facts.pop("remarks"))
     for remark in judged["remarks"]:

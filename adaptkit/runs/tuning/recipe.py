@@ -19,7 +19,7 @@ def recipe(made: Tuned, words: Sequence[str], base: Settings) -> str:
         "# @package _global_",
         f"# Chosen by adaptkit tune {' '.join(words)}",
         f"# on {datetime.now(timezone.utc).date()}, by {base.task.headline} on held-out training "
-        f"rows: {len(made.candidates)} candidates, {made.updates} updates",
+        f"rows: {made.tried} candidates, {made.updates} updates",
     ]
     for one in made.candidates:
         update = one.updates

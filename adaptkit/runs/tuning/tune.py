@@ -78,9 +78,14 @@ class Tuned:
                 "chance: the choice says little")  # fmt: skip
 
     @property
+    def tried(self) -> int:
+        """Return how many candidates were scored."""
+        return sum(bool(one.scores) for one in self.candidates)
+
+    @property
     def grid(self) -> int:
-        """Return the updates that all candidates in full would have taken."""
-        return len(self.candidates) * self.rungs[-1]
+        """Return the updates that they would have taken in full."""
+        return self.tried * self.rungs[-1]
 
 
 def around(rate: float) -> list[float]:
