@@ -190,7 +190,7 @@ def race(candidates: Sequence[Candidate], course: Course) -> Candidate:
             kept = kept_of(len(ranked), last)
             if not last and not telling([one.scores[rung] for one in ranked], floor, kept):
                 note(f"fewer than {kept} of {len(ranked)} candidates are above "
-                     f"{ranked[0].plain(floor)}, the trivial answer and chance, after {rung} "
+                     f"{ranked[0].plain(floor)} (the trivial answer plus chance) after {rung} "
                      "updates: all go on")  # fmt: skip
                 continue
             new = [(n, one) for n, one in enumerate(ranked, 1) if n > kept and not one.dropped]

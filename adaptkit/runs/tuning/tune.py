@@ -74,8 +74,8 @@ class Tuned:
         """Return the sentence that nothing was learned; empty: something was."""
         if self.floor == -math.inf or self.winner.scores[self.rungs[-1]][0] > self.floor:
             return ""
-        return (f"no candidate is above {self.winner.plain(self.floor)}, the trivial answer and "
-                "chance: the choice says little")  # fmt: skip
+        return (f"no candidate is above {self.winner.plain(self.floor)} (the trivial answer plus "
+                "chance), so the choice says little")  # fmt: skip
 
     @property
     def tried(self) -> int:
