@@ -321,9 +321,13 @@ def test_memory_of_what_learns() -> None:
     assert lora.memory.weights == 4 * (total + 294_912)
     assert (lora.memory.gradients, lora.memory.optimizer) == (4 * learnt, 8 * learnt)
     assert 0 < lora.memory.activations < full.memory.activations
-    half = plan.plan(composed("task=sst2", "model=bert-base", "method=lora"), "bf16")
+    words = ("task=sst2", "model=bert-base", "method=lora", "trainer.device=cpu")
+    half = plan.plan(composed(*words, "trainer.fast=false"), "bf16")
     assert half.memory.weights < 0.6 * lora.memory.weights
     assert half.memory.activations < lora.memory.activations
+    maps = 12 * (4 * 768 * 768 + 2 * 768 * 3072)  # attention's four and the two of the block
+    laid_out = plan.plan(composed(*words), "bf16").memory.weights - half.memory.weights
+    assert laid_out >= 2 * maps  # of 2 bytes each, beside the weights
 
 
 def real_activations(settings: Settings, tokens: int) -> int:

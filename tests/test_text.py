@@ -238,6 +238,7 @@ def test_a_batch_gives_the_texts_of_each_row_alone(family, method, checkpoints):
     """Greedily and with beams, after training; the decoder's cache is on."""
     made_settings, made = prepared(checkpoints[family], TASK, f"method={method}", *METHODS[method])
     trained(made)
+    different = 0
     for beams in (1, 3):
         task = replace(TASK, num_beams=beams, min_new_tokens=3)
         run_settings = replace(made_settings, task=task)
@@ -248,7 +249,8 @@ def test_a_batch_gives_the_texts_of_each_row_alone(family, method, checkpoints):
         mixed = feed_of(run_settings, scorer.prepared, ROWS.select([3, 0, 5, 1, 4, 2]))
         again = replace(scorer, rows=replace(scorer.rows, scoring=4)).answers(mixed)
         assert together == alone == [again[i] for i in (1, 3, 5, 0, 4, 2)]
-        assert len(set(together)) > 1
+        different = max(different, len(set(together)))
+    assert different > 1
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5", "llama"])
