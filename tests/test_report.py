@@ -232,6 +232,23 @@ def test_a_rate_chosen_for_each_setting_is_not_in_the_name():
     assert telling(flat[:1]) == []
 
 
+def test_every_row_shows_its_rates(tmp_path):
+    """The rate of a task, those of several tasks from the least on, none where none was used."""
+    rates = [("lora", "sst2", 5e-3), ("lora", "mrpc", 0.000158), ("full", "sst2", 2e-5),
+             ("probe", "sst2", None)]  # fmt: skip
+    for method, task, rate in rates:
+        for seed in range(2):
+            write_run(tmp_path / method / task / str(seed), seed, method=method, task=task,
+                      settings={"optimizer.lr": rate})  # fmt: skip
+    table = table_of(collect([tmp_path]))
+    head, *body = text.grid(table)
+    shown = {line[0]: line[head.index("rate")] for line in body}
+    assert shown == {"lora": "0.000158 to 0.005", "full": "2e-05", "probe": "",
+                     "(majority class)": ""}  # fmt: skip
+    entries = {(one["row"], one["task"]): one["optimizer.lr"] for one in text.entries(table)}
+    assert entries == {(method, task): rate for method, task, rate in rates}
+
+
 def test_failed_runs_are_counted_apart(tmp_path):
     for seed in range(3):
         write_run(tmp_path / f"ok{seed}", seed, right=0.9)

@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 
 from adaptkit.reports.comparison.names import named
-from adaptkit.reports.comparison.runs import (
-    Column,
-    Found,
-    Run,
-    column_of,
-    settings_of,
-)
+from adaptkit.reports.comparison.runs import Column, Found, Run, column_of, settings_of
 from adaptkit.reports.comparison.statistics import (
     LEVEL,
     Array,
@@ -35,6 +29,7 @@ COSTS = {  # heading -> (entry of the record, divisor)
     "seconds": (("time", "train_seconds"), 1),
     "peak MB": (("memory", "peak_rss_bytes"), 1e6),
 }
+RATE = "optimizer.lr"
 MOST_ROWS = 50_000  # that are redrawn: of more the rows add next to nothing to an interval
 
 
@@ -76,6 +71,12 @@ class Cell:
         deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
         return {"deviation": deviation, "median": statistics.median(values), "min": min(values),
                 "max": max(values)}  # fmt: skip
+
+    @property
+    def rate(self) -> float | None:
+        """Return the learning rate of all runs; None: they have several, or none at all."""
+        rates = {settings_of(run).get(RATE) for run in self.runs}
+        return number_at(rates.pop(), ()) if len(rates) == 1 else None
 
     def agreement(self) -> float | None:
         """Return the share of rows with the same answer, a mean over all pairs of seeds."""

@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from adaptkit.reports.comparison.table import COSTS, Cell, Column, Pair, Table
+from adaptkit.reports.comparison.table import COSTS, RATE, Cell, Column, Pair, Table
 from adaptkit.storage.files import to_json
 
 FIELDS = ("row", "task", "version", "metric", "split", "source", "mean", "low", "high", "deviation",
           "median", "min", "max", "seeds", "collapsed", "died", "agreement", "baseline",
-          "select_on", "ood_drop", *COSTS, "directories")  # fmt: skip
+          "select_on", "ood_drop", RATE, *COSTS, "directories")  # fmt: skip
 
 
 def shown(cell: Cell | None, digits: int = 3) -> str:
@@ -49,15 +49,16 @@ def trivial(table: Table, column: Column) -> tuple[str, float] | None:
 def grid(table: Table) -> list[list[str]]:
     """Return headings and rows: scores, then costs; the trivial answers come last."""
     columns, costs = table.columns, [name for name in COSTS if known(table, name)]
-    lines = [["method", *(table.title(column) for column in columns), *costs]]
+    rates = any(cell.rate is not None for cell in table.cells.values())
+    lines = [["method", *(table.title(column) for column in columns), *["rate"] * rates, *costs]]
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in columns]
-        lines.append([row, *(shown(cell) for cell in cells),
+        lines.append([row, *(shown(cell) for cell in cells), *[rate_of(cells)] * rates,
                       *(amount(cells, name) for name in costs)])  # fmt: skip
     base = [trivial(table, column) for column in columns]
     names = " / ".join(dict.fromkeys(one[0] for one in base if one))
     last = [f"{one[1]:.3f}" if one else "" for one in base]
-    return [*lines, [f"({names or 'trivial'})", *last, *("" for _ in costs)]]
+    return [*lines, [f"({names or 'trivial'})", *last, *[""] * (rates + len(costs))]]
 
 
 def known(table: Table, cost: str) -> bool:
@@ -67,11 +68,21 @@ def known(table: Table, cost: str) -> bool:
 
 def amount(cells: Iterable[Cell | None], cost: str) -> str:
     """Return a cost of a row: that of its columns, from the least to the greatest."""
-    values = [v for cell in cells if cell is not None and (v := cell.cost(cost)) is not None]
+    found = (cell.cost(cost) for cell in cells if cell is not None)
+    return least_to_greatest(found, lambda v: f"{v:,.0f}" if v >= 10 else f"{v:.2g}")
+
+
+def rate_of(cells: Iterable[Cell | None]) -> str:
+    """Return the learning rate of a row: that of its columns, from the least to the greatest."""
+    return least_to_greatest((cell.rate for cell in cells if cell is not None), "{:.3g}".format)
+
+
+def least_to_greatest(found: Iterable[float | None], form: Callable[[float], str]) -> str:
+    """Return the one value, or the least and the greatest; nothing if there is none."""
+    values = [value for value in found if value is not None]
     if not values:
         return ""
-    low, high = (f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-                 for value in (min(values), max(values)))  # fmt: skip
+    low, high = form(min(values)), form(max(values))
     return low if low == high else f"{low} to {high}"
 
 
@@ -138,7 +149,7 @@ def entries(table: Table) -> list[dict[str, Any]]:
             **cell.spread, "seeds": len(cell.scores), "collapsed": cell.collapsed,
             "died": cell.died, "agreement": cell.agreement(), "baseline": base and base[1],
             "select_on": cell.select_on,
-            "ood_drop": drop(cell), **{name: cell.cost(name) for name in COSTS},
+            "ood_drop": drop(cell), RATE: cell.rate, **{name: cell.cost(name) for name in COSTS},
             "directories": [str(run.directory) for run in cell.runs],
         })  # fmt: skip
     return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in one.items()}
