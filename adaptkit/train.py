@@ -46,6 +46,15 @@ class Outcome:
     error: str
     directory: str = ""
 
+    def check_interrupted(self) -> None:
+        """Raise the interruption that the job ended by.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted.
+        """
+        if self.status > 128:
+            raise Interrupted(self.status - 128)
+
 
 @dataclass
 class Sweep:
@@ -99,8 +108,7 @@ class Sweep:
             KeyboardInterrupt: it was interrupted.
         """
         self.outcomes.append(outcome)
-        if outcome.status > 128:
-            raise Interrupted(outcome.status - 128)
+        outcome.check_interrupted()
 
     @property
     def started_at(self) -> str:
@@ -187,8 +195,8 @@ def finished(job: Settings) -> RunResult | None:
     return (done := done_before(job, console.say)) and protocol.completed(job, done)
 
 
-def train(job: Settings) -> RunResult:
-    """Load the libraries and carry out one run.
+def train(job: Settings, quiet: bool = False) -> RunResult:
+    """Load the libraries and carry out one run; `quiet`: show its progress alone.
 
     Raises:
         AdaptError: a problem that the user can fix.
@@ -196,6 +204,8 @@ def train(job: Settings) -> RunResult:
     with console.working() as interface:
         from adaptkit.runs.run import run as carry_out_run
 
+        if quiet:
+            interface = replace(interface, say=lambda _: None)
         result = carry_out_run(job, interface)
     return protocol.completed(job, result)
 
@@ -256,31 +266,30 @@ def carry_out(plain: dict[str, Any], start: Callable[[Settings], Outcome]) -> Ou
         return Outcome(name, 1, None, message, str(directory))
 
 
-def here(job: Settings) -> Outcome:
+def here(job: Settings, quiet: bool = False) -> Outcome:
     """Run one job in this process."""
-    result = train(job)
+    result = train(job, quiet)
     console.result(result, job.output_dir)
     return Outcome(console.short(str(job.output_dir)), 0, result, "", str(job.output_dir))
 
 
-def in_child(job: Settings) -> Outcome:
-    """Run one job of a sweep in a process of its own."""
-    return apart(job.typed, children.Children())
+def in_child(job: Settings, quiet: bool = False) -> Outcome:
+    """Run one job of several in a process of its own."""
+    return apart(job.typed, children.Children(), quiet=quiet)
 
 
-def apart(plain: dict[str, Any], siblings: children.Children, later: bool = False) -> Outcome:
+def apart(
+    plain: dict[str, Any], siblings: children.Children, later: bool = False, quiet: bool = False
+) -> Outcome:
     """Carry out one job in a process of its own; `later`: show what it said when it is done."""
     try:
-        return children.work_in_child(_carry_out_here, plain, siblings, later)
+        work = partial(carry_out, start=partial(here, quiet=quiet))
+        return children.work_in_child(work, plain, siblings, later)
     except EOFError as end:
         name = console.short(plain["output_dir"])
         message = f"the process died ({end}): killed, or out of memory"
         console.error(f"{name}: {message}")
         return Outcome(name, 1, None, message, plain["output_dir"])
-
-
-def _carry_out_here(plain: dict[str, Any]) -> Outcome:
-    return carry_out(plain, here)
 
 
 if __name__ == "__main__":  # python -m adaptkit.train method=lora task=sst2

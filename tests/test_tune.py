@@ -14,7 +14,8 @@ from commandline import call, tiny
 from runs import Killed, carry_out, configure, sentiment
 from safetensors.torch import load_file
 
-from adaptkit.cli.tuning import grid_of, space_of
+from adaptkit.cli.comparing import Race, grid_of
+from adaptkit.cli.tuning import space_of
 from adaptkit.config.compose import compose, load_plain
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
@@ -34,6 +35,7 @@ from adaptkit.runs.tuning.racing import (
 from adaptkit.runs.tuning.tune import RATE, around, scored, tune, values_of
 from adaptkit.runs.verify import verify
 from adaptkit.tasks.task import LABEL
+from adaptkit.terminal import children
 
 QUIET = Interface(lambda _: None, lambda _: ())
 
@@ -587,9 +589,8 @@ def test_the_commands(words, tmp_path):
     assert answer.status == 0
     assert "on held-out training rows, best of" in answer.out
     assert (tmp_path / "race" / "recipe.yaml").read_text().startswith("# @package _global_")
-    compared = [*words, "method=bitfit,layernorm", *SEARCH, "--seeds", "2",
-                "--out", str(tmp_path / "both"), "trainer.max_steps=null"]  # fmt: skip
-    answer = call("compare", *compared[:-1], "trainer.epochs=1")
+    answer = call("compare", *words, "method=bitfit,layernorm", "trainer.epochs=1", *SEARCH,
+                  "--seeds", "2", "--out", str(tmp_path / "both"))  # fmt: skip
     assert answer.status == 0
     assert "bitfit and layernorm" in answer.out or "is better than" in answer.out
     table = json.loads((tmp_path / "both" / "report.json").read_text())
@@ -597,6 +598,32 @@ def test_the_commands(words, tmp_path):
     for row in table["cells"]:
         assert all(Path(d).name in ("seed1", "seed2") for d in row["directories"])
     assert "ON SAMPLE DATA" not in answer.out
+
+
+def test_a_race_or_a_run_that_dies_ends_no_other(words, tmp_path, monkeypatch):
+    """A race of one method and a run of another die; the same command then does what is left."""
+    work = children.work_in_child
+
+    def dying(one: Any, argument: Any, *rest: Any) -> Any:
+        words = argument.words if isinstance(argument, Race) else [argument["output_dir"]]
+        if words[0] == "method=bitfit" or words[0].endswith("layernorm/seed1"):
+            raise EOFError("exit code -9")
+        return work(one, argument, *rest)
+
+    compared = [*words, "method=bitfit,layernorm", "trainer.epochs=1", *SEARCH, "--seeds", "2",
+                "--out", str(tmp_path)]  # fmt: skip
+    monkeypatch.setattr(children, "work_in_child", dying)
+    answer = call("compare", *compared)
+    assert answer.status == 1
+    assert "sst2/bitfit: the process of the race died (exit code -9)" in answer.err
+    assert "sst2/layernorm seed 1: the process died (exit code -9)" in answer.err
+    assert not (tmp_path / "sst2" / "bitfit").exists()
+    before = (tmp_path / "sst2" / "layernorm" / "seed2" / "result.json").read_bytes()
+    monkeypatch.undo()
+    assert call("compare", *compared).status == 0
+    table = json.loads((tmp_path / "report.json").read_text())
+    assert {one["row"]: one["seeds"] for one in table["cells"]} == {"bitfit": 2, "layernorm": 2}
+    assert (tmp_path / "sst2" / "layernorm" / "seed2" / "result.json").read_bytes() == before
 
 
 @pytest.mark.slow

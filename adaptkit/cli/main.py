@@ -79,6 +79,7 @@ def dispatch(arguments: list[str]) -> int:
     if command in COMMANDS:
         from adaptkit.cli import (
             commands,
+            comparing,
             diagnosing,
             listing,
             predicting,
@@ -88,7 +89,7 @@ def dispatch(arguments: list[str]) -> int:
         )
 
         rooms = {"data": diagnosing, "doctor": diagnosing, "list": listing, "predict": predicting,
-                 "report": reporting, "tune": tuning, "compare": tuning,
+                 "report": reporting, "tune": tuning, "compare": comparing,
                  "reproduce": reproducing}  # fmt: skip
         return getattr(rooms.get(command, commands), f"{command}_")(rest)
     from adaptkit.errors import ConfigError, did_you_mean

@@ -21,7 +21,7 @@ from adaptkit.reports.published import Figure, figures, no_start, obstacles, oth
 from adaptkit.runs.directory import IRRELEVANT, flat
 from adaptkit.runs.record import RunResult
 from adaptkit.terminal import console
-from adaptkit.train import checked, finished, train
+from adaptkit.train import carry_out, checked, finished, here, in_child
 
 FAILED, OUTSIDE = 1, 3  # exit statuses: a run failed; ours is not within the tolerance
 TAKEN = ("seed", "output_dir", "experiment")  # words that the command sets itself
@@ -158,18 +158,17 @@ def carried_out(
             f"{name} cannot be run here: {str(error).rstrip('.')}. Without these checks: adaptkit "
             f"train experiment=paper/{name}"
         ) from error
-    outcomes = []
+    found: list[Outcome] = []
     for job in jobs:
-        try:
-            result = done[job.seed] or train(job)
-        except MachineError:
-            raise
-        except AdaptError as error:
-            console.error(f"seed {job.seed}: {error}")
-            continue
-        console.result(result, job.output_dir)
-        outcomes.append((result, job.output_dir))
-    return outcomes
+        if result := done[job.seed]:
+            console.result(result, job.output_dir)
+        else:
+            outcome = carry_out(job.typed, in_child if len(waiting) > 1 else here)
+            outcome.check_interrupted()
+            result = outcome.result
+        if result:
+            found.append((result, job.output_dir))
+    return found
 
 
 def check_reach(jobs: Sequence[Settings], figure: Figure | None, hours: float) -> None:

@@ -1,4 +1,4 @@
-"""tune and compare: settings chosen on held-out training rows. No torch until words are checked."""
+"""tune: settings chosen on held-out training rows. No torch until words are checked."""
 
 from __future__ import annotations
 
@@ -129,65 +129,3 @@ def line_about(found: Tuned) -> str:
         f"{found.winner.name}: {found.score} on held-out training rows, best of "
         f"{found.tried}; {found.updates} updates instead of {found.grid}"
     )
-
-
-def compare_(arguments: list[str]) -> int:
-    """`adaptkit compare method=M1,M2 task=T1,T2 [OVERRIDES] [--seeds N] [--budget N]`."""
-    parser = command(
-        "compare",
-        "Tune every method in the same way, repeat the winners with fresh seeds, and report.",
-    )
-    add_options(parser)
-    parser.add_argument("--seeds", type=number, default=5, metavar="N", help="runs of each winner")
-    parser.add_argument("--out", type=Path, default=Path("outputs", "compare"),
-                        help="default: outputs/compare")  # fmt: skip
-    parser.add_argument("--control", action="store_true",
-                        help="a row with random weights for every method")  # fmt: skip
-    args = parser.parse_intermixed_args(arguments)
-    check_words(args.overrides)
-    cells = grid_of(args.overrides, args.control)
-    space = space_of(args.search)
-    if any(word.startswith(("data.eval_rows=", "+data.eval_rows=")) for word in args.overrides):
-        raise ConfigError("data.eval_rows: draws other rows for every seed, whose scores could not "
-                          "be compared. Leave it out.")  # fmt: skip
-    # every mistake is found before the first run
-    say_sample([checked(sized([*words, "output_dir=unused"])) for words, _ in cells])
-    with console.working() as interface:
-        from adaptkit.runs.tuning.compare import Plan, compare
-
-        failed = compare(made, Plan(cells, space, args.budget, args.seeds, args.out), interface)
-    from adaptkit.cli.reporting import report_
-
-    for line in failed:
-        console.say(f"WARNING: {line}")
-    files = [f"--out={args.out / name}" for name in ("report.html", "report.md", "report.json")]
-    return max(report_([str(args.out), *files]), int(bool(failed)))
-
-
-def grid_of(overrides: Sequence[str], control: bool) -> list[tuple[list[str], Path]]:
-    """Return the words and the folder of every method on every task.
-
-    Raises:
-        ConfigError: there are not several methods, or another word has several values.
-    """
-    lists: dict[str, list[str]] = {"method": [], "task": []}
-    rest = []
-    for word in overrides:
-        key, _, value = word.partition("=")
-        values = [one for one in value.strip("[]").split(",") if one]
-        if key in lists:
-            lists[key] = values
-        else:
-            rest.append(word)
-    if not lists["method"] or len(set(lists["method"])) < len(lists["method"]):
-        raise ConfigError("method: name several, each once, as in method=lora,bitfit,full.")
-    cells = []
-    for task in lists["task"] or ["sst2"]:
-        for method in lists["method"]:
-            words = [f"method={method}", f"task={task}", *rest]
-            cells.append((words, Path(task, method)))
-            if control:
-                cells.append(
-                    ([*words, "model.random_weights=true"], Path(task, f"{method}-random"))
-                )
-    return cells

@@ -1,0 +1,154 @@
+"""compare: the same race for every method, fresh seeds for its winner, one report. No torch.
+
+The race chooses on training rows that are held out, with the seed of the settings. The repetitions
+train on all training rows with the seeds that follow it, and make no choice among their epochs.
+They alone are scored on the validation rows. Every race and every repetition is a process of its
+own: none can end the others, and the memory of each is its own.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from adaptkit.cli.parser import command
+from adaptkit.cli.reporting import report_
+from adaptkit.cli.tuning import add_options, check_words, made, number, say_sample, space_of
+from adaptkit.errors import AdaptError, ConfigError, Interrupted
+from adaptkit.terminal import children, console
+from adaptkit.terminal.budget import sized
+from adaptkit.train import carry_out, checked, in_child
+
+RACE = "race"
+Cell = tuple[list[str], Path]  # words and folder of a method on a task
+
+
+@dataclass(frozen=True)
+class Race:
+    """What a race is to choose."""
+
+    words: Sequence[str]
+    space: Mapping[str, Sequence[Any]]
+    budget: int | None  # updates
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Raced:
+    """How a race ended."""
+
+    status: int
+    error: str = ""
+    chosen: Sequence[str] = ()  # overrides
+    updates: tuple[int, int] = (0, 0)  # of the race, and of all its candidates in full
+
+
+def compare_(arguments: list[str]) -> int:
+    """`adaptkit compare method=M1,M2 task=T1,T2 [OVERRIDES] [--seeds N] [--budget N]`."""
+    parser = command(
+        "compare",
+        "Tune every method in the same way, repeat the winners with fresh seeds, and report.",
+    )
+    add_options(parser)
+    parser.add_argument("--seeds", type=number, default=5, metavar="N", help="runs of each winner")
+    parser.add_argument("--out", type=Path, default=Path("outputs", "compare"),
+                        help="default: outputs/compare")  # fmt: skip
+    parser.add_argument("--control", action="store_true",
+                        help="a row with random weights for every method")  # fmt: skip
+    args = parser.parse_intermixed_args(arguments)
+    check_words(args.overrides)
+    cells = grid_of(args.overrides, args.control)
+    space = space_of(args.search)
+    if any(word.startswith(("data.eval_rows=", "+data.eval_rows=")) for word in args.overrides):
+        raise ConfigError("data.eval_rows: draws other rows for every seed, whose scores could not "
+                          "be compared. Leave it out.")  # fmt: skip
+    # every mistake is found before the first run
+    say_sample([checked(sized([*words, "output_dir=unused"])) for words, _ in cells])
+    failed = []
+    for place, (words, folder) in enumerate(cells, 1):
+        console.say(f"{place} of {len(cells)}: {folder}")
+        race = Race(words, space, args.budget, args.out / folder / RACE)
+        failed += [f"{folder}{line}" for line in compared(race, args.seeds)]
+    for line in failed:
+        console.say(f"WARNING: {line}")
+    files = [f"--out={args.out / name}" for name in ("report.html", "report.md", "report.json")]
+    return max(report_([str(args.out), *files]), int(bool(failed)))
+
+
+def compared(race: Race, seeds: int) -> list[str]:
+    """Carry out a race and the repetitions of its winner, or the rest of them; return what failed.
+
+    Raises:
+        KeyboardInterrupt: they were interrupted.
+    """
+    try:
+        found = children.work_in_child(raced, race, children.Children())
+    except EOFError as end:
+        found = Raced(1, f"the process of the race died ({end}): killed, or out of memory")
+    if found.status > 128:
+        raise Interrupted(found.status - 128)
+    if found.status:
+        return [f": {found.error}"]
+    updates, whole = found.updates
+    folder = race.folder.parent
+    console.say(f"{folder}: {' '.join(found.chosen)} ({updates} of {whole} updates)")
+    first = made(race.words, folder).seed + 1  # the race's own is not fresh
+    words = [word for word in race.words if not word.startswith("seed=")]
+    fixed = [*words, *found.chosen, "trainer.keep=last", "trainer.early_stopping_patience=null"]
+    failed = []
+    for seed in range(first, first + seeds):
+        job = made([*fixed, f"seed={seed}"], folder / f"seed{seed}")
+        outcome = carry_out(job.typed, partial(in_child, quiet=True))
+        outcome.check_interrupted()
+        if outcome.status:
+            failed.append(f" seed {seed}: {outcome.error}")
+    return failed
+
+
+def raced(race: Race) -> Raced:
+    """Carry out a race in this process."""
+    try:
+        with console.working() as interface:
+            from adaptkit.runs.tuning.tune import overrides_of, tune
+
+            found = tune(made, race.words, race.space, race.budget, race.folder, interface)
+    except AdaptError as error:
+        return Raced(error.status, str(error))
+    except KeyboardInterrupt as stop:
+        return Raced(stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT)
+    except Exception as error:
+        return Raced(1, console.unexpected(error, race.folder))
+    return Raced(0, "", overrides_of(found.winner), (found.updates, found.grid))
+
+
+def grid_of(overrides: Sequence[str], control: bool) -> list[Cell]:
+    """Return the words and the folder of every method on every task.
+
+    Raises:
+        ConfigError: there are not several methods, or another word has several values.
+    """
+    lists: dict[str, list[str]] = {"method": [], "task": []}
+    rest = []
+    for word in overrides:
+        key, _, value = word.partition("=")
+        values = [one for one in value.strip("[]").split(",") if one]
+        if key in lists:
+            lists[key] = values
+        else:
+            rest.append(word)
+    if not lists["method"] or len(set(lists["method"])) < len(lists["method"]):
+        raise ConfigError("method: name several, each once, as in method=lora,bitfit,full.")
+    cells = []
+    for task in lists["task"] or ["sst2"]:
+        for method in lists["method"]:
+            words = [f"method={method}", f"task={task}", *rest]
+            cells.append((words, Path(task, method)))
+            if control:
+                cells.append(
+                    ([*words, "model.random_weights=true"], Path(task, f"{method}-random"))
+                )
+    return cells
