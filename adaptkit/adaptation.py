@@ -50,9 +50,10 @@ class Batch(NamedTuple):
     targets: dict[str, Any]  # to the loss and to the answers; the model never sees them
     rows: list[int]  # [E] the row of the split from which each example was made
     weight: int  # number of rows, words or tokens of which the loss is a mean; 0: a filler
+    hides: bool | None = None  # do its masks hide any place? None: nobody has looked
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on `device`."""
+        """Return the batch with its tensors on `device`, and look at its masks before."""
         import torch
 
         def moved(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +61,9 @@ class Batch(NamedTuple):
             pinned = device.type == "cuda"  # then no copy is waited for
             return {**values, **{n: t.to(device, non_blocking=pinned) for n, t in tensors.items()}}
 
-        return self._replace(inputs=moved(self.inputs), targets=moved(self.targets))
+        masks = [t for name, t in self.inputs.items() if name.endswith("attention_mask")]
+        hides = any(not bool(mask.all()) for mask in masks) if masks else None
+        return self._replace(inputs=moved(self.inputs), targets=moved(self.targets), hides=hides)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ value of the model without a line of its code being changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +24,8 @@ from adaptkit.models.anatomy import family, matches, reader, sites
 from adaptkit.models.body import base_of, config_of
 
 KINDS = ("encoder", "decoder", "cross")  # of two stacks, in the order of their patterns
-LISTEN = "adaptkit_listen"
+LISTEN, KNOWN = "adaptkit_listen", "adaptkit_sdpa"
+HIDES: ContextVar[bool | None] = ContextVar("HIDES", default=None)
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,39 @@ def route(
     skip_causal_mask: the mask may be left out when it says no more than "causal".
     """
 
-    def mask(*args: Any, **options: Any) -> Tensor | None:
-        return sdpa_mask(*args, **options if skip_causal_mask else options | NEVER_SKIP)
+    def mask(attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+        if not skip_causal_mask:
+            options["allow_is_causal_skip"] = False
+        hides = HIDES.get()
+        if hides:  # it is needed whatever its values are
+            options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        return sdpa_mask(attention_mask=None if hides is False else attention_mask, **options)
 
     AttentionInterface.register(name, function)
     AttentionMaskInterface.register(name, mask)
     cast(PreTrainedModel, model).set_attn_implementation(name)
 
 
-NEVER_SKIP = {"allow_is_causal_skip": False}
+@contextmanager
+def known_masks(hides: bool | None) -> Iterator[None]:
+    """Say of a batch whether any of its masks hides anything; None: that is not known.
+
+    transformers would read the values, and wait for all that a GPU has to do, in every step.
+    """
+    before = HIDES.set(hides)
+    try:
+        yield
+    finally:
+        HIDES.reset(before)
+
+
+def heed_known_masks(model: nn.Module) -> None:
+    """Let torch's attention in `model` heed `known_masks`; what `route` has replaced does already.
+
+    A family that computes attention in its own way reads nothing.
+    """
+    if family(model).attention_function and config_of(model)._attn_implementation == "sdpa":
+        route(model, KNOWN, sdpa_attention_forward, skip_causal_mask=True)
 
 
 @torch.no_grad()

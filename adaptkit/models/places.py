@@ -20,22 +20,23 @@ class Places:
     """Selects among the last states of a model with one stack, while it is told which to keep."""
 
     def __init__(self, model: nn.Module, wanted: bool) -> None:
-        self.mask: Tensor | None = None
+        self.kept: Tensor | None = None
         kind = family(model)  # with padding on the left, places would be moved: see `padding`
         self.able = wanted and not kind.encoder_decoder and kind.padding == "right"
         if self.able:
             reader(model).register_forward_hook(self._select)  # after that of a prompt
 
     @contextlib.contextmanager
-    def only(self, mask: Tensor | None) -> Iterator[None]:
-        """Compute logits where mask [B, T] is true; None: everywhere."""
-        self.mask = mask if self.able else None
+    def only(self, kept: Tensor | None) -> Iterator[None]:
+        """Compute logits in the rows and columns kept [2, N]; None: everywhere."""
+        self.kept = kept if self.able else None
         try:
             yield
         finally:
-            self.mask = None
+            self.kept = None
 
     def _select(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if self.mask is not None:
-            output["last_hidden_state"] = output["last_hidden_state"][self.mask][None]
+        if self.kept is not None:
+            rows, columns = self.kept
+            output["last_hidden_state"] = output["last_hidden_state"][None, rows, columns]
         return output

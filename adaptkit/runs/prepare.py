@@ -19,6 +19,7 @@ from adaptkit.layers.bottom import frozen_bottom
 from adaptkit.methods.chain import apply
 from adaptkit.models import loading
 from adaptkit.models.anatomy import family_of
+from adaptkit.models.attention import heed_known_masks
 from adaptkit.models.compiled import compile_steps
 from adaptkit.models.fast import use_fast_kernels
 from adaptkit.models.recompute import recompute_layers
@@ -147,6 +148,8 @@ def for_stage(
         compile_steps(adaptation.model)
     if stage == "train" and uses_fast_kernels(run, adaptation, device, number_format):
         use_fast_kernels(adaptation.model, reads_first(run, adaptation))
+    elif stage == "train" and not run.trainer.compile:  # which reads no values
+        heed_known_masks(adaptation.model)
     if adaptation.features is not None:  # a rebuilt run reads what its head was trained on
         adaptation.features.rounded = run.trainer.features is not None
     elif stage == "train" and run.trainer.cache_frozen == "layers":

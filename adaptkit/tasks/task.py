@@ -165,7 +165,10 @@ class Form(Protocol):
         ...
 
     def read_at(self, batch: Batch) -> Tensor | None:
-        """Return where the loss reads the logits of a vocabulary, [B, T]; None: everywhere."""
+        """Return where the loss reads the logits of a vocabulary; None: everywhere.
+
+        Rows and columns [2, N], in their order.
+        """
         return None
 
     def compared(self, outputs: Any, batch: Batch) -> Tensor:

@@ -2,8 +2,7 @@
 
 The Trainer brings the loop, devices, distribution, accumulation, mixed precision, trackers and
 resuming. Added here: the form's loss and the penalties, the hooks around the update, parameter
-groups, batches by length, the best weights, and checkpoints that hold what trains instead of the
-whole model. There is no branch on a method's or a task's name.
+groups, batches by length, the best weights, and checkpoints of what trains.
 
 An update minimises the sum of the losses over all its batches, of all accumulation steps and all
 processes, divided by the sum of their counts: however the rows are cut, it is the update of one big
@@ -29,6 +28,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from adaptkit.adaptation import Batch, Step
+from adaptkit.models.attention import known_masks
 from adaptkit.models.places import Places
 from adaptkit.training import checkpoints, state
 from adaptkit.training.arguments import parameter_groups, training_arguments
@@ -82,8 +82,7 @@ class AdaptTrainer(Trainer):
         )
         self.scorer = replace(scorer, step=self._predicted)
         # `compute_loss` divides by the counts of all batches: the Trainer must not divide again.
-        self.loss_is_scaled_for_ga = True
-        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
 
     def _hooks(self) -> Hooks:
         return Hooks(
@@ -149,7 +148,8 @@ class AdaptTrainer(Trainer):
         form, precision = self.prepared.form, self.prepared.precision
 
         def forward(**changes: Tensor) -> Any:
-            with self.places.only(form.read_at(batch)), autocast(precision, self.args.device):
+            read = self.places.only(form.read_at(batch))
+            with read, known_masks(batch.hides), autocast(precision, self.args.device):
                 return model(**{**batch.inputs, **changes})
 
         outputs = forward()

@@ -193,12 +193,12 @@ class ClozeForm(Form):
         return [dict(zip(found, line, strict=True)) for line in lines]
 
     def read_at(self, batch: Batch) -> Tensor:
-        """Return where the slots are, [B + F, T]."""
+        """Return where the slots are: rows and columns [2, (B + F) K]."""
         import torch
 
-        slots, read = batch.targets["slots"], batch.inputs["input_ids"]
-        read = batch.inputs.get("decoder_input_ids", read)
-        return torch.zeros_like(read, dtype=torch.bool).scatter_(1, slots, True)
+        slots = batch.targets["slots"]
+        rows = torch.arange(len(slots), device=slots.device)[:, None].expand_as(slots)
+        return torch.stack((rows, slots)).flatten(1)
 
     def scores(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the classes' scores [B, C] from logits [B + F, T, V], or of the slots alone."""

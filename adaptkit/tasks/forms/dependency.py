@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
-from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs
+from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs, targets_of
 from adaptkit.tasks.forms.words import placed, windows
 from adaptkit.tasks.reading.ids import row_name
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
@@ -90,8 +90,8 @@ class DependencyForm(Form):
         weight = 0
         if "target" in examples[0]:
             heads = [example["target"] or [IGNORED] for example in examples]
-            targets["target"] = padded(heads, IGNORED)
-            weight = int((targets["target"] != IGNORED).sum())
+            targets |= targets_of(heads)
+            weight = targets["kept"].shape[1]
         inputs = padded_inputs(examples, reader.tokenizer)
         return Batch(inputs, targets, [example["row"] for example in examples], weight)
 
@@ -112,14 +112,14 @@ class DependencyForm(Form):
         """Return the summed cross-entropy of the words whose head is read."""
         from torch.nn.functional import cross_entropy
 
-        target = batch.targets["target"]
-        return cross_entropy(
-            self.compared(outputs, batch), target[target != IGNORED], reduction="sum"
-        )
+        rows, columns = batch.targets["kept"]
+        target = batch.targets["target"][rows, columns]
+        return cross_entropy(self.compared(outputs, batch), target, reduction="sum")
 
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the scores [N, W] of the words that have a loss."""
-        return self.scores(outputs, batch)[batch.targets["target"] != IGNORED]
+        rows, columns = batch.targets["kept"]
+        return self.scores(outputs, batch)[rows, columns]
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per row, for each of its words, the head and its probability, or two nulls."""

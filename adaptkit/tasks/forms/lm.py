@@ -18,9 +18,9 @@ from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.padding import (
     IGNORED,
     encoded,
-    padded,
     padded_inputs,
     plain_text,
+    targets_of,
 )
 from adaptkit.tasks.forms.vocabulary import VocabularyForm
 from adaptkit.tasks.task import Answer, Reader
@@ -74,12 +74,12 @@ class LMForm(VocabularyForm):
 
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Return inputs [B, T], and the next tokens [B, T] with IGNORED where none is predicted."""
-        targets = [example["target"] for example in examples]
+        targets = targets_of([example["target"] for example in examples])
         return Batch(
             padded_inputs(examples, reader.tokenizer),
-            {"target": padded(targets, IGNORED)},
+            targets,
             [example["row"] for example in examples],
-            sum(token != IGNORED for target in targets for token in target),
+            targets["kept"].shape[1],
         )
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:

@@ -21,9 +21,9 @@ from adaptkit.errors import AdaptError
 from adaptkit.tasks.forms.padding import (
     IGNORED,
     encoded,
-    padded,
     padded_inputs,
     plain_text,
+    targets_of,
 )
 from adaptkit.tasks.forms.vocabulary import VocabularyForm
 from adaptkit.tasks.task import Answer, Reader
@@ -81,12 +81,12 @@ class MLMForm(VocabularyForm):
     def collate(self, examples: Sequence[Mapping[str, Any]], reader: Reader) -> Batch:
         """Return inputs [B, T], and the hidden tokens [B, T] with IGNORED at all others."""
         drawn = [self.hidden(example, reader) for example in examples]
-        targets = [target for _, target in drawn]
+        targets = targets_of([target for _, target in drawn])
         return Batch(
             padded_inputs([{"input_ids": ids} for ids, _ in drawn], reader.tokenizer),
-            {"target": padded(targets, IGNORED)},
+            targets,
             [example["row"] for example in examples],
-            sum(token != IGNORED for target in targets for token in target),
+            targets["kept"].shape[1],
         )
 
     def hidden(self, example: Mapping[str, Any], reader: Reader) -> tuple[list[int], list[int]]:

@@ -31,6 +31,17 @@ def encoded(
     )  # fmt: skip
 
 
+def targets_of(lists: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Return `target` [B, T], IGNORED where there is none, and `kept` [2, N]: where there is one.
+
+    Rows and columns, found on the host: a GPU would have to be waited for to learn their number.
+    """
+    import torch
+
+    target = padded(lists, IGNORED)
+    return {"target": target, "kept": torch.stack((target != IGNORED).nonzero(as_tuple=True))}
+
+
 def padded(lists: Sequence[Sequence[int]], value: int) -> Tensor:
     """Return lists of numbers as one tensor [N, T], padded on the right with `value`."""
     import numpy as np

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
-from adaptkit.tasks.forms.padding import IGNORED, padded, padded_inputs
+from adaptkit.tasks.forms.padding import IGNORED, padded_inputs, targets_of
 from adaptkit.tasks.forms.words import windows
 from adaptkit.tasks.reading.ids import row_name
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
@@ -75,7 +75,7 @@ class TagForm(Form):
             for place, number in zip(example["places"], example["target"], strict=True):
                 line[place] = number
             lines.append(line)
-        targets["target"] = padded(lines, IGNORED)
+        targets |= targets_of(lines)
         return Batch(inputs, targets, rows, sum(len(example["places"]) for example in examples))
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
@@ -91,7 +91,8 @@ class TagForm(Form):
 
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the logits [N, C] at the labelled pieces."""
-        return outputs.logits[batch.targets["target"] != IGNORED]
+        rows, columns = batch.targets["kept"]
+        return outputs.logits[rows, columns]
 
     def predict(self, model: nn.Module, outputs: Any, batch: Batch, reader: Reader) -> list[Answer]:
         """Return per window, for each of its words, a tag and its probability, or two nulls."""

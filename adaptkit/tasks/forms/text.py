@@ -26,6 +26,7 @@ from adaptkit.tasks.forms.padding import (
     padded,
     padded_inputs,
     plain_text,
+    targets_of,
 )
 from adaptkit.tasks.forms.vocabulary import VocabularyForm, logits_at
 from adaptkit.tasks.task import LABEL, Answer, Reader
@@ -154,13 +155,13 @@ class TextForm(VocabularyForm):
             start = reader.decoder_start
             shifted = [[start, *target[:-1]] for target in answers]
             inputs["decoder_input_ids"] = padded(shifted, reader.tokenizer.pad_token_id)
-            return Batch(inputs, {**targets, "target": padded(answers, IGNORED)}, rows, weight)
+            return Batch(inputs, {**targets, **targets_of(answers)}, rows, weight)
         whole = [[*s, *t] for s, t in zip(sources, answers, strict=True)]
         inputs = padded_inputs([{"input_ids": ids} for ids in whole], reader.tokenizer)
         # The target of a token is the next one.
         lines = [[*[IGNORED] * (len(s) - 1), *t, IGNORED]
                  for s, t in zip(sources, answers, strict=True)]  # fmt: skip
-        return Batch(inputs, {**targets, "target": padded(lines, IGNORED)}, rows, weight)
+        return Batch(inputs, {**targets, **targets_of(lines)}, rows, weight)
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the summed cross-entropy of logits [B, T, V] at the targets' tokens."""
@@ -215,9 +216,9 @@ def losses_of(outputs: Any, batch: Batch) -> Tensor:
     """Return -log p of every target's token, row by row: [number of tokens]."""
     from torch.nn.functional import cross_entropy
 
-    target = batch.targets["target"]
-    kept = target != IGNORED  # fewer by far than all logits
-    return cross_entropy(logits_at(outputs, kept).float(), target[kept], reduction="none")
+    rows, columns = kept = batch.targets["kept"]  # fewer by far than all logits
+    target = batch.targets["target"][rows, columns]
+    return cross_entropy(logits_at(outputs, kept).float(), target, reduction="none")
 
 
 def first_of(label: Any) -> str:
