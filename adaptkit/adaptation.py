@@ -50,20 +50,19 @@ class Batch(NamedTuple):
     targets: dict[str, Any]  # to the loss and to the answers; the model never sees them
     rows: list[int]  # [E] the row of the split from which each example was made
     weight: int  # number of rows, words or tokens of which the loss is a mean; 0: a filler
-    hides: bool | None = None  # do its masks hide any place? None: nobody has looked
+    hides: bool | None = None  # do its masks hide any place? None: not known, or it has none
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch with its tensors on `device`, and look at its masks before."""
+        """Return the batch with its tensors on `device`, after looking at its masks on the host."""
         import torch
 
-        def moved(values: Mapping[str, Any]) -> dict[str, Any]:
-            tensors = {n: t for n, t in values.items() if isinstance(t, torch.Tensor)}
-            pinned = device.type == "cuda"  # then no copy is waited for
-            return {**values, **{n: t.to(device, non_blocking=pinned) for n, t in tensors.items()}}
-
-        masks = [t for name, t in self.inputs.items() if name.endswith("attention_mask")]
-        hides = any(not bool(mask.all()) for mask in masks) if masks else None
-        return self._replace(inputs=moved(self.inputs), targets=moved(self.targets), hides=hides)
+        later = device.type == "cuda"  # from pinned memory: no copy is waited for
+        inputs, targets = (
+            {n: v.to(device, non_blocking=later) if isinstance(v, torch.Tensor) else v
+             for n, v in one.items()} for one in (self.inputs, self.targets)
+        )  # fmt: skip
+        masks = [v.all() for name, v in self.inputs.items() if name.endswith("attention_mask")]
+        return Batch(inputs, targets, self.rows, self.weight, not all(masks) if masks else None)
 
 
 @dataclass(frozen=True)

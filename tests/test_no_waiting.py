@@ -1,7 +1,7 @@
 """A training step reads nothing back: on a GPU it would wait for all that was asked of it before.
 
 On a CPU every number that Python reads off a tensor is seen by a dispatch mode. Batches are made on
-the host, and logs, scores and checkpoints are read by intention: those are left out.
+the host, and logs, scores and checkpoints are read on purpose: those are left out.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def tasks(tmp_path: Path) -> dict[str, list[str]]:
         "plain": [{"text": one} for one in texts],
         "tokens": [{"tokens": one.split(), "tags": ["x", "y", *"x" * 9][: len(one.split())],
                     "head": [0, *[1] * (len(one.split()) - 1)]} for one in texts],
+        "gaps": [{"text": one, "query": "the @placeholder was great", "answers": "music",
+                  "candidates": ["music", "film"]} for one in texts],
         "choices": [{"text": one, "a": "good", "b": "a bad film", "label": i % 2}
                     for i, one in enumerate(texts)],
     }  # fmt: skip
@@ -120,6 +122,7 @@ def tasks(tmp_path: Path) -> dict[str, list[str]]:
         "choice": ["task=choice", f"task.path={tmp_path / 'choices'}", "task.text=text",
                    "task.choices=[a,b]"],
         "text": [*words, "task.form=text"],
+        "gap": ["task=gap", f"task.path={tmp_path / 'gaps'}", "task.text=text"],
     }  # fmt: skip
 
 
@@ -127,7 +130,7 @@ CASES = [(kind, family, "method=lora") for kind, families in {
     "sequence": ("bert", "gpt2", "llama", "t5", "bart", "xlnet", "albert"),
     "cloze": ("bert", "t5"), "span": ("bert",), "seq2seq": ("gpt2", "t5", "bart"),
     "lm": ("gpt2", "opt"), "mlm": ("bert",), "tag": ("bert",), "dependency": ("bert",),
-    "choice": ("bert",), "text": ("gpt2", "t5"),
+    "choice": ("bert",), "gap": ("bert",), "text": ("gpt2", "t5"),
 }.items() for family in families]  # fmt: skip
 CASES += [
     ("sequence", family, word) for family in ("bert", "gpt2")

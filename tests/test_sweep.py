@@ -164,6 +164,30 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.parametrize(
+    ("ends", "status"), [(EOFError(), None), (SimpleNamespace(status=0), None),
+                         (SimpleNamespace(status=143), 143)]
+)  # fmt: skip
+def test_a_request_to_end_is_not_lost_with_the_child(ends: Any, status: int | None) -> None:
+    """The child may die of the signal before it has begun, or be done: the command ends as well."""
+    said = iter([KeyboardInterrupt(), ends])
+
+    def recv() -> Any:
+        answer = next(said)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    asked = []
+    child = SimpleNamespace(terminate=lambda: asked.append(True))
+    if status is None:
+        with pytest.raises(KeyboardInterrupt):
+            children._answer(SimpleNamespace(recv=recv), child)
+    else:
+        assert children._answer(SimpleNamespace(recv=recv), child).status == status
+    assert asked == [True]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.reliability

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -650,6 +654,39 @@ def test_mistakes_of_the_commands(words, tmp_path):
         answer = call(*bad)
         assert answer.status == 2
         assert says in answer.err
+
+
+@pytest.mark.parametrize("name", ["tune", "compare"])
+def test_several_processes_are_rejected(name, words, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    answer = call(name, *words, "method=lora,full")
+    assert answer.status == 2
+    assert f"adaptkit {name}: is for one process" in answer.err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+@pytest.mark.reliability
+def test_a_comparison_that_is_killed_ends_the_same(words, tmp_path):
+    """Once in a race and once in a repetition; then the same command does the rest."""
+    said = [*words, "method=bitfit,layernorm", "trainer.epochs=2", *SEARCH, "--seeds", "2"]
+    assert call("compare", *said, "--out", tmp_path / "whole").status == 0
+    command = [sys.executable, "-m", "adaptkit", "compare", *said, "--out", tmp_path / "killed"]
+    for moment in ("optimizer.lr=0.01: ", "sst2/bitfit: "):
+        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)  # fmt: skip
+        next(line for line in run.stderr if moment in line)
+        os.killpg(run.pid, signal.SIGTERM)
+        _, err = run.communicate(timeout=120)
+        assert run.returncode == 143, err
+        assert "Traceback" not in err
+        assert not (tmp_path / "killed" / "report.json").exists()
+    assert call("compare", *said, "--out", tmp_path / "killed").status == 0
+    one, other = (json.loads((tmp_path / name / "report.json").read_text())["cells"]
+                  for name in ("whole", "killed"))  # fmt: skip
+    aside = ("seconds", "peak MB", "directories")
+    assert [{k: v for k, v in cell.items() if k not in aside} for cell in one] == [
+        {k: v for k, v in cell.items() if k not in aside} for cell in other
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 The race chooses on training rows that are held out, with the seed of the settings. The repetitions
 train on all training rows with the seeds that follow it, and make no choice among their epochs.
 They alone are scored on the validation rows. Every race and every repetition is a process of its
-own: none can end the others, and the memory of each is its own.
+own: if one dies, the others go on, and the memory of each is its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,20 @@ from typing import Any
 
 from adaptkit.cli.parser import command
 from adaptkit.cli.reporting import report_
-from adaptkit.cli.tuning import add_options, check_words, made, number, say_sample, space_of
-from adaptkit.errors import AdaptError, ConfigError, Interrupted
+from adaptkit.cli.tuning import (
+    add_options,
+    check_one_process,
+    check_words,
+    made,
+    number,
+    say_sample,
+    space_of,
+)
+from adaptkit.config.settings import Settings
+from adaptkit.errors import AdaptError, ConfigError, Interrupted, machine_failures
+from adaptkit.runs.repeat import done_before
 from adaptkit.terminal import children, console
-from adaptkit.terminal.budget import sized
+from adaptkit.terminal.budget import SOLVED, sized
 from adaptkit.train import carry_out, checked, in_child
 
 RACE = "race"
@@ -35,10 +46,11 @@ class Race:
     space: Mapping[str, Sequence[Any]]
     budget: int | None  # updates
     folder: Path
+    sizes: Mapping[str, list[str]]  # that budgets have been solved for: `budget.SOLVED`
 
 
 @dataclass(frozen=True)
-class Raced:
+class RaceEnd:
     """How a race ended."""
 
     status: int
@@ -60,6 +72,7 @@ def compare_(arguments: list[str]) -> int:
     parser.add_argument("--control", action="store_true",
                         help="a row with random weights for every method")  # fmt: skip
     args = parser.parse_intermixed_args(arguments)
+    check_one_process("compare")
     check_words(args.overrides)
     cells = grid_of(args.overrides, args.control)
     space = space_of(args.search)
@@ -71,58 +84,68 @@ def compare_(arguments: list[str]) -> int:
     failed = []
     for place, (words, folder) in enumerate(cells, 1):
         console.say(f"{place} of {len(cells)}: {folder}")
-        race = Race(words, space, args.budget, args.out / folder / RACE)
-        failed += [f"{folder}{line}" for line in compared(race, args.seeds)]
+        race = Race(words, space, args.budget, args.out / folder / RACE, SOLVED)
+        failed += carry_out_cell(race, args.seeds)
     for line in failed:
         console.say(f"WARNING: {line}")
     files = [f"--out={args.out / name}" for name in ("report.html", "report.md", "report.json")]
     return max(report_([str(args.out), *files]), int(bool(failed)))
 
 
-def compared(race: Race, seeds: int) -> list[str]:
+def carry_out_cell(race: Race, seeds: int) -> list[str]:
     """Carry out a race and the repetitions of its winner, or the rest of them; return what failed.
 
     Raises:
         KeyboardInterrupt: they were interrupted.
     """
-    try:
-        found = children.work_in_child(raced, race, children.Children())
-    except EOFError as end:
-        found = Raced(1, f"the process of the race died ({end}): killed, or out of memory")
-    if found.status > 128:
-        raise Interrupted(found.status - 128)
-    if found.status:
-        return [f": {found.error}"]
-    updates, whole = found.updates
     folder = race.folder.parent
-    console.say(f"{folder}: {' '.join(found.chosen)} ({updates} of {whole} updates)")
+    try:
+        end = children.work_in_child(race_here, race, children.Children())
+    except EOFError as death:
+        end = RaceEnd(1, f"the process of the race died ({death}): killed, or out of memory")
+    if end.status > 128:
+        raise Interrupted(end.status - 128)
+    if end.status:
+        console.error(f"{folder}: {end.error}")
+        return [f"{folder}: {end.error}"]
+    updates, whole = end.updates
+    console.say(f"{folder}: {' '.join(end.chosen)} ({updates} of {whole} updates)")
     first = made(race.words, folder).seed + 1  # the race's own is not fresh
     words = [word for word in race.words if not word.startswith("seed=")]
-    fixed = [*words, *found.chosen, "trainer.keep=last", "trainer.early_stopping_patience=null"]
+    fixed = [*words, *end.chosen, "trainer.keep=last", "trainer.early_stopping_patience=null"]
     failed = []
     for seed in range(first, first + seeds):
         job = made([*fixed, f"seed={seed}"], folder / f"seed{seed}")
-        outcome = carry_out(job.typed, partial(in_child, quiet=True))
-        outcome.check_interrupted()
-        if outcome.status:
-            failed.append(f" seed {seed}: {outcome.error}")
+        if not is_done(job):
+            outcome = carry_out(job.typed, partial(in_child, quiet=True))
+            outcome.check_interrupted()
+            if outcome.status:
+                failed.append(f"{folder} seed {seed}: {outcome.error}")
     return failed
 
 
-def raced(race: Race) -> Raced:
+def is_done(job: Settings) -> bool:
+    """Tell whether a run need not be repeated; what is wrong with its folder is said elsewhere."""
+    with contextlib.suppress(AdaptError):
+        return done_before(job, lambda _: None) is not None
+    return False
+
+
+def race_here(race: Race) -> RaceEnd:
     """Carry out a race in this process."""
+    SOLVED.update(race.sizes)
     try:
-        with console.working() as interface:
+        with machine_failures(race.folder), console.working() as interface:
             from adaptkit.runs.tuning.tune import overrides_of, tune
 
             found = tune(made, race.words, race.space, race.budget, race.folder, interface)
     except AdaptError as error:
-        return Raced(error.status, str(error))
+        return RaceEnd(error.status, str(error))
     except KeyboardInterrupt as stop:
-        return Raced(stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT)
+        return RaceEnd(stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT)
     except Exception as error:
-        return Raced(1, console.unexpected(error, race.folder))
-    return Raced(0, "", overrides_of(found.winner), (found.updates, found.grid))
+        return RaceEnd(1, console.unexpected(error, race.folder))
+    return RaceEnd(0, "", overrides_of(found.winner), (found.updates, found.grid))
 
 
 def grid_of(overrides: Sequence[str], control: bool) -> list[Cell]:

@@ -6,6 +6,7 @@ where and how a run is carried out (`ASIDE`), and how its batches are cut, not t
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ ASIDE = (
     "trainer.fast", "trainer.compile", "trainer.features", "trainer.eval_batch_size",
     "trainer.max_tokens", "trainer.checkpoint_every", "trainer.gradient_checkpointing",
 )  # fmt: skip
-Outcome = tuple[RunResult, Path]
+Done = tuple[RunResult, Path]
 
 
 def reproduce_(arguments: list[str]) -> int:
@@ -138,7 +139,7 @@ def changed(recipe: Mapping[str, Any], job: Mapping[str, Any], figure: Figure) -
 
 def carried_out(
     name: str, jobs: Sequence[Settings], figure: Figure | None, hours: float
-) -> list[Outcome]:
+) -> list[Done]:
     """Return the runs, those that were done before included; one that fails is left out.
 
     figure: that the runs are for; None: they are known to be others than the published ones.
@@ -158,13 +159,18 @@ def carried_out(
             f"{name} cannot be run here: {str(error).rstrip('.')}. Without these checks: adaptkit "
             f"train experiment=paper/{name}"
         ) from error
-    found: list[Outcome] = []
+    found: list[Done] = []
+    apart = len(waiting) > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1  # not under torchrun
     for job in jobs:
         if result := done[job.seed]:
             console.result(result, job.output_dir)
         else:
-            outcome = carry_out(job.typed, in_child if len(waiting) > 1 else here)
+            outcome = carry_out(job.typed, in_child if apart else here)
             outcome.check_interrupted()
+            if outcome.error:
+                console.error(f"seed {job.seed} failed: {outcome.error}")
+            if outcome.status == 1:  # of the machine or the program: the other seeds would as well
+                break
             result = outcome.result
         if result:
             found.append((result, job.output_dir))
@@ -189,20 +195,20 @@ def check_reach(jobs: Sequence[Settings], figure: Figure | None, hours: float) -
         check(job, len(jobs), hours, figure.rows if figure else {}, interface.say)
 
 
-def compared(
-    figure: Figure, outcomes: Sequence[Outcome], reasons: Sequence[str], wanted: int
-) -> int:
+def compared(figure: Figure, outcomes: Sequence[Done], reasons: Sequence[str], wanted: int) -> int:
     """Print ours, and how it compares with theirs; return the exit status."""
     failed = FAILED if len(outcomes) < wanted else 0
     if failed:
-        console.show(f"{wanted - len(outcomes)} of {wanted} runs failed")
+        console.show(f"{len(outcomes)} of {wanted} runs are done")
+    if not outcomes:
+        return failed
     found = list(
         dict.fromkeys(
             [*reasons, *(one for result, _ in outcomes for one in obstacles(result, figure))]
         )
     )
     scores = [score_of(result, directory, figure) for result, directory in outcomes]
-    if found or not outcomes:
+    if found:
         known = [result.score for result, _ in outcomes if result.score is not None]
         if known:
             console.show(f"ours:   {outcomes[0][0].metric} {summary(known, 'mean')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ def tune_(arguments: list[str]) -> int:
     add_options(parser)
     parser.add_argument("--out", type=Path, help="default: outputs/tune/TASK/MODEL/METHOD")
     args = parser.parse_intermixed_args(arguments)
+    check_one_process("tune")
     check_words(args.overrides)
     base = checked(sized([*args.overrides, "output_dir=unused"]))
     sample = say_sample([base])
@@ -37,6 +39,17 @@ def tune_(arguments: list[str]) -> int:
     console.show(f"  {found.recipe}")
     console.show("  adaptkit train " + " ".join([*args.overrides, found.winner.name]))
     return 0
+
+
+def check_one_process(name: str) -> None:
+    """Reject several processes, which would all hold the race.
+
+    Raises:
+        ConfigError: this is one of several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"adaptkit {name}: is for one process. Start it without torchrun, and "
+                          "train the winner with it.")  # fmt: skip
 
 
 def say_sample(jobs: Sequence[Settings]) -> bool:

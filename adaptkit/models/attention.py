@@ -81,13 +81,14 @@ def route(
 ) -> None:
     """Let all attentions of `model` run through `function`, registered as `name`.
 
-    skip_causal_mask: the mask may be left out when it says no more than "causal".
+    Their masks are made as `known_masks` says. skip_causal_mask: the mask may be left out when it
+    says no more than "causal".
     """
 
     def mask(attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
         if not skip_causal_mask:
             options["allow_is_causal_skip"] = False
-        hides = HIDES.get()
+        hides = None if torch.compiler.is_compiling() else HIDES.get()
         if hides:  # it is needed whatever its values are
             options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
         return sdpa_mask(attention_mask=None if hides is False else attention_mask, **options)

@@ -148,8 +148,8 @@ def for_stage(
         compile_steps(adaptation.model)
     if stage == "train" and uses_fast_kernels(run, adaptation, device, number_format):
         use_fast_kernels(adaptation.model, reads_first(run, adaptation))
-    elif stage == "train" and not run.trainer.compile:  # which reads no values
-        heed_known_masks(adaptation.model)
+    elif stage == "train" and adaptation.features is None and not run.trainer.compile:
+        heed_known_masks(adaptation.model)  # compiled steps read no values
     if adaptation.features is not None:  # a rebuilt run reads what its head was trained on
         adaptation.features.rounded = run.trainer.features is not None
     elif stage == "train" and run.trainer.cache_frozen == "layers":

@@ -1,4 +1,5 @@
-"""Work in processes of its own: its memory, its crash and its peaks. For the jobs of a sweep.
+"""Work in processes of its own: its memory, its crash and its peaks. For the jobs of a sweep, the
+races and repetitions of a comparison.
 
 They are forked from a process that has imported all that jobs need. On a terminal one job shows its
 progress; several at a time are written down and shown whole, one after the other.
@@ -109,10 +110,11 @@ def _answer(receiver: Any, child: Any) -> Any:
         return receiver.recv()
     except KeyboardInterrupt:
         child.terminate()  # after Ctrl-C it knows already, and a second signal changes nothing
-        answer = receiver.recv()
-        if getattr(answer, "status", 0) <= 128:  # it was done; we were asked to end all the same
-            raise
-        return answer
+        with contextlib.suppress(EOFError):  # it had not begun, and died of the signal
+            answer = receiver.recv()
+            if getattr(answer, "status", 0) > 128:
+                return answer
+        raise  # it was done, or never began; we were asked to end all the same
 
 
 def _begin(work: Callable[[Any], Any], argument: Any, sender: Any, files: list[Path]) -> None:
@@ -128,7 +130,7 @@ def _begin(work: Callable[[Any], Any], argument: Any, sender: Any, files: list[P
 
 
 def _end_with_parent() -> None:
-    """Ask this process to end when the sweep that started it is gone, however it went."""
+    """Ask this process to end when the one that started it is gone, however it went."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""What every job of a sweep needs, imported and made once, before jobs are forked from it."""
+"""What every run needs, imported and made once, before the runs of a command are forked from it."""
 
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 

@@ -74,8 +74,9 @@ class Cell:
 
     @property
     def rate(self) -> float | None:
-        """Return the learning rate of all runs; None: they have several, or none at all."""
-        rates = {settings_of(run).get(RATE) for run in self.runs}
+        """Return the learning rate of all runs; None: they have several, or made no update."""
+        made = [run for run in self.runs if run.result.updates or run.score is None]
+        rates = {settings_of(run).get(RATE) for run in made}
         return number_at(rates.pop(), ()) if len(rates) == 1 else None
 
     def agreement(self) -> float | None:

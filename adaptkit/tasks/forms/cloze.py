@@ -33,7 +33,7 @@ from adaptkit.adaptation import Batch
 from adaptkit.errors import AdaptError, ConfigError, invalid
 from adaptkit.tasks.forms.filling import STEPWISE, stepwise
 from adaptkit.tasks.forms.head import with_shares
-from adaptkit.tasks.forms.padding import encoded, padded, padded_inputs
+from adaptkit.tasks.forms.padding import encoded, padded, padded_inputs, weights_on
 from adaptkit.tasks.forms.slots import tokens_of
 from adaptkit.tasks.forms.verbalizer import (
     check_pieces,
@@ -225,7 +225,7 @@ class ClozeForm(Form):
 
         found, target = self.scores(outputs, batch), batch.targets["target"]
         if self.classes:
-            weight = found.new_tensor(self.weights) if self.weights else None
+            weight = weights_on(found.device, self.weights)
             return cross_entropy(
                 found, target, weight, label_smoothing=self.smoothing, reduction="sum"
             )

@@ -76,16 +76,17 @@ class GapForm(Form):
         if "right" not in examples[0]:
             return batch._replace(targets=targets)
         rights = [torch.tensor(one["right"]) for one in examples]
+        known = [row for row, one in enumerate(rights) if one.any()]
         targets["right"] = pad_sequence(rights, batch_first=True)
-        return batch._replace(targets=targets, weight=sum(bool(one.any()) for one in rights))
+        targets["known"] = torch.tensor(known, dtype=torch.long)
+        return batch._replace(targets=targets, weight=len(known))
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the sum of -log(share of the right candidates) over the rows that have one."""
         import torch
 
         scores, right = self.choice.scores(outputs, batch), batch.targets["right"] > 0
-        good = scores.masked_fill(~right, -torch.inf)
-        known = right.any(-1)
+        good, known = scores.masked_fill(~right, -torch.inf), batch.targets["known"]
         return (scores[known].logsumexp(-1) - good[known].logsumexp(-1)).sum()
 
     def compared(self, outputs: Any, batch: Batch) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
-from adaptkit.tasks.forms.padding import encoded, padded_inputs, tokenized
+from adaptkit.tasks.forms.padding import encoded, padded_inputs, tokenized, weights_on
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
 from adaptkit.tasks.template import Template
 
@@ -78,7 +78,7 @@ class HeadForm(Form):
 
         logits, target = outputs.logits.float(), batch.targets["target"]
         if self.classes:
-            weight = logits.new_tensor(self.weights) if self.weights else None
+            weight = weights_on(logits.device, self.weights)
             return cross_entropy(
                 logits, target, weight, label_smoothing=self.smoothing, reduction="sum"
             )

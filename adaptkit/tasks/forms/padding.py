@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError
 from adaptkit.tasks.template import Template, no_room, written
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +42,14 @@ def targets_of(lists: Sequence[Sequence[int]]) -> dict[str, Tensor]:
 
     target = padded(lists, IGNORED)
     return {"target": target, "kept": torch.stack((target != IGNORED).nonzero(as_tuple=True))}
+
+
+@lru_cache(maxsize=8)
+def weights_on(device: torch.device, weights: tuple[float, ...]) -> Tensor | None:
+    """Return the weights of classes [C], fp32; copied to a device once, not in every step."""
+    import torch
+
+    return torch.tensor(weights, device=device) if weights else None
 
 
 def padded(lists: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
-from adaptkit.tasks.forms.padding import IGNORED, padded_inputs, targets_of
+from adaptkit.tasks.forms.padding import IGNORED, padded_inputs, targets_of, weights_on
 from adaptkit.tasks.forms.words import windows
 from adaptkit.tasks.reading.ids import row_name
 from adaptkit.tasks.task import LABEL, Answer, Form, Reader
@@ -83,7 +83,7 @@ class TagForm(Form):
         from torch.nn.functional import cross_entropy
 
         logits, target = outputs.logits.float(), batch.targets["target"]
-        weight = logits.new_tensor(self.weights) if self.weights else None
+        weight = weights_on(logits.device, self.weights)
         return cross_entropy(
             logits.flatten(0, 1), target.flatten(), weight, ignore_index=IGNORED,
             label_smoothing=self.smoothing, reduction="sum",
