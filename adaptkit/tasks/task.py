@@ -165,10 +165,7 @@ class Form(Protocol):
         ...
 
     def read_at(self, batch: Batch) -> Tensor | None:
-        """Return where the loss reads the logits of a vocabulary; None: everywhere.
-
-        Rows and columns [2, N], in their order.
-        """
+        """Return where the loss reads a vocabulary's logits: rows and columns [2, N]; None: all."""
         return None
 
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
