@@ -15,13 +15,13 @@ import argparse
 import json
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-SCORES = {"accuracy": accuracy_score, "matthews_correlation": matthews_corrcoef}
+from adaptkit.reports.comparison.statistics import redrawn_scores, weights_of
 
 
 def command(*words: str) -> str:
@@ -34,6 +34,13 @@ def command(*words: str) -> str:
     return done.stdout
 
 
+def head() -> str:
+    """Return the commit of this repository."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    root = Path(__file__).resolve().parents[1]
+    return subprocess.run(words, cwd=root, capture_output=True, text=True).stdout.strip()
+
+
 def trained(words: list[str], values: dict[str, Any], updates: int, place: Path) -> dict[str, Any]:
     """Train one candidate to the end on the rows that are not held out; return its record."""
     command(
@@ -44,22 +51,25 @@ def trained(words: list[str], values: dict[str, Any], updates: int, place: Path)
     return json.loads((place / "result.json").read_text())
 
 
-def on_validation(place: Path, task: str) -> tuple[str, np.ndarray, np.ndarray]:
-    """Score a run on the validation rows; return the metric's name, labels and predictions."""
-    record = json.loads(command("eval", str(place), f"task={task}", "--json"))
-    answers = Path(record["directory"]) / "predictions.jsonl"
-    rows = [json.loads(line) for line in answers.read_text().splitlines()]
-    labels, found = (np.array([row[key] for row in rows]) for key in ("label", "prediction"))
-    if abs(SCORES[record["metric"]](labels, found) - record["score"]) > 1e-6:
-        raise SystemExit(f"{place}: the score is not that of its predictions")
-    return record["metric"], labels, found
+def on_validation(place: Path, task: str) -> dict[str, Any]:
+    """Score a run on the validation rows; return its record with the predictions, by row."""
+    shown = json.loads(command("eval", str(place), f"task={task}", "--json"))
+    folder = Path(shown["directory"])
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    record = json.loads((folder / "result.json").read_text())
+    return {**record, "lines": [json.loads(line) for line in lines]}
 
 
-def standard_error(metric: str, labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> float:
-    """Return the standard error of a difference of two scores: a bootstrap over the rows."""
-    random, score = np.random.default_rng(0), SCORES[metric]
-    draws = (random.integers(0, len(labels), len(labels)) for _ in range(500))
-    return float(np.std([score(labels[d], one[d]) - score(labels[d], other[d]) for d in draws]))
+def standard_error(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Return the standard error of the difference of two scores, over redrawn rows."""
+    answers = [[row["prediction"] for row in record["lines"]] for record in (one, other)]
+    labels = [row["label"] for row in one["lines"]]
+    scores = [record["score"] for record in (one, other)]
+    weights = weights_of(len(labels))
+    drawn = redrawn_scores(one["metric"], weights, answers, labels, one["labels"], scores)
+    if drawn is None:
+        raise SystemExit(f"{one['task']}: the score is not that of the predictions")
+    return float(np.nanstd(drawn[0] - drawn[1]))
 
 
 def line(race: Path, folder: Path) -> dict[str, Any]:
@@ -80,16 +90,15 @@ def line(race: Path, folder: Path) -> dict[str, Any]:
     if chosen not in places:  # the race went beyond its grid
         places[chosen] = folder / task / chosen.replace(" ", ",")
         trained(words, winner["values"], updates, places[chosen])
-    metric, labels, mine = on_validation(places[chosen], task)
-    _, _, other = on_validation(places[best], task)
+    mine, other = on_validation(places[chosen], task), on_validation(places[best], task)
     return {
         "task": task, "chosen": chosen, "best": best,
         "race_updates": sum(max(map(int, one["scores"])) for one in state["candidates"]),
         "grid_updates": len(state["grid"]) * updates,
         "held_out": [winner["scores"][str(updates)][0], scores[best][0]],
-        "validation": [SCORES[metric](labels, found) for found in (mine, other)],
-        "standard_error": standard_error(metric, labels, mine, other),
-        "metric": metric, "rows": len(labels),
+        "validation": [mine["score"], other["score"]],
+        "standard_error": standard_error(mine, other),
+        "metric": mine["metric"], "rows": len(mine["lines"]),
     }  # fmt: skip
 
 
@@ -112,15 +121,23 @@ def table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def section(made: dict[str, Any]) -> str:
+    """Return the command, the table, and the commit of saved lines."""
+    command = f"    {made['command']}\n\n" if made["command"] else ""
+    return f"{command}{table(made['lines'])}\n\nMeasured at `{made['commit']}` on {made['date']}."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("races", nargs="+", type=Path)
     parser.add_argument("--folder", type=Path, required=True, help="for the runs of the grids")
     parser.add_argument("--out", type=Path, help="JSON")
+    parser.add_argument("--note", default="", metavar="COMMAND", help="of the races, for --out")
     args = parser.parse_args()
     lines = [line(race, args.folder) for race in args.races]
     if args.out:
-        args.out.write_text(json.dumps(lines, indent=1) + "\n")
+        made = {"command": args.note, "commit": head(), "date": str(date.today()), "lines": lines}
+        args.out.write_text(json.dumps(made, indent=1) + "\n")
     print(table(lines))
 
 

@@ -1,6 +1,6 @@
-"""Write the tables of docs/results.md and README.md from the saved records of runs.
+"""Write the tables of docs/results.md, docs/results/comparison.md and README.md from saved records.
 
-    python scripts/write_results.py                    # rewrite both files
+    python scripts/write_results.py                    # rewrite these files
     python scripts/write_results.py --check            # exit status 1 if that would change a file
     python scripts/write_results.py --add TABLE RUN_DIR ... [--note COMMAND]
 
@@ -9,7 +9,9 @@ record is a run's result.json and the keys `table`, `row`, `column`, `command` a
 says which of its numbers a table can show. The records of one row and column are seeds of one
 measurement: their scores are averaged and listed (of five or more the standard deviation, and how
 many failed), the costs are those of the first. What scripts/bench/run.py wrote lies in
-docs/records/bench; `<!-- bench: NAME -->` is the place of its table. A record marked
+docs/records/bench; `<!-- bench: NAME -->` is the place of its table. docs/records/comparison.md is
+the text of the other page; what scripts/comparison.py and scripts/racing.py wrote lies in
+docs/records/comparison (`<!-- comparison: NAME -->`, `<!-- racing: NAME -->`). A record marked
 `transcribed` was copied from an older text; it makes way for a measured one of the same row and
 column. `--add` copies the result.json of finished runs into docs/records/TABLE.json.
 """
@@ -28,6 +30,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from bench.run import table as bench_table
+from comparison import section as compared
+from racing import section as raced
 
 ROOT = Path(__file__).resolve().parents[1]
 Record = dict[str, Any]
@@ -50,6 +54,7 @@ COSTS = {  # heading -> short name, key in result.json, divisor; shown if any ro
 README_TABLE, README_COLUMN = "sst2_8000_v2", "accuracy"
 README_ROWS = ("full", "lora", "dora", "vera", "ia3", "houlsby", "prefix", "bitfit", "prompt",
                "probe")  # fmt: skip
+HEAD = "<!-- Written by scripts/write_results.py from docs/records: change it there. -->\n\n"
 MANY = 5  # seeds, whose spread says more than a list
 ABSOLUTE = re.compile(r"""(?:^|[\s=:,'"(\[])(?:/|~/|file:/+|[A-Za-z]:[\\/])[\w.]""")
 
@@ -277,9 +282,18 @@ def results(text: str, records: list[Record], benches: Path) -> str:
         if f"<!-- table: {name} -->" not in text:
             text += f"\n## {name}\n\n<!-- table: {name} -->\n"
     text = text.replace("<!-- origin -->", origin(records))
-    head = "<!-- Written by scripts/write_results.py from docs/records: change it there. -->\n\n"
     text = re.sub(r"<!-- bench: (\w+) -->", lambda m: bench(benches, m[1]), text)
-    return head + re.sub(r"<!-- table: (\w+) -->", lambda m: section(tables[m[1]]), text)
+    return HEAD + re.sub(r"<!-- table: (\w+) -->", lambda m: section(tables[m[1]]), text)
+
+
+def comparison(text: str, folder: Path) -> str:
+    """Return docs/results/comparison.md: the text with the records that it names."""
+
+    def read_one(match: re.Match[str]) -> str:
+        made = json.loads((folder / f"{match[2]}.json").read_text(encoding="utf-8"))
+        return {"comparison": compared, "racing": raced}[match[1]](made)
+
+    return HEAD + re.sub(r"<!-- (comparison|racing): (\w+) -->", read_one, text)
 
 
 def short_table(records: list[Record]) -> str:
@@ -305,11 +319,15 @@ def between(text: str, new: str) -> str:
 
 def written(root: Path) -> dict[Path, str]:
     """Return {file: the text it should have}."""
-    records = read(root / "docs" / "records")
-    text = (root / "docs" / "records" / "results.md").read_text(encoding="utf-8")
-    readme = root / "README.md"
+    docs, readme = root / "docs", root / "README.md"
+    records = read(docs / "records")
+    text, other = (
+        (docs / "records" / name).read_text(encoding="utf-8")
+        for name in ("results.md", "comparison.md")
+    )
     return {
-        root / "docs" / "results.md": results(text, records, root / "docs" / "records" / "bench"),
+        docs / "results.md": results(text, records, docs / "records" / "bench"),
+        docs / "results" / "comparison.md": comparison(other, docs / "records" / "comparison"),
         readme: between(readme.read_text(encoding="utf-8"), short_table(records)),
     }
 
@@ -370,6 +388,7 @@ def main() -> None:
     for path, text in stale.items():
         print(path.relative_to(args.root))
         if not args.check:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
     sys.exit(int(args.check and bool(stale)))
 

@@ -1,5 +1,6 @@
-"""docs/results.md and the table of README.md say what the records say."""
+"""docs/results.md, docs/results/comparison.md and README.md's table say what the records say."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -137,3 +138,34 @@ def test_a_run_that_failed_is_rejected(copy: Path, tmp_path: Path) -> None:
     run = run_dir(tmp_path / "run", status="failed", error="out of memory")
     done = write_results("--root", copy, "--add", "minis", run)
     assert done.returncode == 1 and "not done: out of memory" in done.stderr
+
+
+def test_a_comparison_says_what_cannot_be_told_apart(monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    comparison = importlib.import_module("comparison")
+    means = {"a": (0.9, 5, 0), "b": (0.88, 5, 1), "c": (0.7, 4, 0)}
+    cells = [
+        {"row": name, "task": "t", "metric": "accuracy", "mean": mean, "low": mean - 0.01,
+         "high": mean + 0.01, "collapsed": trivial, "died": 5 - seeds, "seeds": seeds,
+         "baseline": 0.5, "optimizer.lr": 5e-3, "trained": 1234.0, "saved kB": 2.0}
+        for name, (mean, seeds, trivial) in means.items()
+    ]  # fmt: skip
+    tests = [{"task": "t", "one": one, "two": two, "differs": "c" in (one, two)}
+             for one, two in (("b", "a"), ("a", "c"), ("b", "c"))]  # fmt: skip
+    races = [{"task": "t", "row": name, "updates": 500, "grid": 2000, "seconds": 1200}
+             for name in means]  # fmt: skip
+    record = {"cells": cells[::-1], "tests": tests, "races": races, "seconds": 3600,
+              "command": "adaptkit compare", "commit": "abc", "date": "2026-01-01",
+              "device": "a processor", "cores": 2,
+              "versions": {"torch": "2", "transformers": "5"}}  # fmt: skip
+    text = comparison.section(record)
+    rows = [row for row in text.splitlines() if row.startswith("| `")]
+    assert rows == [
+        "| `a` | 0.900 ± 0.010 | 0.005 | 500 of 2,000 | 1,234 | 2 |",
+        "| `b` | 0.880 ± 0.010, 1 of 5 trivial | 0.005 | 500 of 2,000 | 1,234 | 2 |",
+        "| `c` | 0.700 ± 0.010, 1 of 5 died | 0.005 | 500 of 2,000 | 1,234 | 2 |",
+    ]
+    assert "Not distinguishable from `a`: `b`. 2 of 3 pairs differ." in text
+    assert "2.0 hours" in text and "1,500 updates" in text and "4.0 times as many" in text
+    record["cells"] = [{**cell, "metric": "loss"} for cell in cells]
+    assert "| `c`" in comparison.section(record).splitlines()[6]  # less is better
