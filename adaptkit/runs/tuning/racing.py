@@ -8,8 +8,8 @@ computed twice. Scores are those of held-out rows: a larger score wins, then a s
 
 A score tells something once it is above that of the trivial answer by more than chance (`floor`).
 Candidates below that have learned nothing yet: they come after the others, in the order of their
-losses. If fewer than would go on have learned something at the first of three rungs, none is
-dropped there.
+losses. If fewer than would go on have learned something at one of the first two of three rungs, as
+many go on as came there by plan: n from the first, ceil(n / eta) from the second.
 """
 
 from __future__ import annotations
@@ -119,13 +119,18 @@ def rungs_of(candidates: int, updates: int) -> list[int]:
 
 
 def cost_of(candidates: int, rungs: Sequence[int], most: bool = False) -> int:
-    """Return the updates that a race takes; `most`: if none is dropped at the first of three."""
-    total, before, left = 0, 0, candidates
+    """Return the updates that a race takes; `most`: if nobody learns before the last of three."""
+    total, before, planned, left = 0, 0, candidates, candidates
     for place, rung in enumerate(rungs):
         total += left * (rung - before)
-        last = place + 2 == len(rungs)
-        before, left = rung, left if most and not last else kept_of(left, last)
+        kept = kept_of(planned, place + 2 == len(rungs))
+        before, left, planned = rung, planned if most and spares(rungs) else kept, kept
     return total
+
+
+def spares(rungs: Sequence[int]) -> bool:
+    """Tell whether candidates go on that would be dropped, if nobody has learned anything yet."""
+    return len(rungs) == MOST_RUNGS
 
 
 def merit(score: Score, floor: float) -> Score:
@@ -149,7 +154,7 @@ def telling(scores: Sequence[Score], floor: float, needed: int) -> bool:
 def length_for(budget: int, candidates: int, most: bool = False) -> int:
     """Return the greatest number of updates of one run whose race stays within a budget.
 
-    most: none may be dropped at the first of three rungs.
+    most: it may be that nobody learns before the last rung.
 
     Raises:
         AdaptError: the budget is too small for one rung.
@@ -175,6 +180,7 @@ def race(candidates: Sequence[Candidate], course: Course) -> Candidate:
     """
     rungs, note, floor = course.rungs, course.note, course.floor
     ranked: list[Candidate] = []
+    planned = len(candidates)  # to be left at this rung
     for place, rung in enumerate(rungs):
         for one in candidates:
             if not one.dropped:
@@ -188,11 +194,12 @@ def race(candidates: Sequence[Candidate], course: Course) -> Candidate:
         if place + 1 < len(rungs):
             last = place + 2 == len(rungs)
             kept = kept_of(len(ranked), last)
-            if not last and not telling([one.scores[rung] for one in ranked], floor, kept):
-                note(f"fewer than {kept} of {len(ranked)} candidates are above "
-                     f"{ranked[0].plain(floor)} (the trivial answer plus chance) after {rung} "
-                     "updates: all go on")  # fmt: skip
-                continue
+            if spares(rungs) and not telling([one.scores[rung] for one in ranked], floor, kept):
+                kept = min(planned, len(ranked))
+                note(f"not enough of {len(ranked)} candidates are above {ranked[0].plain(floor)} "
+                     f"(the trivial answer plus chance) after {rung} updates: "
+                     f"{kept} go on")  # fmt: skip
+            planned = kept_of(planned, last)
             new = [(n, one) for n, one in enumerate(ranked, 1) if n > kept and not one.dropped]
             for number, one in new:  # all, before any is noted
                 one.dropped = f"place {number} of {len(ranked)} after {rung} updates"
@@ -218,11 +225,11 @@ def step(one: Candidate, rung: int, course: Course) -> None:
 def challenge(one: Candidate, winner: Candidate, course: Course) -> Candidate:
     """Let a newcomer run until it is not ahead of the winner at a rung; return the better.
 
-    A tie is the winner's. The first of three rungs decides only if one of them has learned
+    A tie is the winner's. The first two of three rungs decide only if one of them has learned
     something.
     """
     rungs, note, floor = course.rungs, course.note, course.floor
-    for place, rung in enumerate(rungs):
+    for rung in rungs:
         if not one.dropped and not course.affordable(one, rung):
             one.dropped = f"the budget ends before update {rung}"
             note(f"{one.name}: dropped, {one.dropped}. To try it, name it with --search")
@@ -231,7 +238,7 @@ def challenge(one: Candidate, winner: Candidate, course: Course) -> Candidate:
         if one.dropped:
             return winner
         both = (one.scores[rung], winner.scores[rung])
-        if place + 2 < len(rungs) and not telling(both, floor, 1):
+        if spares(rungs) and rung != rungs[-1] and not telling(both, floor, 1):
             continue
         if merit(both[0], floor) <= merit(both[1], floor):
             one.dropped = f"not ahead of {winner.name} after {rung} updates"

@@ -13,9 +13,11 @@ from adaptkit.tasks.reading.holdout import held_apart
 def floor_of(base: Settings) -> float:
     """Return what a score must exceed to tell something: see `racing`.
 
-    The score of the trivial answer on the n held-out rows (of a correlation 0), and the less of
-    1 / (2 sqrt n), the standard error of an accuracy of 1/2, and half of what is left up to 1.
-    Minus infinity if there is no such score, or none before the last update.
+    The score of the trivial answer on the n held-out rows (of a correlation 0), and the less of two
+    standard errors and half of what is left up to 1. A standard error: 1 / sqrt n, of a correlation
+    of 0; 1 / (2 sqrt n), of an accuracy of 1/2 and of any other score. Two of them, since the best
+    of several candidates is more often lucky than one. Minus infinity if there is no such score, or
+    none before the last update.
     """
     splits = held_apart(base.task.load(base.data, base.seed))
     task, rows = base.bind(splits.task).task, splits.validation[""]
@@ -26,7 +28,8 @@ def floor_of(base: Settings) -> float:
         value = 0.0
     if not math.isfinite(value):
         return -math.inf
-    chance = 0.5 / math.sqrt(len(rows))
+    correlation = task.headline in (*NUMBERS, "matthews_correlation")
+    chance = (2 if correlation else 1) / math.sqrt(len(rows))
     if not task.larger_is_better:
         return chance - value
     return value + (min(chance, (1 - value) / 2) if value < 1 else 0.0)
