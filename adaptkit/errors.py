@@ -51,6 +51,11 @@ class Interrupted(KeyboardInterrupt):
         self.status = 128 + number  # as shells count
 
 
+def status_of(stop: KeyboardInterrupt) -> int:
+    """Return the exit status of a program that was asked to end."""
+    return stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT
+
+
 # The signals by which users and systems ask a program to end; Windows has no SIGHUP.
 TERMINATING = tuple(s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from adaptkit.config.guard import guarded_composition
 from adaptkit.config.overrides import register_resolvers, sweep_lengths, translate_hydra_errors
 from adaptkit.config.settings import Settings, settings
 from adaptkit.config.words import readable
-from adaptkit.errors import AdaptError, ConfigError, Interrupted
+from adaptkit.errors import AdaptError, ConfigError, Interrupted, status_of
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
 from adaptkit.terminal import children, console, protocol, sweep
@@ -161,7 +160,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt as stop:
         jobs.outcomes += jobs.beside.stop()
         jobs.end()
-        return stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT
+        return status_of(stop)
     except BaseException:
         jobs.beside.stop()
         raise

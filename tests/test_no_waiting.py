@@ -155,12 +155,22 @@ def test_a_step_reads_nothing(kind, family, method, tasks, reads, checkpoints, t
     assert bool(reads.lines) == (theirs is not None)  # else that exception is void
 
 
+PLAIN, LONGER = "method=lora", ("method=prompt", "method=prefix", "method=ptuning_v2")
+MASKED = [
+    *((family, PLAIN) for family in ("bert", "gpt2", "t5", "bart", "llama")),
+    *(pytest.param(family, method, marks=pytest.mark.slow)
+      for family in ("bert", "gpt2", "t5") for method in LONGER),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("batch", [1, 4], ids=["nothing hidden", "some hidden"])
-@pytest.mark.parametrize("family", ["bert", "gpt2", "t5", "bart", "llama"])
-def test_known_masks_are_the_masks(batch, family, tasks, checkpoints, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("family", "method"), MASKED)
+def test_known_masks_are_the_masks(
+    batch, family, method, tasks, checkpoints, tmp_path, monkeypatch
+):
     """Training is what it is when transformers looks at the masks itself."""
     kind = "seq2seq" if family in ("t5", "bart") else "sequence"
-    words = ["train", *tiny(checkpoints[family]), *tasks[kind], "method=lora",
+    words = ["train", *tiny(checkpoints[family]), *tasks[kind], method,
              f"trainer.batch_size={batch}", "trainer.max_steps=4", "trainer.device=cpu",
              "trainer.precision=fp32"]  # fmt: skip
     seen = set()

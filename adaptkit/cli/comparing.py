@@ -9,7 +9,6 @@ own: if one dies, the others go on, and the memory of each is its own.
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +27,7 @@ from adaptkit.cli.tuning import (
     space_of,
 )
 from adaptkit.config.settings import Settings
-from adaptkit.errors import AdaptError, ConfigError, Interrupted, machine_failures
+from adaptkit.errors import AdaptError, ConfigError, Interrupted, machine_failures, status_of
 from adaptkit.runs.repeat import done_before
 from adaptkit.terminal import children, console
 from adaptkit.terminal.budget import SOLVED, sized
@@ -142,7 +141,7 @@ def race_here(race: Race) -> RaceEnd:
     except AdaptError as error:
         return RaceEnd(error.status, str(error))
     except KeyboardInterrupt as stop:
-        return RaceEnd(stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT)
+        return RaceEnd(status_of(stop))
     except Exception as error:
         return RaceEnd(1, console.unexpected(error, race.folder))
     return RaceEnd(0, "", overrides_of(found.winner), (found.updates, found.grid))

@@ -6,7 +6,6 @@ where and how a run is carried out (`ASIDE`), and how its batches are cut, not t
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from adaptkit.errors import AdaptError, ConfigError, MachineError, at_least, did
 from adaptkit.reports.published import Figure, figures, no_start, obstacles, other_model, score_of
 from adaptkit.runs.directory import IRRELEVANT, flat
 from adaptkit.runs.record import RunResult
+from adaptkit.storage.files import processes
 from adaptkit.terminal import console
 from adaptkit.train import carry_out, checked, finished, here, in_child
 
@@ -160,7 +160,7 @@ def carried_out(
             f"train experiment=paper/{name}"
         ) from error
     found: list[Done] = []
-    apart = len(waiting) > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1  # not under torchrun
+    apart = len(waiting) > 1 and processes() == 1  # not under torchrun
     for job in jobs:
         if result := done[job.seed]:
             console.result(result, job.output_dir)

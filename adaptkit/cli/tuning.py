@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from adaptkit.cli.parser import Parser, command
 from adaptkit.config.search import IDLE, TAKEN, check_tried
 from adaptkit.config.settings import Settings, settings
 from adaptkit.errors import ConfigError
+from adaptkit.storage.files import processes
 from adaptkit.terminal import console
 from adaptkit.terminal.budget import sized
 from adaptkit.train import checked
@@ -47,7 +47,7 @@ def check_one_process(name: str) -> None:
     Raises:
         ConfigError: this is one of several.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise ConfigError(f"adaptkit {name}: is for one process. Start it without torchrun, and "
                           "train the winner with it.")  # fmt: skip
 

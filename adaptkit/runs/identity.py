@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from adaptkit.errors import AdaptError, first_line
 from adaptkit.runs.directory import CHECKPOINTS
 from adaptkit.runs.record import RunResult
 from adaptkit.storage import bundled, hub
-from adaptkit.storage.files import digest, write_json
+from adaptkit.storage.files import digest, processes, write_json
 from adaptkit.tasks.reading.source import DataSource
 
 FILE = "made_of.json"  # next to the checkpoints
@@ -40,7 +39,7 @@ def made_of(settings: Settings, origin: DataSource) -> dict[str, Any]:
         "data": digest(origin.files) if origin.files else None,
         "model": model_digest(settings.model.path, settings.model.revision),
         "parent": parent_digest(settings.model.from_run),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": processes(),
         # Of a checkout, the installed metadata may be those of an older version.
         "versions": {
             "adaptkit": __version__,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -21,7 +20,7 @@ from adaptkit.errors import AdaptError, MachineError, first_line
 from adaptkit.runs.directory import LOG, RESULT, flat
 from adaptkit.runs.foreign import check_record
 from adaptkit.runs.selection import of_older
-from adaptkit.storage.files import finite, is_main_process, write_json
+from adaptkit.storage.files import finite, is_main_process, processes, write_json
 from adaptkit.tasks.reading.few import drawn
 from adaptkit.tasks.task import Splits
 
@@ -197,7 +196,7 @@ def machine_facts(
         "memory": memory,
         "precision": precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": processes(),
         "versions": loading.versions(),
     }
 

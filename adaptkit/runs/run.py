@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -54,7 +53,7 @@ from adaptkit.runs.record import (
 )
 from adaptkit.runs.remarks import ended_worse, of_sample
 from adaptkit.runs.repeat import check_bound, done_before, starts_again
-from adaptkit.storage.files import is_main_process
+from adaptkit.storage.files import is_main_process, processes
 from adaptkit.tasks.reading.holdout import check_parents, divided
 from adaptkit.tasks.task import Splits
 from adaptkit.training import precision
@@ -198,7 +197,7 @@ def train(
     clock, directory = time.monotonic(), settings.output_dir
     earlier, before_training = restart(), resident()
     rows = splits.train
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = processes()
     settings = replace(settings, trainer=settings.trainer.for_rows(examples, world))
     updates = settings.trainer.updates(examples, world)
     prepared = prepare(settings, updates, "train", rows, interface.counting)

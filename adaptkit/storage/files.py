@@ -115,6 +115,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes() -> int:
+    """Return how many processes a distributed run has (torchrun sets WORLD_SIZE)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; the other processes of a distributed run write nothing."""
     if not is_main_process():

@@ -1,5 +1,4 @@
-"""Work in processes of its own: its memory, its crash and its peaks. For the jobs of a sweep, the
-races and repetitions of a comparison.
+"""Work in processes of its own: its memory, its crash and its peaks. For sweeps and comparisons.
 
 They are forked from a process that has imported all that jobs need. On a terminal one job shows its
 progress; several at a time are written down and shown whole, one after the other.

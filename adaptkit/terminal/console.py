@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptkit.errors import TERMINATING, AdaptError, Interrupted, machine_failures
+from adaptkit.errors import TERMINATING, AdaptError, Interrupted, machine_failures, status_of
 from adaptkit.storage.files import is_main_process
 from adaptkit.terminal.libraries import set_environment, without_garbage_collection
 
@@ -130,7 +130,7 @@ def interrupted(stop: KeyboardInterrupt, run: Any) -> int:
         way_on = f"the same command resumes from update {update}"
     if is_main_process():
         error(f"interrupted; {way_on} ({name})")
-    return stop.status if isinstance(stop, Interrupted) else 128 + signal.SIGINT
+    return status_of(stop)
 
 
 def short(directory: str) -> str:

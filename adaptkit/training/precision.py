@@ -15,6 +15,7 @@ from torch import nn
 
 from adaptkit.adaptation import Adaptation, Stage
 from adaptkit.errors import invalid
+from adaptkit.storage.files import processes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,7 +35,7 @@ def device_of(name: str) -> torch.device:
     if number and int(number) >= (count := torch.cuda.device_count()):
         rule = f"this machine has {count} CUDA device{'s' * (count > 1)}, counted from cuda:0"
         raise invalid("trainer.device", name, rule)
-    if number and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if number and processes() > 1:
         raise invalid("trainer.device", name, "each process needs its own device", "Use cuda")
     if kind in ("cpu", "mps"):
         return torch.device(kind)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from adaptkit.errors import at_least, invalid, unknown
 from adaptkit.optimizers import OptimizerSettings
+from adaptkit.storage.files import processes
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class TrainerSettings:
 
     def check_processes(self) -> None:
         """Raise ConfigError if one of several processes would have to halve its rows by itself."""
-        if self.find_batch_size and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if self.find_batch_size and processes() > 1:
             raise invalid(
                 "trainer.find_batch_size", True, "is for one process: several would have to agree",
                 "Lower trainer.batch_size and raise trainer.gradient_accumulation",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.errors import AdaptError
@@ -44,12 +43,11 @@ def targets_of(lists: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     return {"target": target, "kept": torch.stack((target != IGNORED).nonzero(as_tuple=True))}
 
 
-@lru_cache(maxsize=8)
 def weights_on(device: torch.device, weights: tuple[float, ...]) -> Tensor | None:
-    """Return the weights of classes [C], fp32; copied to a device once, not in every step."""
+    """Return the weights of classes [C], fp32; their copy to the device is not waited for."""
     import torch
 
-    return torch.tensor(weights, device=device) if weights else None
+    return torch.tensor(weights).to(device, non_blocking=True) if weights else None
 
 
 def padded(lists: Sequence[Sequence[int]], value: int) -> Tensor:
