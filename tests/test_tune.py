@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from commandline import call, tiny
+from datasets import Dataset
 from runs import Killed, carry_out, configure, sentiment
 from safetensors.torch import load_file
 
+from adaptkit.adaptation import Batch
 from adaptkit.cli.comparing import Race, grid_of
 from adaptkit.cli.tuning import space_of
 from adaptkit.config.compose import compose, load_plain
@@ -28,6 +30,7 @@ from adaptkit.runs.tuning import tune as tuning
 from adaptkit.runs.tuning import yardsticks
 from adaptkit.runs.tuning.race_state import State
 from adaptkit.runs.tuning.racing import (
+    NO_FLOOR,
     Candidate,
     Course,
     challenge,
@@ -38,6 +41,7 @@ from adaptkit.runs.tuning.racing import (
 )
 from adaptkit.runs.tuning.tune import RATE, around, scored, tune, values_of
 from adaptkit.runs.verify import verify
+from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.task import LABEL
 from adaptkit.terminal import children
 
@@ -177,15 +181,29 @@ def test_those_that_have_learned_nothing_come_last_by_their_losses():
     """A majority class with F1 0.8 is not better than 0.79 that was learned."""
     low = {"a": (0.80, -0.69), "b": (0.79, -0.55), "c": (0.81, -0.60), "d": (0.84, -0.90)}
 
-    def made(floor: float) -> list[str]:
+    def made(score: float, loss: float = -np.inf) -> list[str]:
         every = [Candidate({"name": name}) for name in low]
-        race(every, Course([4, 12], lambda one, _: low[one.values["name"]], lambda _: None, floor))
+        race(every, Course([4, 12], lambda one, _: low[one.values["name"]], lambda _: None,
+                           (score, loss)))  # fmt: skip
         left = {one.values["name"]: one.dropped for one in every}
         return sorted(left, key=lambda name: left[name])
 
     assert made(0.82) == ["d", "b", "c", "a"]
     assert made(-np.inf) == ["d", "c", "a", "b"]
     assert made(0.9) == ["b", "c", "a", "d"]
+    assert made(0.805, -0.65) == ["c", "b", "a", "d"]  # d is lucky: its loss says that
+    assert made(0.805, -0.5) == ["b", "c", "a", "d"]
+
+
+def test_what_was_learned_once_counts_when_the_loss_has_risen():
+    """A model that is too sure of itself has learned; one that was never below has not."""
+    one = Candidate({}, {4: (0.5, -0.6), 12: (0.8, -0.9)})
+    floor = (0.7, -0.65)
+    assert [one.learned(rung, floor) for rung in (4, 12)] == [False, True]
+    assert one.score_after(12, floor) == "0.8000"
+    del one.scores[4]
+    assert not one.learned(12, floor)
+    assert one.score_after(12, floor) == "0.8000, loss 0.9000"
 
 
 @pytest.mark.parametrize(
@@ -199,19 +217,19 @@ def test_fewer_are_dropped_before_enough_have_learned(learned, later, going_on):
                         36: 0.6 + n / 100} for n in range(7)}  # fmt: skip
     candidates, advance, made = fakes(table)
     said: list[str] = []
-    winner = race(candidates, Course([4, 12, 36], advance, said.append, 0.55))
+    winner = race(candidates, Course([4, 12, 36], advance, said.append, (0.55, -np.inf)))
     assert tuple(sum(rung == other for _, other in made) for rung in (12, 36)) == going_on
     assert sum("not enough of" in line for line in said) == (learned < 3) + (later < 1)
     assert winner.values[RATE] == max(rate for rate, rung in made if rung == 36)
     if going_on == (7, 3):
         assert sum(one.updates for one in candidates) == cost_of(7, [4, 12, 36], most=True)
-    again = race(candidates, Course([4, 12, 36], advance, said.append, 0.55))
+    again = race(candidates, Course([4, 12, 36], advance, said.append, (0.55, -np.inf)))
     assert again is winner and len(made) == 7 + sum(going_on)  # nothing is trained twice
 
 
 def test_what_is_shown_is_what_decides():
-    assert Candidate({}, {4: (0.5, -0.7)}).score_after(4, 0.6) == "0.5000, loss 0.7000"
-    assert Candidate({}, {4: (0.7, -0.7)}).score_after(4, 0.6) == "0.7000"
+    assert Candidate({}, {4: (0.5, -0.7)}).score_after(4, (0.6, -np.inf)) == "0.5000, loss 0.7000"
+    assert Candidate({}, {4: (0.7, -0.7)}).score_after(4, (0.6, -np.inf)) == "0.7000"
 
 
 def test_scores_that_are_not_known_yet_leave_the_losses_to_decide():
@@ -227,8 +245,11 @@ def test_scores_that_are_not_known_yet_leave_the_losses_to_decide():
 def test_a_newcomer_is_not_judged_before_anybody_has_learned():
     candidates, advance, _ = fakes({1.0: {4: 0.5, 12: 0.6}, 2.0: {4: 0.4, 12: 0.7}})
     winner, newcomer = candidates
-    race([winner], Course([4, 12], advance, lambda _: None, 0.55))
-    assert challenge(newcomer, winner, Course([4, 12], advance, lambda _: None, 0.55)) is newcomer
+    race([winner], Course([4, 12], advance, lambda _: None, (0.55, -np.inf)))
+    assert (
+        challenge(newcomer, winner, Course([4, 12], advance, lambda _: None, (0.55, -np.inf)))
+        is newcomer
+    )
 
 
 def test_a_newcomer_must_be_ahead_at_every_rung():
@@ -262,7 +283,7 @@ def test_a_newcomer_stays_within_the_budget():
         candidates, advance, made = fakes(table)
         grid, newcomer, said = candidates[:2], candidates[2], []
         winner = race(grid, Course([4, 12, 36], advance, said.append))
-        found = challenge(newcomer, winner, Course([4, 12, 36], advance, said.append, -np.inf,
+        found = challenge(newcomer, winner, Course([4, 12, 36], advance, said.append, NO_FLOOR,
                           lambda _, rung, last=last: rung <= last))  # fmt: skip
         assert found.values == {RATE: expected}
         assert ("the budget ends before update 36" in said[-1]) == (last == 35)
@@ -270,7 +291,7 @@ def test_a_newcomer_stays_within_the_budget():
 
 
 def test_a_whole_race_stays_within_its_budget(checkpoints, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "floor_of", lambda _: -np.inf)  # whatever was learned
+    monkeypatch.setattr(tuning, "floor_of", lambda _: NO_FLOOR)  # whatever was learned
     make, said = maker(checkpoints["bert"], rows), []
     quiet = Interface(said.append, lambda _: ())
     found = tune(make, [], {RATE: [1e-5, 1e-4]}, 13, tmp_path / "race", quiet)
@@ -320,11 +341,42 @@ def test_what_tells_something_is_above_the_trivial_answer(checkpoints, tmp_path)
     labels = splits.validation[""][LABEL][:]
     most = max(splits.train[LABEL][:], key=splits.train[LABEL][:].count)
     share = labels.count(most) / len(labels)
+    loss = sum(p * np.log(p) for p in (share, 1 - share))
     assert yardsticks.floor_of(base) == pytest.approx(
-        share + min(1 / len(labels) ** 0.5, (1 - share) / 2)
+        (share + min(1 / len(labels) ** 0.5, (1 - share) / 2), loss)
     )
     words = ("model=mini-t5", "task=e2e", "method=lora", "data.source=sample", "output_dir=unused")
-    assert yardsticks.floor_of(settings(compose([*words, "data.train_rows=20"]))) == -np.inf
+    assert yardsticks.floor_of(settings(compose([*words, "data.train_rows=20"]))) == NO_FLOOR
+
+
+@pytest.mark.parametrize("weights", [(), (3.0, 1.0, 0.5)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_no_answer_to_all_rows_has_a_smaller_loss(weights, smoothing):
+    """Found by going downhill on the loss of the form itself."""
+    form = HeadForm(("text",), ("a", "b", "c"), 8, weights, smoothing)
+    numbers = torch.tensor([0, 0, 0, 1, 2, 2, 0, 1, 0])
+    logits = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=100, tolerance_grad=1e-9)
+    batch = Batch({}, {"target": numbers}, list(range(9)), 9)
+
+    def mean() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = form.loss(SimpleNamespace(logits=logits.expand(9, 3)), batch) / 9
+        loss.backward()
+        return loss
+
+    optimizer.step(mean)
+    labels = [form.classes[number] for number in numbers]
+    assert form.blind_loss(labels) == pytest.approx(mean().item(), abs=1e-5)
+
+
+def test_no_number_for_all_rows_has_a_smaller_loss():
+    form = HeadForm(("text",), (), 8)
+    labels = [0.5, 2.0, 4.5, 5.0]
+    batch = Batch({}, {"target": torch.tensor(labels)}, [0, 1, 2, 3], 4)
+    of = [float(form.loss(SimpleNamespace(logits=torch.full((4, 1), v)), batch)) / 4
+          for v in (2.9, 3.0, 3.1)]  # fmt: skip
+    assert min(of) == of[1] == pytest.approx(form.blind_loss(labels))
 
 
 @pytest.mark.parametrize(
@@ -342,7 +394,7 @@ def test_what_tells_something_is_above_the_trivial_answer(checkpoints, tmp_path)
 def test_the_floor_lies_between_the_trivial_and_the_best_score(
     value, larger, headline, floor, monkeypatch
 ):
-    rows = [0] * 25
+    rows = Dataset.from_dict({LABEL: [0] * 25})
     splits = SimpleNamespace(validation={"": rows}, task=None)
     form = SimpleNamespace(generates=False)
     task = SimpleNamespace(
@@ -352,7 +404,7 @@ def test_the_floor_lies_between_the_trivial_and_the_best_score(
     base = SimpleNamespace(task=task, data=None, seed=0)
     base.bind = lambda _: base
     monkeypatch.setattr(yardsticks, "held_apart", lambda splits: splits)
-    assert yardsticks.floor_of(base) == pytest.approx(floor)
+    assert yardsticks.floor_of(base) == (pytest.approx(floor), -np.inf)
 
 
 def test_a_race_in_which_nothing_is_learned_says_so(checkpoints, rows, tmp_path):
@@ -362,23 +414,26 @@ def test_a_race_in_which_nothing_is_learned_says_so(checkpoints, rows, tmp_path)
     found = tune(make, [], {RATE: [1e-9, 1e-8]}, None, tmp_path / "race", quiet)
     assert len(found.candidates) == 2
     assert "the choice says little" in said[-1]
-    assert "# No candidate is above" in found.recipe.read_text()
+    assert "# No candidate has learned anything (a score above" in found.recipe.read_text()
     plain = json.loads((tmp_path / "race" / "race.json").read_text())
     assert plain["floor"] == pytest.approx(found.floor)
 
 
 def test_a_race_goes_on_by_the_rule_that_it_began_with(tmp_path):
-    """An older file has no floor: its candidates were dropped by their scores alone."""
+    """An older file has no floor, or that of the score: what they lack does not decide."""
     grid = [Candidate({RATE: 1.0}), Candidate({RATE: 2.0})]
-    state = State(tmp_path / "race.json", [], [4], grid, 0.5)
-    assert state.load()[1] == 0.5
-    for written, floor in ((0.7, 0.7), (-np.inf, -np.inf)):
-        state.save(grid, written)
+    state = State(tmp_path / "race.json", [], [4], grid, (0.5, -0.6))
+    assert state.load()[1] == (0.5, -0.6)
+    for floor in ((0.7, -0.6), (0.7, -np.inf), NO_FLOOR):
+        state.save(grid, floor)
         assert state.load() == (grid, floor)
     plain = json.loads(state.file.read_text())
+    for written, floor in ((0.7, (0.7, -np.inf)), (None, NO_FLOOR)):
+        state.file.write_text(json.dumps({**plain, "floor": written}))
+        assert state.load()[1] == floor
     del plain["floor"]
     state.file.write_text(json.dumps(plain))
-    assert state.load()[1] == -np.inf
+    assert state.load()[1] == NO_FLOOR
 
 
 # ---- whole races ----
@@ -501,7 +556,7 @@ def test_the_winner_is_a_run_that_was_never_stopped(checkpoints, rows, tmp_path)
 def test_a_race_that_went_beyond_its_grid_can_be_given_again(
     checkpoints, rows, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(tuning, "floor_of", lambda _: -np.inf)  # whatever was learned
+    monkeypatch.setattr(tuning, "floor_of", lambda _: NO_FLOOR)  # whatever was learned
     make = maker(checkpoints["bert"], rows)
     space = {RATE: [1e-5, 1e-4]}  # the greater one wins, or the lesser: both are edges
     found = tune(make, [], space, None, tmp_path / "race", QUIET)
@@ -602,8 +657,8 @@ def test_the_commands(words, tmp_path):
     assert answer.status == 0
     assert "on held-out training rows, best of" in answer.out
     assert (tmp_path / "race" / "recipe.yaml").read_text().startswith("# @package _global_")
-    answer = call("compare", *words, "method=bitfit,layernorm", "trainer.epochs=1", *SEARCH,
-                  "--seeds", "2", "--out", str(tmp_path / "both"))  # fmt: skip
+    both = [*words, "method=bitfit,layernorm", "trainer.epochs=1", *SEARCH, "--seeds", "2"]
+    answer = call("compare", *both, "--out", str(tmp_path / "both"))
     assert answer.status == 0
     assert "bitfit and layernorm" in answer.out or "is better than" in answer.out
     table = json.loads((tmp_path / "both" / "report.json").read_text())
@@ -611,6 +666,15 @@ def test_the_commands(words, tmp_path):
     for row in table["cells"]:
         assert all(Path(d).name in ("seed1", "seed2") for d in row["directories"])
     assert "ON SAMPLE DATA" not in answer.out
+    assert call("compare", *both, "--jobs", "2", "--out", str(tmp_path / "beside")).status == 0
+    assert cells(tmp_path / "beside") == cells(tmp_path / "both")
+
+
+def cells(folder: Path) -> list[dict[str, Any]]:
+    """Return the cells of a comparison's report without what another start may change."""
+    aside = ("seconds", "peak MB", "directories")
+    table = json.loads((folder / "report.json").read_text())["cells"]
+    return [{k: v for k, v in cell.items() if k not in aside} for cell in table]
 
 
 def test_a_race_or_a_run_that_dies_ends_no_other(words, tmp_path, monkeypatch):
@@ -675,10 +739,12 @@ def test_several_processes_are_rejected(name, words, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 @pytest.mark.reliability
-def test_a_comparison_that_is_killed_ends_the_same(words, tmp_path):
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_comparison_that_is_killed_ends_the_same(jobs, words, tmp_path):
     """Once in a race and once in a repetition; then the same command does the rest."""
     said = [*words, "method=bitfit,layernorm", "trainer.epochs=2", *SEARCH, "--seeds", "2"]
     assert call("compare", *said, "--out", tmp_path / "whole").status == 0
+    said += ["--jobs", jobs]
     command = [sys.executable, "-m", "adaptkit", "compare", *said, "--out", tmp_path / "killed"]
     for moment in ("optimizer.lr=0.01: ", "sst2/bitfit: "):
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -690,12 +756,7 @@ def test_a_comparison_that_is_killed_ends_the_same(words, tmp_path):
         assert "Traceback" not in err
         assert not (tmp_path / "killed" / "report.json").exists()
     assert call("compare", *said, "--out", tmp_path / "killed").status == 0
-    one, other = (json.loads((tmp_path / name / "report.json").read_text())["cells"]
-                  for name in ("whole", "killed"))  # fmt: skip
-    aside = ("seconds", "peak MB", "directories")
-    assert [{k: v for k, v in cell.items() if k not in aside} for cell in one] == [
-        {k: v for k, v in cell.items() if k not in aside} for cell in other
-    ]
+    assert cells(tmp_path / "killed") == cells(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

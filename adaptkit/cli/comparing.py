@@ -3,7 +3,8 @@
 The race chooses on training rows that are held out, with the seed of the settings. The repetitions
 train on all training rows with the seeds that follow it, and make no choice among their epochs.
 They alone are scored on the validation rows. Every race and every repetition is a process of its
-own: if one dies, the others go on, and the memory of each is its own.
+own: if one dies, the others go on, and the memory of each is its own. Methods may be under way side
+by side.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from adaptkit.errors import AdaptError, ConfigError, Interrupted, machine_failur
 from adaptkit.runs.repeat import done_before
 from adaptkit.terminal import children, console
 from adaptkit.terminal.budget import SOLVED, sized
-from adaptkit.train import carry_out, checked, in_child
+from adaptkit.train import apart, carry_out, checked
 
 RACE = "race"
 Cell = tuple[list[str], Path]  # words and folder of a method on a task
@@ -68,6 +69,8 @@ def compare_(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=number, default=5, metavar="N", help="runs of each winner")
     parser.add_argument("--out", type=Path, default=Path("outputs", "compare"),
                         help="default: outputs/compare")  # fmt: skip
+    parser.add_argument("--jobs", type=number, default=1, metavar="N",
+                        help="methods at a time, each on its part of the cores")  # fmt: skip
     parser.add_argument("--control", action="store_true",
                         help="a row with random weights for every method")  # fmt: skip
     args = parser.parse_intermixed_args(arguments)
@@ -80,26 +83,54 @@ def compare_(arguments: list[str]) -> int:
                           "be compared. Leave it out.")  # fmt: skip
     # every mistake is found before the first run
     say_sample([checked(sized([*words, "output_dir=unused"])) for words, _ in cells])
-    failed = []
-    for place, (words, folder) in enumerate(cells, 1):
-        console.say(f"{place} of {len(cells)}: {folder}")
-        race = Race(words, space, args.budget, args.out / folder / RACE, SOLVED)
-        failed += carry_out_cell(race, args.seeds)
+    races = [
+        Race(words, space, args.budget, args.out / folder / RACE, SOLVED) for words, folder in cells
+    ]
+    failed = carry_out_all(races, args.seeds, min(args.jobs, len(races)))
     for line in failed:
         console.say(f"WARNING: {line}")
     files = [f"--out={args.out / name}" for name in ("report.html", "report.md", "report.json")]
     return max(report_([str(args.out), *files]), int(bool(failed)))
 
 
-def carry_out_cell(race: Race, seeds: int) -> list[str]:
+def carry_out_all(races: Sequence[Race], seeds: int, jobs: int) -> list[str]:
+    """Carry out the races and repetitions of all methods, `jobs` methods at a time.
+
+    Return what failed.
+
+    Raises:
+        KeyboardInterrupt: they were interrupted.
+    """
+    failed: list[str] = []
+    beside: children.SideBySide[list[str]] = children.SideBySide()
+    try:
+        for place, race in enumerate(races, 1):
+            work = partial(carry_out_cell, f"{place} of {len(races)}", seeds)
+            if jobs > 1:
+                beside.submit(work, race, jobs)
+            else:
+                failed += work(race, beside.children, False)
+        beside.wait(failed.extend)
+    except BaseException:
+        beside.stop()
+        raise
+    return failed
+
+
+def carry_out_cell(
+    place: str, seeds: int, race: Race, siblings: children.Children, later: bool
+) -> list[str]:
     """Carry out a race and the repetitions of its winner, or the rest of them; return what failed.
+
+    later: show what a run said when it is done.
 
     Raises:
         KeyboardInterrupt: they were interrupted.
     """
     folder = race.folder.parent
+    console.say(f"{place}: {console.short(str(folder))}")
     try:
-        end = children.work_in_child(race_here, race, children.Children())
+        end = children.work_in_child(race_here, race, siblings, later)
     except EOFError as death:
         end = RaceEnd(1, f"the process of the race died ({death}): killed, or out of memory")
     if end.status > 128:
@@ -116,7 +147,9 @@ def carry_out_cell(race: Race, seeds: int) -> list[str]:
     for seed in range(first, first + seeds):
         job = made([*fixed, f"seed={seed}"], folder / f"seed{seed}")
         if not is_done(job):
-            outcome = carry_out(job.typed, partial(in_child, quiet=True))
+            outcome = carry_out(
+                job.typed, lambda job: apart(job.typed, siblings, later, quiet=True)
+            )
             outcome.check_interrupted()
             if outcome.status:
                 failed.append(f"{folder} seed {seed}: {outcome.error}")

@@ -51,7 +51,7 @@ FLAGS = {  # of every command; train's are Hydra's
     "train": ("--help", "--multirun", "--cfg", "--resolve", "--package", "--info", "--config-dir",
               "--hydra-help", "--version", "--show-example"),
     "tune": ("--help", "--search", "--budget", "--out"),
-    "compare": ("--help", "--search", "--budget", "--seeds", "--out", "--control"),
+    "compare": ("--help", "--search", "--budget", "--seeds", "--jobs", "--out", "--control"),
     "reproduce": ("--help", "--seeds", "--hours", "--out"),
     "plan": ("--help", "--json", "--names", "--show-example"),
     "data": ("--help", "--json", "--html", "--strict"),

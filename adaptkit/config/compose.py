@@ -6,6 +6,7 @@ Hydra's exceptions become messages that name the closest options. No torch.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from adaptkit.config.overrides import register_resolvers, translate_hydra_errors
 from adaptkit.config.reasons import of_interpolation, of_yaml
 from adaptkit.config.words import readable
 from adaptkit.errors import AdaptError, ConfigError, first_line
+
+_at_home = threading.RLock()  # Hydra composes one configuration at a time
 
 
 def plain_data(cfg: Any) -> dict[str, Any]:
@@ -172,13 +175,14 @@ def hydra_at_home(overrides: list[str]) -> Iterator[None]:
     from hydra.core.global_hydra import GlobalHydra
 
     register_resolvers()
-    GlobalHydra.instance().clear()
-    with (
-        initialize_config_dir(str(CONF), version_base="1.3"),
-        translate_hydra_errors(overrides),
-        guarded_composition(),
-    ):
-        yield
+    with _at_home:
+        GlobalHydra.instance().clear()
+        with (
+            initialize_config_dir(str(CONF), version_base="1.3"),
+            translate_hydra_errors(overrides),
+            guarded_composition(),
+        ):
+            yield
 
 
 def load_plain(path: Path) -> dict[str, Any]:

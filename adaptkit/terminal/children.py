@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from adaptkit.errors import Interrupted
+from adaptkit.errors import Interrupted, status_of
 from adaptkit.terminal.console import raising_signals
 from adaptkit.terminal.libraries import (
     affinity,
@@ -99,8 +99,7 @@ def work_in_child(
             children.living.discard(child)
             with _speaking, contextlib.suppress(OSError, ValueError):  # nobody listens any more
                 for file, out in zip(files, (sys.stdout, sys.stderr), strict=False):
-                    out.flush()
-                    out.buffer.write(file.read_bytes())
+                    out.write(file.read_text(encoding=out.encoding, errors="replace"))
                     out.flush()
 
 
@@ -117,15 +116,18 @@ def _answer(receiver: Any, child: Any) -> Any:
 
 
 def _begin(work: Callable[[Any], Any], argument: Any, sender: Any, files: list[Path]) -> None:
-    with raising_signals(), contextlib.suppress(BrokenPipeError):
-        gc.freeze()  # what was loaded before the fork stays for good
-        keep_memory()
-        for stream, file in zip(STREAMS, files, strict=False):
-            written = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(written, stream)
-            os.close(written)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        sender.send(work(argument))
+    try:
+        with raising_signals(), contextlib.suppress(BrokenPipeError):
+            gc.freeze()  # what was loaded before the fork stays for good
+            keep_memory()
+            for stream, file in zip(STREAMS, files, strict=False):
+                written = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(written, stream)
+                os.close(written)
+            threading.Thread(target=_end_with_parent, daemon=True).start()
+            sender.send(work(argument))
+    except KeyboardInterrupt as stop:  # before the work, or after it
+        sys.exit(status_of(stop))
 
 
 def _end_with_parent() -> None:

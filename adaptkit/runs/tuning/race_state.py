@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adaptkit.errors import AdaptError
-from adaptkit.runs.tuning.racing import Candidate, number_of
+from adaptkit.runs.tuning.racing import Candidate, Score, number_of
 from adaptkit.storage.files import write_json
 
 
@@ -21,9 +21,9 @@ class State:
     words: list[str]
     rungs: list[int]
     candidates: list[Candidate]
-    floor: float  # what a score must exceed to tell something
+    floor: Score  # what a score and minus a loss must exceed to tell something
 
-    def load(self) -> tuple[list[Candidate], float]:
+    def load(self) -> tuple[list[Candidate], Score]:
         """Return the candidates with what they scored before, and the floor they were judged by.
 
         Raises:
@@ -37,6 +37,7 @@ class State:
             plain = json.loads(self.file.read_text(encoding="utf-8"))
             larger = self.candidates[0].larger
             before = [Candidate.of(one, larger) for one in plain["candidates"]]
+            floor = floor_in(plain.get("floor"))
             same = (plain["words"], plain["rungs"], plain["grid"]) == (
                 self.words, self.rungs, named)  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -46,12 +47,18 @@ class State:
                 f"{self.file.parent}: holds a race of other settings, rows or budget. Name another "
                 "folder with --out, or remove it."
             )
-        return before, number_of(plain.get("floor"))  # older races knew none
+        return before, floor
 
-    def save(self, candidates: Sequence[Candidate], floor: float) -> None:
+    def save(self, candidates: Sequence[Candidate], floor: Score) -> None:
         """Write what is known now."""
         whole = {"words": self.words, "rungs": self.rungs,
                  "grid": [one.values for one in self.candidates],
-                 "floor": None if floor == -math.inf else floor,
+                 "floor": list(floor),
                  "candidates": [one.as_dict() for one in candidates]}  # fmt: skip
         write_json(self.file, whole)
+
+
+def floor_in(value: Any) -> Score:
+    """Return the floor of a file: older races knew none, or that of the score alone."""
+    score, loss = value if isinstance(value, list) else (value, None)
+    return (number_of(score), number_of(loss))

@@ -6,10 +6,12 @@
 Candidates that go on continue where they stopped, on the schedule of all R updates: nothing is
 computed twice. Scores are those of held-out rows: a larger score wins, then a smaller loss.
 
-A score tells something once it is above that of the trivial answer by more than chance (`floor`).
-Candidates below that have learned nothing yet: they come after the others, in the order of their
-losses. If fewer than would go on have learned something at one of the first two of three rungs, as
-many go on as came there by plan: n from the first, ceil(n / eta) from the second.
+A candidate has learned something if its score is above that of the trivial answer by more than
+chance, and its loss has been below that of an answer which does not look at the row (`floor`): a
+model that has hardly been trained may score well by luck, but its loss is as it began. Candidates
+that have learned nothing yet come after the others, in the order of their losses. If fewer than
+would go on have learned something at one of the first two of three rungs, as many go on as came
+there by plan: n from the first, ceil(n / eta) from the second.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ MOST_RUNGS = 3
 LEAST = 4  # updates of the first rung
 FAILED = "failed:"
 Score = tuple[float, float]  # so that more is better: the score, minus the loss
+NO_FLOOR: Score = (-math.inf, -math.inf)
 
 
 @dataclass
@@ -47,13 +50,29 @@ class Candidate:
         """How many updates it has made."""
         return max(self.scores, default=0)
 
-    def score_after(self, rung: int, floor: float = -math.inf) -> str:
+    def learned(self, rung: int, floor: Score) -> bool:
+        """Tell whether it had learned something by then."""
+        least = max(loss for update, (_, loss) in self.scores.items() if update <= rung)
+        return self.scores[rung][0] > floor[0] and (least > floor[1] or floor[1] == -math.inf)
+
+    def merit(self, rung: int, floor: Score) -> Score:
+        """Return its score, or minus infinity in its place if that tells nothing."""
+        score, loss = self.scores[rung]
+        return (score if self.learned(rung, floor) else -math.inf), loss
+
+    def score_after(self, rung: int, floor: Score = NO_FLOOR) -> str:
         """Return the task's score after some updates as shown, with the loss if that decides."""
         score, loss = self.scores[rung]
         shown = [self.plain(score)] if math.isfinite(score) else []
-        if score <= floor and math.isfinite(loss):
+        if not self.learned(rung, floor) and math.isfinite(loss):
             shown.append(f"loss {-loss:.4f}")
         return ", ".join(shown) or "undefined"
+
+    def least(self, floor: Score) -> str:
+        """Say what it takes to have learned something."""
+        side = "above" if self.larger else "below"
+        loss = f", its least loss below {-floor[1]:.4f}" if math.isfinite(floor[1]) else ""
+        return f"a score {side} {self.plain(floor[0])}, the trivial answer plus chance{loss}"
 
     def plain(self, score: float) -> str:
         """Return a score in the task's own direction."""
@@ -82,7 +101,7 @@ class Course:
     rungs: Sequence[int]
     advance: Callable[[Candidate, int], Score]  # trains one up to an update, and scores it
     note: Callable[[str], None]  # says what happened, and saves it
-    floor: float = -math.inf
+    floor: Score = NO_FLOOR  # what a score and minus a loss must exceed to tell something
     affordable: Callable[[Candidate, int], bool] = lambda *_: True  # a newcomer, up to an update
 
 
@@ -133,22 +152,17 @@ def spares(rungs: Sequence[int]) -> bool:
     return len(rungs) == MOST_RUNGS
 
 
-def merit(score: Score, floor: float) -> Score:
-    """Return a score, or minus infinity in its place if it tells nothing: then the loss decides."""
-    return score if score[0] > floor else (-math.inf, score[1])
-
-
 def kept_of(count: int, last: bool) -> int:
     """Return how many go on: a third, rounded up; one to the last rung."""
     return 1 if last else max(1, math.ceil(count / ETA))
 
 
-def telling(scores: Sequence[Score], floor: float, needed: int) -> bool:
+def telling(those: Sequence[Candidate], rung: int, floor: Score, needed: int) -> bool:
     """Tell whether enough candidates have learned something for a comparison.
 
     Without a floor they are always compared: there is no trivial answer, or no score yet.
     """
-    return floor == -math.inf or sum(score > floor for score, _ in scores) >= needed
+    return floor == NO_FLOOR or sum(one.learned(rung, floor) for one in those) >= needed
 
 
 def length_for(budget: int, candidates: int, most: bool = False) -> int:
@@ -187,18 +201,17 @@ def race(candidates: Sequence[Candidate], course: Course) -> Candidate:
                 step(one, rung, course)
         # A race that goes on ranks all that came here, those that it had dropped here before too.
         ranked = sorted((one for one in candidates if rung in one.scores),
-                        key=lambda one: merit(one.scores[rung], floor), reverse=True)  # fmt: skip
+                        key=lambda one: one.merit(rung, floor), reverse=True)  # fmt: skip
         if not ranked:
             why = "; ".join(f"{one.name}: {one.dropped}" for one in candidates)
             raise AdaptError(f"every candidate failed. {why}")
         if place + 1 < len(rungs):
             last = place + 2 == len(rungs)
             kept = kept_of(len(ranked), last)
-            if spares(rungs) and not telling([one.scores[rung] for one in ranked], floor, kept):
+            if spares(rungs) and not telling(ranked, rung, floor, kept):
                 kept = min(planned, len(ranked))
-                note(f"not enough of {len(ranked)} candidates are above {ranked[0].plain(floor)} "
-                     f"(the trivial answer plus chance) after {rung} updates: "
-                     f"{kept} go on")  # fmt: skip
+                note(f"not enough of {len(ranked)} candidates have learned anything after {rung} "
+                     f"updates ({ranked[0].least(floor)}): {kept} go on")  # fmt: skip
             planned = kept_of(planned, last)
             new = [(n, one) for n, one in enumerate(ranked, 1) if n > kept and not one.dropped]
             for number, one in new:  # all, before any is noted
@@ -237,10 +250,9 @@ def challenge(one: Candidate, winner: Candidate, course: Course) -> Candidate:
             step(one, rung, course)
         if one.dropped:
             return winner
-        both = (one.scores[rung], winner.scores[rung])
-        if spares(rungs) and rung != rungs[-1] and not telling(both, floor, 1):
+        if spares(rungs) and rung != rungs[-1] and not telling((one, winner), rung, floor, 1):
             continue
-        if merit(both[0], floor) <= merit(both[1], floor):
+        if one.merit(rung, floor) <= winner.merit(rung, floor):
             one.dropped = f"not ahead of {winner.name} after {rung} updates"
             note(f"{one.name}: dropped, {one.dropped} ({one.score_after(rung, floor)})")
     return winner if one.dropped else one

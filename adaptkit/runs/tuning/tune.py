@@ -25,6 +25,7 @@ from adaptkit.runs.record import RunResult
 from adaptkit.runs.run import Interface, run
 from adaptkit.runs.tuning.race_state import State
 from adaptkit.runs.tuning.racing import (
+    NO_FLOOR,
     Candidate,
     Course,
     Score,
@@ -57,7 +58,7 @@ class Tuned:
     candidates: list[Candidate]
     rungs: list[int]
     recipe: Path
-    floor: float  # what a score must exceed to tell something
+    floor: Score  # what a score and minus a loss must exceed to tell something
 
     @property
     def updates(self) -> int:
@@ -72,10 +73,10 @@ class Tuned:
     @property
     def empty(self) -> str:
         """Return the sentence that nothing was learned; empty: something was."""
-        if self.floor == -math.inf or self.winner.scores[self.rungs[-1]][0] > self.floor:
+        if self.floor == NO_FLOOR or self.winner.learned(self.rungs[-1], self.floor):
             return ""
-        return (f"no candidate is above {self.winner.plain(self.floor)} (the trivial answer plus "
-                "chance), so the choice says little")  # fmt: skip
+        return (f"no candidate has learned anything ({self.winner.least(self.floor)}), so the "
+                "choice says little")  # fmt: skip
 
     @property
     def tried(self) -> int:
@@ -130,7 +131,7 @@ def tune(
     for one in candidates:  # a mistake is found before the first run
         make([*words, *overrides_of(one)], place_of(folder, one))
     floor, count = floor_of(base), len(candidates)
-    length = own_length(base) if budget is None else length_for(budget, count, floor > -math.inf)
+    length = own_length(base) if budget is None else length_for(budget, count, floor != NO_FLOOR)
     state = State(folder / STATE, [*words], rungs_of(count, length), candidates, floor)
     with locked(folder):
         return raced(make, words, base, state, budget, folder, interface)
@@ -142,7 +143,7 @@ def raced(
 ) -> Tuned:  # fmt: skip
     """Carry out a race, or the rest of one, and write its recipe."""
     (candidates, floor), rungs = state.load(), state.rungs
-    worst = (False, floor > -math.inf)
+    worst = (False, floor != NO_FLOOR)
     least, most = (cost_of(len(state.candidates), rungs, most) for most in worst)
     interface.say(
         f"{len(state.candidates)} candidates, compared after {', '.join(map(str, rungs))} updates: "
@@ -187,7 +188,7 @@ def widened(
 
     first: how many candidates are of the grid itself.
     """
-    if winner.scores[course.rungs[-1]][0] <= course.floor:
+    if not winner.learned(course.rungs[-1], course.floor):
         return winner
     rates = sorted({one.values[RATE] for one in candidates[:first] if RATE in one.values})
     for _ in range(WIDENED):

@@ -6,8 +6,11 @@ a number  logits [B, 1], squared error; the answer is the number
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
+from statistics import pvariance
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
@@ -83,6 +86,21 @@ class HeadForm(Form):
                 logits, target, weight, label_smoothing=self.smoothing, reduction="sum"
             )
         return mse_loss(logits.squeeze(-1), target.float(), reduction="sum")
+
+    def blind_loss(self, labels: Sequence[Any]) -> float:
+        """Return the variance of numbers, or the least cross-entropy of one answer to all rows.
+
+        classes: - sum m_c ln(m_c / sum m), m_c the share of class c, smoothed and weighted
+        """
+        if not self.classes:
+            return pvariance(labels)
+        counts, total, smoothing = Counter(labels), len(labels), self.smoothing
+        weights = self.weights or (1.0,) * len(self.classes)
+        shares = [
+            weight * ((1 - smoothing) * counts[name] / total + smoothing / len(self.classes))
+            for name, weight in zip(self.classes, weights, strict=True)
+        ]
+        return -sum(share * log(share / sum(shares)) for share in shares if share)
 
     def compared(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the logits [B, C], or the numbers [B, 1]."""
