@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from datetime import date
@@ -75,11 +76,14 @@ def section(record: Record) -> str:
     tasks = list(dict.fromkeys(cell["task"] for cell in record["cells"]))
     hours = (record["seconds"] + sum(race["seconds"] for race in record["races"])) / 3600
     updates, grid = (sum(race[key] for race in record["races"]) for key in ("updates", "grid"))
+    jobs = re.search(r"--jobs (\d+)", record["command"])
+    at_a_time = jobs[1] if jobs else "one"
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers"))
     return "\n\n".join([
         f"    {record['command']}", *(of_task(record, task) for task in tasks),
-        f"All runs took {hours:.1f} hours. The races made {updates:,} updates; without one, all "
-        f"their candidates would have made {grid:,}, {grid / updates:.1f} times as many.",
+        f"The runs took {hours:.1f} hours in all, {at_a_time} at a time. The races made "
+        f"{updates:,} updates; without one, all their candidates would have made {grid:,}, "
+        f"{grid / updates:.1f} times as many.",
         f"Measured at `{record['commit']}` on {record['date']}: {record['device']}, "
         f"{record['cores']} cores, {versions}.",
     ])  # fmt: skip

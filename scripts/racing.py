@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from adaptkit.reports.comparison.statistics import redrawn_scores, weights_of
+from adaptkit.runs.tuning.race_state import floor_in
+from adaptkit.runs.tuning.racing import Candidate
 
 
 def command(*words: str) -> str:
@@ -77,25 +79,27 @@ def line(race: Path, folder: Path) -> dict[str, Any]:
     state = json.loads((race / "race.json").read_text())
     words, updates = state["words"], state["rungs"][-1]
     task = next(word.partition("=")[2] for word in words if word.startswith("task="))
-    finished = [one for one in state["candidates"] if str(updates) in one["scores"]]
-    winner = max(finished, key=lambda one: tuple(one["scores"][str(updates)]))
+    floor = floor_in(state["floor"])
+    candidates = [Candidate.of(one, larger=True) for one in state["candidates"]]
+    finished = [one for one in candidates if updates in one.scores]
+    winner = max(finished, key=lambda one: one.merit(updates, floor))
     places, scores = {}, {}
     for values in state["grid"]:
         name = " ".join(f"{key}={value}" for key, value in values.items())
         places[name] = folder / task / name.replace(" ", ",")
         record = trained(words, values, updates, places[name])
         scores[name] = (record["score"], -record["scores"]["loss"])
-    chosen = " ".join(f"{key}={value}" for key, value in winner["values"].items())
+    chosen = " ".join(f"{key}={value}" for key, value in winner.values.items())
     best = max(scores, key=lambda name: scores[name])
     if chosen not in places:  # the race went beyond its grid
         places[chosen] = folder / task / chosen.replace(" ", ",")
-        trained(words, winner["values"], updates, places[chosen])
+        trained(words, winner.values, updates, places[chosen])
     mine, other = on_validation(places[chosen], task), on_validation(places[best], task)
     return {
         "task": task, "chosen": chosen, "best": best,
-        "race_updates": sum(max(map(int, one["scores"])) for one in state["candidates"]),
+        "race_updates": sum(one.updates for one in candidates),
         "grid_updates": len(state["grid"]) * updates,
-        "held_out": [winner["scores"][str(updates)][0], scores[best][0]],
+        "held_out": [winner.scores[updates][0], scores[best][0]],
         "validation": [mine["score"], other["score"]],
         "standard_error": standard_error(mine, other),
         "metric": mine["metric"], "rows": len(mine["lines"]),

@@ -414,7 +414,7 @@ def test_a_race_in_which_nothing_is_learned_says_so(checkpoints, rows, tmp_path)
     found = tune(make, [], {RATE: [1e-9, 1e-8]}, None, tmp_path / "race", quiet)
     assert len(found.candidates) == 2
     assert "the choice says little" in said[-1]
-    assert "# No candidate has learned anything (a score above" in found.recipe.read_text()
+    assert "# No candidate has learned anything, which takes" in found.recipe.read_text()
     plain = json.loads((tmp_path / "race" / "race.json").read_text())
     assert plain["floor"] == pytest.approx(found.floor)
 
@@ -720,6 +720,8 @@ def test_mistakes_of_the_commands(words, tmp_path):
         (["compare", *words, "method=lora,full", "--seeds", "0"], "must be whole numbers"),
         (["compare", *words, "method=lora,full", "data.eval_rows=5"], "could not be compared"),
         (["tune", *words, "suite=ood"], "not carried out in a race"),
+        (["compare", *words, "method=lora,full", "trainer.jobs=2"], "compare has --jobs"),
+        (["compare", *words, "method=lora,full", "--jobs", "none"], "must be whole numbers"),
         (["tune", *words, "--budget", "3", "--out", str(tmp_path / "small")], "need at least"),
         (["compare", *words], "method: name several"),
         (["compare", *words, "method=lora,nonsense"], "nonsense"),

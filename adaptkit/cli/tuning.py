@@ -76,9 +76,11 @@ def add_options(parser: Parser) -> None:
 
 
 def number(word: str) -> int:
-    """Return a number of updates, or of seeds."""
+    """Return a number of updates, seeds or jobs."""
     if not re.fullmatch(r"[1-9]\d{0,9}", word):
-        raise ConfigError(f"{word}: --budget and --seeds must be whole numbers, at least 1.")
+        raise ConfigError(
+            f"{word}: --budget, --seeds and --jobs must be whole numbers, at least 1."
+        )
     return int(word)
 
 
@@ -126,8 +128,9 @@ def check_words(overrides: Sequence[str]) -> None:
         if key in TAKEN:
             raise ConfigError(f"{word}: is set by the race itself. Leave it out.")
         if key in IDLE:
-            raise ConfigError(f"{word}: is not carried out in a race. Leave it out, and give it to "
-                              "adaptkit train or eval afterwards.")  # fmt: skip
+            instead = ("adaptkit compare has --jobs" if key == "trainer.jobs" else
+                       "give it to adaptkit train or eval afterwards")  # fmt: skip
+            raise ConfigError(f"{word}: is not carried out in a race. Leave it out; {instead}.")
 
 
 def made(overrides: Sequence[str], folder: Path) -> Settings:

@@ -98,7 +98,7 @@ def work_in_child(
             child.join()
             children.living.discard(child)
             with _speaking, contextlib.suppress(OSError, ValueError):  # nobody listens any more
-                for file, out in zip(files, (sys.stdout, sys.stderr), strict=False):
+                for file, out in zip(files[::-1], (sys.stderr, sys.stdout), strict=False):
                     out.write(file.read_text(encoding=out.encoding, errors="replace"))
                     out.flush()
 

@@ -71,8 +71,8 @@ class Candidate:
     def least(self, floor: Score) -> str:
         """Say what it takes to have learned something."""
         side = "above" if self.larger else "below"
-        loss = f", its least loss below {-floor[1]:.4f}" if math.isfinite(floor[1]) else ""
-        return f"a score {side} {self.plain(floor[0])}, the trivial answer plus chance{loss}"
+        loss = f" and a loss below {-floor[1]:.4f}" if math.isfinite(floor[1]) else ""
+        return f"takes a score {side} {self.plain(floor[0])} (the trivial answer plus chance){loss}"
 
     def plain(self, score: float) -> str:
         """Return a score in the task's own direction."""
@@ -211,7 +211,7 @@ def race(candidates: Sequence[Candidate], course: Course) -> Candidate:
             if spares(rungs) and not telling(ranked, rung, floor, kept):
                 kept = min(planned, len(ranked))
                 note(f"not enough of {len(ranked)} candidates have learned anything after {rung} "
-                     f"updates ({ranked[0].least(floor)}): {kept} go on")  # fmt: skip
+                     f"updates, which {ranked[0].least(floor)}: {kept} go on")  # fmt: skip
             planned = kept_of(planned, last)
             new = [(n, one) for n, one in enumerate(ranked, 1) if n > kept and not one.dropped]
             for number, one in new:  # all, before any is noted

@@ -75,8 +75,8 @@ class Tuned:
         """Return the sentence that nothing was learned; empty: something was."""
         if self.floor == NO_FLOOR or self.winner.learned(self.rungs[-1], self.floor):
             return ""
-        return (f"no candidate has learned anything ({self.winner.least(self.floor)}), so the "
-                "choice says little")  # fmt: skip
+        return (f"no candidate has learned anything, which {self.winner.least(self.floor)}: "
+                "the choice says little")  # fmt: skip
 
     @property
     def tried(self) -> int:
