@@ -20,8 +20,8 @@ from families import FAMILIES, save_tiny
 
 # A run waits until the disk has what it wrote: in memory that takes no time.
 MEMORY = "/dev/shm"
-if "TMPDIR" not in os.environ and os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > 8e9:
-    os.environ["TMPDIR"] = tempfile.tempdir = MEMORY  # pytest has asked for the other already
+if "TMPDIR" not in os.environ and os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > 2e9:
+    os.environ["TMPDIR"] = tempfile.tempdir = MEMORY  # which remembers the other
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()  # no table of missing keys at every load

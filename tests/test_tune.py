@@ -33,6 +33,7 @@ from adaptkit.runs.tuning.racing import (
     NO_FLOOR,
     Candidate,
     Course,
+    Floor,
     challenge,
     cost_of,
     length_for,
@@ -184,7 +185,7 @@ def test_those_that_have_learned_nothing_come_last_by_their_losses():
     def made(score: float, loss: float = -np.inf) -> list[str]:
         every = [Candidate({"name": name}) for name in low]
         race(every, Course([4, 12], lambda one, _: low[one.values["name"]], lambda _: None,
-                           (score, loss)))  # fmt: skip
+                           Floor(score, loss, np.inf)))  # fmt: skip
         left = {one.values["name"]: one.dropped for one in every}
         return sorted(left, key=lambda name: left[name])
 
@@ -198,12 +199,13 @@ def test_those_that_have_learned_nothing_come_last_by_their_losses():
 def test_what_was_learned_once_counts_when_the_loss_has_risen():
     """A model that is too sure of itself has learned; one that was never below has not."""
     one = Candidate({}, {4: (0.5, -0.6), 12: (0.8, -0.9)})
-    floor = (0.7, -0.65)
+    floor = Floor(0.7, -0.65, 0.85)
     assert [one.learned(rung, floor) for rung in (4, 12)] == [False, True]
     assert one.score_after(12, floor) == "0.8000"
     del one.scores[4]
     assert not one.learned(12, floor)
     assert one.score_after(12, floor) == "0.8000, loss 0.9000"
+    assert one.learned(12, Floor(0.7, -0.65, 0.75))  # far above chance
 
 
 @pytest.mark.parametrize(
@@ -217,19 +219,19 @@ def test_fewer_are_dropped_before_enough_have_learned(learned, later, going_on):
                         36: 0.6 + n / 100} for n in range(7)}  # fmt: skip
     candidates, advance, made = fakes(table)
     said: list[str] = []
-    winner = race(candidates, Course([4, 12, 36], advance, said.append, (0.55, -np.inf)))
+    winner = race(candidates, Course([4, 12, 36], advance, said.append, Floor(0.55)))
     assert tuple(sum(rung == other for _, other in made) for rung in (12, 36)) == going_on
-    assert sum("not enough of" in line for line in said) == (learned < 3) + (later < 1)
+    assert sum("fewer than" in line for line in said) == (learned < 3) + (later < 1)
     assert winner.values[RATE] == max(rate for rate, rung in made if rung == 36)
     if going_on == (7, 3):
         assert sum(one.updates for one in candidates) == cost_of(7, [4, 12, 36], most=True)
-    again = race(candidates, Course([4, 12, 36], advance, said.append, (0.55, -np.inf)))
+    again = race(candidates, Course([4, 12, 36], advance, said.append, Floor(0.55)))
     assert again is winner and len(made) == 7 + sum(going_on)  # nothing is trained twice
 
 
 def test_what_is_shown_is_what_decides():
-    assert Candidate({}, {4: (0.5, -0.7)}).score_after(4, (0.6, -np.inf)) == "0.5000, loss 0.7000"
-    assert Candidate({}, {4: (0.7, -0.7)}).score_after(4, (0.6, -np.inf)) == "0.7000"
+    assert Candidate({}, {4: (0.5, -0.7)}).score_after(4, Floor(0.6)) == "0.5000, loss 0.7000"
+    assert Candidate({}, {4: (0.7, -0.7)}).score_after(4, Floor(0.6)) == "0.7000"
 
 
 def test_scores_that_are_not_known_yet_leave_the_losses_to_decide():
@@ -245,9 +247,9 @@ def test_scores_that_are_not_known_yet_leave_the_losses_to_decide():
 def test_a_newcomer_is_not_judged_before_anybody_has_learned():
     candidates, advance, _ = fakes({1.0: {4: 0.5, 12: 0.6}, 2.0: {4: 0.4, 12: 0.7}})
     winner, newcomer = candidates
-    race([winner], Course([4, 12], advance, lambda _: None, (0.55, -np.inf)))
+    race([winner], Course([4, 12], advance, lambda _: None, Floor(0.55)))
     assert (
-        challenge(newcomer, winner, Course([4, 12], advance, lambda _: None, (0.55, -np.inf)))
+        challenge(newcomer, winner, Course([4, 12], advance, lambda _: None, Floor(0.55)))
         is newcomer
     )
 
@@ -291,7 +293,7 @@ def test_a_newcomer_stays_within_the_budget():
 
 
 def test_a_whole_race_stays_within_its_budget(checkpoints, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "floor_of", lambda _: NO_FLOOR)  # whatever was learned
+    monkeypatch.setattr(tuning, "floor_of", lambda *_: NO_FLOOR)  # whatever was learned
     make, said = maker(checkpoints["bert"], rows), []
     quiet = Interface(said.append, lambda _: ())
     found = tune(make, [], {RATE: [1e-5, 1e-4]}, 13, tmp_path / "race", quiet)
@@ -342,9 +344,12 @@ def test_what_tells_something_is_above_the_trivial_answer(checkpoints, tmp_path)
     most = max(splits.train[LABEL][:], key=splits.train[LABEL][:].count)
     share = labels.count(most) / len(labels)
     loss = sum(p * np.log(p) for p in (share, 1 - share))
-    assert yardsticks.floor_of(base) == pytest.approx(
-        (share + min(1 / len(labels) ** 0.5, (1 - share) / 2), loss)
-    )
+    assert yardsticks.floor_of(base) == pytest.approx((
+        share + min(1 / len(labels) ** 0.5, (1 - share) / 2), loss,
+        share + min(2 / len(labels) ** 0.5, (1 - share) * 3 / 4),
+    ))  # fmt: skip
+    for tried, known in (("optimizer.lr", True), ("task.label_smoothing", False)):
+        assert np.isfinite(yardsticks.floor_of(base, [tried]).loss) == known
     words = ("model=mini-t5", "task=e2e", "method=lora", "data.source=sample", "output_dir=unused")
     assert yardsticks.floor_of(settings(compose([*words, "data.train_rows=20"]))) == NO_FLOOR
 
@@ -368,15 +373,6 @@ def test_no_answer_to_all_rows_has_a_smaller_loss(weights, smoothing):
     optimizer.step(mean)
     labels = [form.classes[number] for number in numbers]
     assert form.blind_loss(labels) == pytest.approx(mean().item(), abs=1e-5)
-
-
-def test_no_number_for_all_rows_has_a_smaller_loss():
-    form = HeadForm(("text",), (), 8)
-    labels = [0.5, 2.0, 4.5, 5.0]
-    batch = Batch({}, {"target": torch.tensor(labels)}, [0, 1, 2, 3], 4)
-    of = [float(form.loss(SimpleNamespace(logits=torch.full((4, 1), v)), batch)) / 4
-          for v in (2.9, 3.0, 3.1)]  # fmt: skip
-    assert min(of) == of[1] == pytest.approx(form.blind_loss(labels))
 
 
 @pytest.mark.parametrize(
@@ -404,7 +400,7 @@ def test_the_floor_lies_between_the_trivial_and_the_best_score(
     base = SimpleNamespace(task=task, data=None, seed=0)
     base.bind = lambda _: base
     monkeypatch.setattr(yardsticks, "held_apart", lambda splits: splits)
-    assert yardsticks.floor_of(base) == (pytest.approx(floor), -np.inf)
+    assert yardsticks.floor_of(base) == (pytest.approx(floor), -np.inf, -np.inf)
 
 
 def test_a_race_in_which_nothing_is_learned_says_so(checkpoints, rows, tmp_path):
@@ -414,7 +410,7 @@ def test_a_race_in_which_nothing_is_learned_says_so(checkpoints, rows, tmp_path)
     found = tune(make, [], {RATE: [1e-9, 1e-8]}, None, tmp_path / "race", quiet)
     assert len(found.candidates) == 2
     assert "the choice says little" in said[-1]
-    assert "# No candidate has learned anything, which takes" in found.recipe.read_text()
+    assert "# No candidate has learned anything (a score above" in found.recipe.read_text()
     plain = json.loads((tmp_path / "race" / "race.json").read_text())
     assert plain["floor"] == pytest.approx(found.floor)
 
@@ -422,13 +418,13 @@ def test_a_race_in_which_nothing_is_learned_says_so(checkpoints, rows, tmp_path)
 def test_a_race_goes_on_by_the_rule_that_it_began_with(tmp_path):
     """An older file has no floor, or that of the score: what they lack does not decide."""
     grid = [Candidate({RATE: 1.0}), Candidate({RATE: 2.0})]
-    state = State(tmp_path / "race.json", [], [4], grid, (0.5, -0.6))
-    assert state.load()[1] == (0.5, -0.6)
-    for floor in ((0.7, -0.6), (0.7, -np.inf), NO_FLOOR):
+    state = State(tmp_path / "race.json", [], [4], grid, Floor(0.5, -0.6, 0.7))
+    assert state.load()[1] == Floor(0.5, -0.6, 0.7)
+    for floor in (Floor(0.7, -0.6, 0.8), Floor(0.7), NO_FLOOR):
         state.save(grid, floor)
         assert state.load() == (grid, floor)
     plain = json.loads(state.file.read_text())
-    for written, floor in ((0.7, (0.7, -np.inf)), (None, NO_FLOOR)):
+    for written, floor in ((0.7, Floor(0.7)), (None, NO_FLOOR)):
         state.file.write_text(json.dumps({**plain, "floor": written}))
         assert state.load()[1] == floor
     del plain["floor"]
@@ -511,7 +507,7 @@ def test_a_race_that_is_killed_ends_the_same(
 ):
     """With and without a floor: then it goes beyond its grid as well, and is killed there."""
     if floor is not None:
-        monkeypatch.setattr(tuning, "floor_of", lambda _: floor)
+        monkeypatch.setattr(tuning, "floor_of", lambda *_: floor)
     make = maker(checkpoints["bert"], rows)
     whole = tune(make, [], SPACE, None, tmp_path / "whole", QUIET)
     calls = {"count": 0}
@@ -556,7 +552,7 @@ def test_the_winner_is_a_run_that_was_never_stopped(checkpoints, rows, tmp_path)
 def test_a_race_that_went_beyond_its_grid_can_be_given_again(
     checkpoints, rows, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(tuning, "floor_of", lambda _: NO_FLOOR)  # whatever was learned
+    monkeypatch.setattr(tuning, "floor_of", lambda *_: NO_FLOOR)  # whatever was learned
     make = maker(checkpoints["bert"], rows)
     space = {RATE: [1e-5, 1e-4]}  # the greater one wins, or the lesser: both are edges
     found = tune(make, [], space, None, tmp_path / "race", QUIET)
@@ -716,12 +712,12 @@ def test_mistakes_of_the_commands(words, tmp_path):
     for bad, says in (
         (["tune", *words, "trainer.keep=best"], "is set by the race itself"),
         (["tune", *words, "trainer.select_on=validation"], "is set by the race itself"),
-        (["tune", *words, "--budget", "0"], "must be whole numbers"),
-        (["compare", *words, "method=lora,full", "--seeds", "0"], "must be whole numbers"),
+        (["tune", *words, "--budget", "0"], "must be a whole number"),
+        (["compare", *words, "method=lora,full", "--seeds", "0"], "must be a whole number"),
         (["compare", *words, "method=lora,full", "data.eval_rows=5"], "could not be compared"),
         (["tune", *words, "suite=ood"], "not carried out in a race"),
         (["compare", *words, "method=lora,full", "trainer.jobs=2"], "compare has --jobs"),
-        (["compare", *words, "method=lora,full", "--jobs", "none"], "must be whole numbers"),
+        (["compare", *words, "method=lora,full", "--jobs", "none"], "must be a whole number"),
         (["tune", *words, "--budget", "3", "--out", str(tmp_path / "small")], "need at least"),
         (["compare", *words], "method: name several"),
         (["compare", *words, "method=lora,nonsense"], "nonsense"),
@@ -748,7 +744,8 @@ def test_a_comparison_that_is_killed_ends_the_same(jobs, words, tmp_path):
     assert call("compare", *said, "--out", tmp_path / "whole").status == 0
     said += ["--jobs", jobs]
     command = [sys.executable, "-m", "adaptkit", "compare", *said, "--out", tmp_path / "killed"]
-    for moment in ("optimizer.lr=0.01: ", "sst2/bitfit: "):
+    begun = "optimizer.lr=0.01: " if jobs == "1" else "2 of 2: "  # those at a time say it later
+    for moment in (begun, "sst2/bitfit: "):
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                text=True, start_new_session=True)  # fmt: skip
         next(line for line in run.stderr if moment in line)

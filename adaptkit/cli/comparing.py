@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class RaceEnd:
     error: str = ""
     chosen: Sequence[str] = ()  # overrides
     updates: tuple[int, int] = (0, 0)  # of the race, and of all its candidates in full
+    sizes: Mapping[str, list[str]] = field(default_factory=dict)  # as in Race
 
 
 def compare_(arguments: list[str]) -> int:
@@ -130,14 +131,32 @@ def carry_out_cell(
     folder = race.folder.parent
     console.say(f"{place}: {console.short(str(folder))}")
     try:
+        return carried_out(seeds, race, siblings, later)
+    except AdaptError as error:
+        console.error(f"{folder}: {error}")
+        return [f"{folder}: {error}"]
+    except KeyboardInterrupt:
+        siblings.end()
+        raise
+
+
+def carried_out(seeds: int, race: Race, siblings: children.Children, later: bool) -> list[str]:
+    """Carry out a race and the repetitions of its winner; return the repetitions that failed.
+
+    Raises:
+        AdaptError: the race failed.
+        KeyboardInterrupt: they were interrupted.
+    """
+    folder = race.folder.parent
+    try:
         end = children.work_in_child(race_here, race, siblings, later)
     except EOFError as death:
         end = RaceEnd(1, f"the process of the race died ({death}): killed, or out of memory")
     if end.status > 128:
         raise Interrupted(end.status - 128)
     if end.status:
-        console.error(f"{folder}: {end.error}")
-        return [f"{folder}: {end.error}"]
+        raise AdaptError(end.error)
+    SOLVED.update(end.sizes)
     updates, whole = end.updates
     console.say(f"{folder}: {' '.join(end.chosen)} ({updates} of {whole} updates)")
     first = made(race.words, folder).seed + 1  # the race's own is not fresh
@@ -177,7 +196,7 @@ def race_here(race: Race) -> RaceEnd:
         return RaceEnd(status_of(stop))
     except Exception as error:
         return RaceEnd(1, console.unexpected(error, race.folder))
-    return RaceEnd(0, "", overrides_of(found.winner), (found.updates, found.grid))
+    return RaceEnd(0, "", overrides_of(found.winner), (found.updates, found.grid), dict(SOLVED))
 
 
 def grid_of(overrides: Sequence[str], control: bool) -> list[Cell]:

@@ -78,9 +78,7 @@ def add_options(parser: Parser) -> None:
 def number(word: str) -> int:
     """Return a number of updates, seeds or jobs."""
     if not re.fullmatch(r"[1-9]\d{0,9}", word):
-        raise ConfigError(
-            f"{word}: --budget, --seeds and --jobs must be whole numbers, at least 1."
-        )
+        raise ConfigError(f"{word}: must be a whole number, at least 1.")
     return int(word)
 
 

@@ -62,7 +62,7 @@ class Children:
         """Ask all to end; each saves first."""
         with self.lock:
             self.ended = True
-            for child in self.living:
+            for child in [*self.living]:  # those that end meanwhile leave
                 child.terminate()
 
 
@@ -93,14 +93,26 @@ def work_in_child(
                 return _answer(receiver, child)
         except EOFError:
             child.join()
+            if children.ended:
+                raise Interrupted(signal.SIGTERM) from None
             raise EOFError(f"exit code {child.exitcode}") from None
         finally:
             child.join()
             children.living.discard(child)
-            with _speaking, contextlib.suppress(OSError, ValueError):  # nobody listens any more
+            with _speaking:
                 for file, out in zip(files[::-1], (sys.stderr, sys.stdout), strict=False):
-                    out.write(file.read_text(encoding=out.encoding, errors="replace"))
-                    out.flush()
+                    show(file, out)
+
+
+def show(file: Path, out: Any) -> None:
+    """Write what a child said to a stream, which may be one without bytes."""
+    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+        out.flush()
+        if hasattr(out, "buffer"):
+            out.buffer.write(file.read_bytes())
+        else:
+            out.write(file.read_text(errors="replace"))
+        out.flush()
 
 
 def _answer(receiver: Any, child: Any) -> Any:
@@ -167,7 +179,7 @@ class SideBySide(Generic[T]):
         self.children.end()
         returned = []
         for future in begun:
-            with contextlib.suppress(Interrupted):  # it had not started yet
+            with contextlib.suppress(Exception, KeyboardInterrupt):  # another reason ends all
                 returned.append(future.result())
         return returned
 

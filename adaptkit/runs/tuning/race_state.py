@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit.errors import AdaptError
-from adaptkit.runs.tuning.racing import Candidate, Score, number_of
+from adaptkit.runs.tuning.racing import Candidate, Floor, number_of
 from adaptkit.storage.files import write_json
 
 
@@ -21,9 +21,9 @@ class State:
     words: list[str]
     rungs: list[int]
     candidates: list[Candidate]
-    floor: Score  # what a score and minus a loss must exceed to tell something
+    floor: Floor
 
-    def load(self) -> tuple[list[Candidate], Score]:
+    def load(self) -> tuple[list[Candidate], Floor]:
         """Return the candidates with what they scored before, and the floor they were judged by.
 
         Raises:
@@ -49,7 +49,7 @@ class State:
             )
         return before, floor
 
-    def save(self, candidates: Sequence[Candidate], floor: Score) -> None:
+    def save(self, candidates: Sequence[Candidate], floor: Floor) -> None:
         """Write what is known now."""
         whole = {"words": self.words, "rungs": self.rungs,
                  "grid": [one.values for one in self.candidates],
@@ -58,7 +58,6 @@ class State:
         write_json(self.file, whole)
 
 
-def floor_in(value: Any) -> Score:
+def floor_in(value: Any) -> Floor:
     """Return the floor of a file: older races knew none, or that of the score alone."""
-    score, loss = value if isinstance(value, list) else (value, None)
-    return (number_of(score), number_of(loss))
+    return Floor(*map(number_of, value if isinstance(value, list) else [value]))

@@ -7,8 +7,9 @@ Candidates that go on continue where they stopped, on the schedule of all R upda
 computed twice. Scores are those of held-out rows: a larger score wins, then a smaller loss.
 
 A candidate has learned something if its score is above that of the trivial answer by more than
-chance, and its loss has been below that of an answer which does not look at the row (`floor`): a
-model that has hardly been trained may score well by luck, but its loss is as it began. Candidates
+chance, and its loss at a rung below that of an answer which does not look at the row (`Floor`): a
+model that has hardly been trained may score well by luck, but its loss is as it began. The loss of
+one that is too sure of itself may have risen again: a score far above chance is enough. Candidates
 that have learned nothing yet come after the others, in the order of their losses. If fewer than
 would go on have learned something at one of the first two of three rungs, as many go on as came
 there by plan: n from the first, ceil(n / eta) from the second.
@@ -19,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from adaptkit.errors import AdaptError, MachineError
 
@@ -28,7 +29,17 @@ MOST_RUNGS = 3
 LEAST = 4  # updates of the first rung
 FAILED = "failed:"
 Score = tuple[float, float]  # so that more is better: the score, minus the loss
-NO_FLOOR: Score = (-math.inf, -math.inf)
+
+
+class Floor(NamedTuple):
+    """What a candidate that has learned something exceeds; minus infinity: there is none."""
+
+    score: float = -math.inf  # the trivial answer's and chance
+    loss: float = -math.inf  # minus the loss of a constant answer
+    sure: float = -math.inf  # a score with which the loss does not matter
+
+
+NO_FLOOR = Floor()
 
 
 @dataclass
@@ -50,17 +61,18 @@ class Candidate:
         """How many updates it has made."""
         return max(self.scores, default=0)
 
-    def learned(self, rung: int, floor: Score) -> bool:
+    def learned(self, rung: int, floor: Floor) -> bool:
         """Tell whether it had learned something by then."""
+        score = self.scores[rung][0]
         least = max(loss for update, (_, loss) in self.scores.items() if update <= rung)
-        return self.scores[rung][0] > floor[0] and (least > floor[1] or floor[1] == -math.inf)
+        return score > floor.score and (least > floor.loss or score > floor.sure)
 
-    def merit(self, rung: int, floor: Score) -> Score:
+    def merit(self, rung: int, floor: Floor) -> Score:
         """Return its score, or minus infinity in its place if that tells nothing."""
         score, loss = self.scores[rung]
         return (score if self.learned(rung, floor) else -math.inf), loss
 
-    def score_after(self, rung: int, floor: Score = NO_FLOOR) -> str:
+    def score_after(self, rung: int, floor: Floor = NO_FLOOR) -> str:
         """Return the task's score after some updates as shown, with the loss if that decides."""
         score, loss = self.scores[rung]
         shown = [self.plain(score)] if math.isfinite(score) else []
@@ -68,11 +80,11 @@ class Candidate:
             shown.append(f"loss {-loss:.4f}")
         return ", ".join(shown) or "undefined"
 
-    def least(self, floor: Score) -> str:
+    def least(self, floor: Floor) -> str:
         """Say what it takes to have learned something."""
-        side = "above" if self.larger else "below"
-        loss = f" and a loss below {-floor[1]:.4f}" if math.isfinite(floor[1]) else ""
-        return f"takes a score {side} {self.plain(floor[0])} (the trivial answer plus chance){loss}"
+        side, chance = ("above", "plus") if self.larger else ("below", "minus")
+        loss = f", and once a loss below {-floor.loss:.4f}" if math.isfinite(floor.loss) else ""
+        return f"a score {side} {self.plain(floor.score)}, the trivial answer {chance} chance{loss}"
 
     def plain(self, score: float) -> str:
         """Return a score in the task's own direction."""
@@ -101,7 +113,7 @@ class Course:
     rungs: Sequence[int]
     advance: Callable[[Candidate, int], Score]  # trains one up to an update, and scores it
     note: Callable[[str], None]  # says what happened, and saves it
-    floor: Score = NO_FLOOR  # what a score and minus a loss must exceed to tell something
+    floor: Floor = NO_FLOOR
     affordable: Callable[[Candidate, int], bool] = lambda *_: True  # a newcomer, up to an update
 
 
@@ -157,7 +169,7 @@ def kept_of(count: int, last: bool) -> int:
     return 1 if last else max(1, math.ceil(count / ETA))
 
 
-def telling(those: Sequence[Candidate], rung: int, floor: Score, needed: int) -> bool:
+def telling(those: Sequence[Candidate], rung: int, floor: Floor, needed: int) -> bool:
     """Tell whether enough candidates have learned something for a comparison.
 
     Without a floor they are always compared: there is no trivial answer, or no score yet.
@@ -207,11 +219,11 @@ def race(candidates: Sequence[Candidate], course: Course) -> Candidate:
             raise AdaptError(f"every candidate failed. {why}")
         if place + 1 < len(rungs):
             last = place + 2 == len(rungs)
-            kept = kept_of(len(ranked), last)
-            if spares(rungs) and not telling(ranked, rung, floor, kept):
+            kept = needed = kept_of(len(ranked), last)
+            if spares(rungs) and not telling(ranked, rung, floor, needed):
                 kept = min(planned, len(ranked))
-                note(f"not enough of {len(ranked)} candidates have learned anything after {rung} "
-                     f"updates, which {ranked[0].least(floor)}: {kept} go on")  # fmt: skip
+                note(f"after {rung} updates fewer than {needed} of {len(ranked)} candidates have "
+                     f"learned anything ({ranked[0].least(floor)}): {kept} go on")  # fmt: skip
             planned = kept_of(planned, last)
             new = [(n, one) for n, one in enumerate(ranked, 1) if n > kept and not one.dropped]
             for number, one in new:  # all, before any is noted

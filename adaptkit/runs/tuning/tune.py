@@ -28,6 +28,7 @@ from adaptkit.runs.tuning.racing import (
     NO_FLOOR,
     Candidate,
     Course,
+    Floor,
     Score,
     challenge,
     cost_of,
@@ -58,7 +59,7 @@ class Tuned:
     candidates: list[Candidate]
     rungs: list[int]
     recipe: Path
-    floor: Score  # what a score and minus a loss must exceed to tell something
+    floor: Floor
 
     @property
     def updates(self) -> int:
@@ -75,7 +76,7 @@ class Tuned:
         """Return the sentence that nothing was learned; empty: something was."""
         if self.floor == NO_FLOOR or self.winner.learned(self.rungs[-1], self.floor):
             return ""
-        return (f"no candidate has learned anything, which {self.winner.least(self.floor)}: "
+        return (f"no candidate has learned anything ({self.winner.least(self.floor)}): "
                 "the choice says little")  # fmt: skip
 
     @property
@@ -130,7 +131,7 @@ def tune(
                   for values in product(*space.values())]  # fmt: skip
     for one in candidates:  # a mistake is found before the first run
         make([*words, *overrides_of(one)], place_of(folder, one))
-    floor, count = floor_of(base), len(candidates)
+    floor, count = floor_of(base, space), len(candidates)
     length = own_length(base) if budget is None else length_for(budget, count, floor != NO_FLOOR)
     state = State(folder / STATE, [*words], rungs_of(count, length), candidates, floor)
     with locked(folder):

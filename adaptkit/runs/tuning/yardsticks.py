@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from adaptkit.config.settings import Settings
 from adaptkit.metrics.bootstrap import NUMBERS
 from adaptkit.runs.prepare import count_examples
-from adaptkit.runs.tuning.racing import NO_FLOOR, Score
+from adaptkit.runs.tuning.racing import NO_FLOOR, Floor
 from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.reading.holdout import held_apart
 from adaptkit.tasks.task import LABEL
 
 
-def floor_of(base: Settings) -> Score:
-    """Return what a score, and minus a loss, must exceed to tell something: see `racing`.
+def floor_of(base: Settings, tried: Collection[str] = ()) -> Floor:
+    """Return what a candidate must exceed to have learned something; `tried`: what varies.
 
     Of the score: that of the trivial answer on the n held-out rows (of a correlation 0), and the
     less of two standard errors and half of what is left up to 1. A standard error: 1 / sqrt n, of a
     correlation of 0; 1 / (2 sqrt n), of an accuracy of 1/2 and of any other score. Two of them,
-    since the best of several candidates is more often lucky than one. Of the loss: what one answer
-    to all rows has at best. Minus infinity if there is no such score, or none before the last
-    update, and for the loss of other forms than a classifier.
+    since the best of several candidates is more often lucky than one; twice as much is sure. Of
+    the loss: what one answer to all rows has at best, if a head for classes is trained by one loss.
+    There is none without a trivial answer, or without a score before the last update.
     """
     splits = held_apart(base.task.load(base.data, base.seed))
     task, rows = base.bind(splits.task).task, splits.validation[""]
@@ -34,11 +35,16 @@ def floor_of(base: Settings) -> Score:
         return NO_FLOOR
     correlation = task.headline in (*NUMBERS, "matthews_correlation")
     chance = (2 if correlation else 1) / math.sqrt(len(rows))
-    form = task.posed
-    loss = -form.blind_loss(rows[LABEL][:]) if isinstance(form, HeadForm) else -math.inf
     if not task.larger_is_better:
-        return chance - value, loss
-    return value + (min(chance, (1 - value) / 2) if value < 1 else 0.0), loss
+        return Floor(chance - value)
+    left = max(0.0, 1 - value)
+    score, sure = value + min(chance, left / 2), value + min(2 * chance, left * 3 / 4)
+    form = task.posed
+    if not (isinstance(form, HeadForm) and form.classes) or any(
+        key.startswith("task.") for key in tried
+    ):
+        return Floor(score)
+    return Floor(score, -form.blind_loss(rows[LABEL][:]), sure)
 
 
 def own_length(base: Settings) -> int:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from statistics import pvariance
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptkit.adaptation import Batch
@@ -87,13 +86,11 @@ class HeadForm(Form):
             )
         return mse_loss(logits.squeeze(-1), target.float(), reduction="sum")
 
-    def blind_loss(self, labels: Sequence[Any]) -> float:
-        """Return the variance of numbers, or the least cross-entropy of one answer to all rows.
+    def blind_loss(self, labels: Sequence[str]) -> float:
+        """Return the least mean cross-entropy of one answer to all rows.
 
-        classes: - sum m_c ln(m_c / sum m), m_c the share of class c, smoothed and weighted
+        - sum_c m_c ln(m_c / sum m), where m_c is the share of class c, smoothed and weighted
         """
-        if not self.classes:
-            return pvariance(labels)
         counts, total, smoothing = Counter(labels), len(labels), self.smoothing
         weights = self.weights or (1.0,) * len(self.classes)
         shares = [
