@@ -501,7 +501,7 @@ def test_a_form_that_generates_is_raced_by_its_loss(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("floor", "kills"), [(None, (2, 4)), (-np.inf, (2, 6))])
+@pytest.mark.parametrize(("floor", "kills"), [(None, (2, 4)), (NO_FLOOR, (2, 6))])
 def test_a_race_that_is_killed_ends_the_same(
     floor, kills, checkpoints, rows, tmp_path, monkeypatch
 ):
