@@ -404,8 +404,7 @@ def check_record(found: dict) -> None:
 
 
 # One of each kind of delta; the others have them in common.
-QUICKLY = ("full", "lora", "adalora", "prefix", "prompt", "houlsby", "probe", "diff_pruning",
-           "hard_prompt", "chain")  # fmt: skip
+QUICKLY = ("lora", "adalora", "prefix", "prompt", "diff_pruning", "hard_prompt", "chain")
 
 
 @pytest.mark.parametrize(
@@ -572,7 +571,9 @@ def check_eval(run: Path, found: dict) -> None:
     assert record(run) == found
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+@pytest.mark.parametrize(
+    "family", ["bert", *(pytest.param(one, marks=pytest.mark.slow) for one in ("gpt2", "t5"))]
+)
 def test_run_of_tags(place: Path, checkpoints, family: str) -> None:
     run, found = sample_run(place, checkpoints[family], "ud_ewt")
     tags, there = found["labels"], sample_rows("ud_ewt", "validation")
@@ -603,7 +604,9 @@ def test_baseline_of_tags(place: Path, checkpoints) -> None:
     assert found["baseline"]["value"] == pytest.approx(asked.count(commonest) / len(asked))
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+@pytest.mark.parametrize(
+    "family", ["bert", *(pytest.param(one, marks=pytest.mark.slow) for one in ("gpt2", "t5"))]
+)
 def test_run_of_choices(place: Path, checkpoints, family: str) -> None:
     run, found = sample_run(place, checkpoints[family], "copa")
     assert found["labels"] == []

@@ -97,7 +97,11 @@ def test_without_data_a_method_that_looks_says_so():
 
 
 @pytest.mark.parametrize("change", [{"trainer.max_steps": 0}, {"trainer.epochs": 0}], ids=str)
-@pytest.mark.parametrize("method", ["full", "lora", "probe", "adalora", "ptuning", "prefix"])
+@pytest.mark.parametrize(
+    "method",
+    ["lora", "probe", *(pytest.param(one, marks=pytest.mark.slow)
+                        for one in ("full", "adalora", "ptuning", "prefix"))],
+)  # fmt: skip
 def test_a_run_without_updates_only_scores(method, change, checkpoints, tmp_path):
     data = sentiment(tmp_path / "data")
     made = configure(tmp_path / "run", checkpoints["bert"], data, f"method={method}", **change)

@@ -298,8 +298,12 @@ def planted(tmp_path: Path) -> Path:
     ("family", "words"),
     [
         ("bert", "method=full optimizer.lr=3e-3 trainer.epochs=8"),
-        ("bert", "method=probe method.layer=1 trainer.epochs=10"),
-        ("gpt2", "method=full optimizer.lr=3e-3 trainer.epochs=8"),
+        pytest.param(
+            "bert", "method=probe method.layer=1 trainer.epochs=10", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "gpt2", "method=full optimizer.lr=3e-3 trainer.epochs=8", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_planted_grammar_is_learnt(family, words, planted, checkpoints, tmp_path):

@@ -121,7 +121,9 @@ BROKEN_YAML: dict[str, bytes] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("content", BROKEN_YAML.values(), ids=BROKEN_YAML)
+@pytest.mark.parametrize(
+    "content", [pytest.param(one, id=name, marks=[pytest.mark.slow] * (place % 3 > 0))
+                for place, (name, one) in enumerate(BROKEN_YAML.items())])  # fmt: skip
 def test_broken_configuration(place: Path, copy: Path, content: bytes) -> None:
     (copy / "config.yaml").write_bytes(content)
     assert "config.yaml" in refused_by_all(place, copy) or content.startswith(b"model: 1")
@@ -160,7 +162,9 @@ BROKEN_RECORD: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("change", BROKEN_RECORD.values(), ids=BROKEN_RECORD)
+@pytest.mark.parametrize(
+    "change", [pytest.param(one, id=name, marks=[pytest.mark.slow] * (place % 3 > 0))
+               for place, (name, one) in enumerate(BROKEN_RECORD.items())])  # fmt: skip
 def test_broken_record(place: Path, copy: Path, change) -> None:
     file = copy / "result.json"
     file.write_text(json.dumps(change(json.loads(file.read_text()))))

@@ -602,7 +602,13 @@ MERGED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "method"), MERGED)
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        pytest.param(*one, marks=[pytest.mark.slow] * (place > 3))
+        for place, one in enumerate(MERGED)
+    ],
+)
 def test_export_merged(family: str, method: str, run_of: Any, place: Path, tmp_path: Path) -> None:
     directory, out = run_of(family, method), tmp_path / "plain"
     done = call("export", directory, "--format", "merged", "--out", out)
