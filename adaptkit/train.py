@@ -272,9 +272,9 @@ def here(job: Settings, quiet: bool = False) -> Outcome:
     return Outcome(console.short(str(job.output_dir)), 0, result, "", str(job.output_dir))
 
 
-def in_child(job: Settings, quiet: bool = False) -> Outcome:
+def in_child(job: Settings) -> Outcome:
     """Run one job of several in a process of its own."""
-    return apart(job.typed, children.Children(), quiet=quiet)
+    return apart(job.typed, children.Children())
 
 
 def apart(

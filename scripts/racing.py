@@ -21,6 +21,9 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from bench.run import head
+
 from adaptkit.reports.comparison.statistics import redrawn_scores, weights_of
 from adaptkit.runs.tuning.race_state import floor_in
 from adaptkit.runs.tuning.racing import Candidate
@@ -34,13 +37,6 @@ def command(*words: str) -> str:
     if done.returncode:
         raise SystemExit(f"adaptkit {' '.join(words)}:\n{done.stderr[-2000:]}")
     return done.stdout
-
-
-def head() -> str:
-    """Return the commit of this repository."""
-    words = ["git", "rev-parse", "--short", "HEAD"]
-    root = Path(__file__).resolve().parents[1]
-    return subprocess.run(words, cwd=root, capture_output=True, text=True).stdout.strip()
 
 
 def trained(words: list[str], values: dict[str, Any], updates: int, place: Path) -> dict[str, Any]:

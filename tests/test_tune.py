@@ -247,11 +247,9 @@ def test_scores_that_are_not_known_yet_leave_the_losses_to_decide():
 def test_a_newcomer_is_not_judged_before_anybody_has_learned():
     candidates, advance, _ = fakes({1.0: {4: 0.5, 12: 0.6}, 2.0: {4: 0.4, 12: 0.7}})
     winner, newcomer = candidates
-    race([winner], Course([4, 12], advance, lambda _: None, Floor(0.55)))
-    assert (
-        challenge(newcomer, winner, Course([4, 12], advance, lambda _: None, Floor(0.55)))
-        is newcomer
-    )
+    course = Course([4, 12], advance, lambda _: None, Floor(0.55))
+    race([winner], course)
+    assert challenge(newcomer, winner, course) is newcomer
 
 
 def test_a_newcomer_must_be_ahead_at_every_rung():

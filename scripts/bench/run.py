@@ -209,6 +209,13 @@ def table(made: list[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def head() -> str:
+    """Return the commit of this repository."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(words, cwd=PEER.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
 def machine(cuda: bool) -> dict[str, Any]:
     """Return where and with what this is measured."""
     import peft
@@ -222,12 +229,10 @@ def machine(cuda: bool) -> dict[str, Any]:
                          if line.startswith("model name"))  # fmt: skip
     words = sys.argv[1:]
     shown = [SHORT.get(before, word) for before, word in zip(["", *words], words, strict=False)]
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
-                          cwd=PEER.parent, check=False)  # fmt: skip
     peak = [sys.executable, str(FLOPS), *(["--cuda"] if cuda else [])]
     return {
         "command": f"python scripts/bench/run.py {shlex.join(shown)}",
-        "commit": head.stdout.strip(),
+        "commit": head(),
         "date": datetime.now(timezone.utc).date().isoformat(),
         "device": torch.cuda.get_device_name() if cuda else processor,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
