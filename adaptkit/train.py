@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from adaptkit.config.compose import compose_job, plain_data, typed, with_words, without_hydra
 from adaptkit.config.groups import CONF
 from adaptkit.config.guard import guarded_composition
+from adaptkit.config.once import composed_once
 from adaptkit.config.overrides import register_resolvers, sweep_lengths, translate_hydra_errors
 from adaptkit.config.settings import Settings, settings
 from adaptkit.config.words import readable
@@ -153,7 +154,7 @@ def main(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and we say what is wrong
     before, sys.argv = sys.argv, ["adaptkit train", *arguments]
     try:
-        with translate_hydra_errors(overrides), guarded_composition(arguments):
+        with translate_hydra_errors(overrides), guarded_composition(arguments), composed_once():
             sweep_lengths(overrides)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
         jobs.beside.wait(jobs.collect)

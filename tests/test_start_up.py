@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -152,7 +153,7 @@ def test_a_finished_run_is_known_without_torch(
     words = ["train", *tiny(checkpoints["bert"]), f"data.root={data_root(tmp_path / 'data')}"]
     first = call(*words)
     assert first.status == 0, first.err
-    again = process(sys.executable, "-c", WITHOUT_TORCH, *words)
+    again = process(sys.executable, "-c", WITHOUT_TORCH, json.dumps([[words, 0]]))
     assert again.returncode == 0, again.stderr
     assert "done before" in again.stderr
     assert again.stdout == first.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
@@ -268,7 +269,9 @@ def test_time_left(capsys: pytest.CaptureFixture[str]) -> None:
 def test_repeated_sweep_loads_no_torch(place: Path, checkpoints) -> None:
     words = ["train", *tiny(checkpoints["bert"]), "data.root=../data", "trainer.max_steps=1"]
     assert call(*words).status == 0
-    again = process(sys.executable, "-c", WITHOUT_TORCH, *words, "-m", "seed=0,0")
+    again = process(
+        sys.executable, "-c", WITHOUT_TORCH, json.dumps([[[*words, "-m", "seed=0,0"], 0]])
+    )
     assert again.returncode == 0, again.stderr
     assert "done before" in again.stderr
 
@@ -368,3 +371,46 @@ def test_repeated_runs_have_a_mean_drop_with_an_interval_over_the_seeds() -> Non
     for other in (outcome_of(3, 0.8, None), outcome_of(3, 0.8, 0.2, ("a", "b"))):
         (line,) = sweep.repeats([*runs, other])
         assert "out of domain" not in line
+
+
+SWEEP_FILE = """# @package _global_
+hydra: {mode: MULTIRUN, sweeper: {params: {seed: "0,1"}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "modes", "compositions"),
+    [
+        ([], ["RUN"], 1),
+        (["hydra.mode=RUN"], ["RUN"], 1),
+        (["-m"], ["MULTIRUN"], 3),  # for the mode, for the sweep, and the job
+        (["-m", "seed=0,1"], ["MULTIRUN"] * 2, 4),
+        (["experiment=sweep"], ["MULTIRUN"] * 2, 4),
+        (["experiment=sweep", "method=lora,full"], ["MULTIRUN"] * 4, 6),
+        (["experiment=sweep", "hydra.mode=RUN"], ["RUN"], 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_plain_job_is_composed_once(
+    words: list[str], modes: list[str], compositions: int, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Whether there are several jobs may be said by a file, so it is known after composition."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.hydra_config import HydraConfig
+
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "sweep.yaml").write_text(SWEEP_FILE)
+    composed, seen = [], []
+    real = ConfigLoaderImpl._load_configuration_impl
+
+    def counted(self: Any, **arguments: Any) -> Any:
+        composed.append(real(self, **arguments))  # a failed one is not counted
+        return composed[-1]
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", counted)
+    monkeypatch.setattr(Sweep, "__call__", lambda _, cfg: seen.append(
+        (HydraConfig.get().mode.name, cfg.seed, cfg.method.name)))  # fmt: skip
+    call("train", f"hydra.searchpath=[file://{tmp_path}]", *words)
+    assert [mode for mode, *_ in seen] == modes
+    assert len(set(seen)) == len(seen)
+    assert len(composed) == compositions
