@@ -10,6 +10,7 @@ import gc
 import shutil
 import signal
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,15 @@ if "TMPDIR" not in os.environ and os.path.isdir(MEMORY) and shutil.disk_usage(ME
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()  # no table of missing keys at every load
 transformers.logging.disable_progress_bar()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of cases that are marked as sampled, let every third run by default: the others are slow."""
+    for item in items:
+        case = item.callspec.id if hasattr(item, "callspec") else ""
+        if item.get_closest_marker("sampled") and zlib.crc32(case.encode()) % 3:
+            item.add_marker(pytest.mark.slow)
 
 
 class Checkpoints:

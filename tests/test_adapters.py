@@ -293,6 +293,7 @@ def by_hand(method: Any, adapted: nn.Module, body: nn.Module) -> nn.Module:
     return body
 
 
+@pytest.mark.sampled
 @each_method
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_definition(family: str, method: Any) -> None:
@@ -467,6 +468,7 @@ ORACLES = [  # model, method, options, parameters outside the head
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("model", "method", "options", "count"),
     [
@@ -600,6 +602,7 @@ def test_half_precision(family: str, method: Any) -> None:
 # ---- learning ----
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("method", "lr"),
     [(Houlsby(8), 1e-2), (Pfeiffer(8), 1e-2), (ParallelAdapter(16), 1e-2), (Compacter(8), 1e-2)],

@@ -238,6 +238,7 @@ def test_every_yaml_composes_and_builds(part: str, name: str) -> None:
         assert set(plain["trainer"]) == fields_of(TrainerSettings)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", [n for n in groups.options("model") if n != "auto"])
 def test_every_models_architecture_is_known(name: str) -> None:
     from adaptkit.models import anatomy, loading

@@ -153,6 +153,7 @@ CONFIG = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("override", "words"), CONFIG, ids=[override[:40] for override, _ in CONFIG]
 )
@@ -279,6 +280,7 @@ DATA = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("damage", "words"), DATA.values(), ids=DATA)
 def test_data(place: Path, checkpoints, damage, words: list[str]) -> None:
     root = place.parent / "data"
@@ -290,6 +292,7 @@ def test_data(place: Path, checkpoints, damage, words: list[str]) -> None:
     nothing_left(place)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -369,6 +372,7 @@ def write_task(place: Path, task: list[str], train: list[dict], validation: list
     write(place.parent / "data" / name / "validation.jsonl", validation)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize(("task", "good", "bad", "words"), TASKS.values(), ids=TASKS)
 def test_rows_of_tags_and_choices(
@@ -594,6 +598,7 @@ UNPLANNED = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("damage", "words"), MODELS.values(), ids=MODELS)
 def test_model(place: Path, body: Path, damage, words: list[str]) -> None:
     damage(body)
@@ -612,6 +617,7 @@ def test_no_such_model(place: Path, path: str) -> None:
     nothing_left(place)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("family", "overrides", "words"),
     [

@@ -93,6 +93,7 @@ def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 # ---- a plan sees what training will see ----
 
 
+@pytest.mark.sampled
 @each(PAIRS)
 def test_a_plan_counts_what_is_loaded(family, head, checkpoints):
     """Tied tables once; what the pretrained checkpoint lacks is new in both."""
@@ -135,6 +136,7 @@ def without(*names: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda w: {n: t for n, t in w.items() if n not in names}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_a_missing_tensor_of_the_body_is_named(family, checkpoints, tmp_path):
     """One of the embeddings, one inside, the last one: by training and by a plan."""
@@ -193,6 +195,7 @@ def test_a_missing_layer_is_counted(checkpoints, tmp_path):
 TIED = [(f, h) for f, h in PAIRS if h in LANGUAGE and ties(tiny_config(f)) and f != "deberta-v2"]
 
 
+@pytest.mark.sampled
 @each(TIED)
 @pytest.mark.parametrize("task", ["sequence", "same"])
 def test_a_tied_twin_is_taken(family, head, task, tmp_path):
@@ -244,6 +247,7 @@ def logits(loaded: loading.Loaded, family: str) -> Tensor:
 CLASSIFIERS = [(family, head) for family, head in PAIRS if HEADS[head].new and HEADS[head].classes]
 
 
+@pytest.mark.sampled
 @each(CLASSIFIERS)
 def test_outputs_follow_the_names_of_the_classes(family, head, tmp_path):
     saved(tmp_path, family, head, NAMES)

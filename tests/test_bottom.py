@@ -68,6 +68,7 @@ def gradients(made: Adaptation, batch: dict[str, Tensor], kind: str) -> list[Ten
     return [logits.detach(), *trained.values()]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("number_format", ["fp32", "bf16"])
 @pytest.mark.parametrize("method", [TopK(last=1), TopK(layers=(2, 3)), TopLoRA()])
 @pytest.mark.parametrize("family", sorted({*FAMILIES} - {*WITHOUT}))

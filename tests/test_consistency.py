@@ -100,6 +100,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("kind", "family"), CASES)
 def test_every_form_has_something_to_compare(kind, family, checkpoints):
     """Equal masks and no noise: 0. Noise on the words of a row: more, with gradients."""

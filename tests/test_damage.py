@@ -94,6 +94,7 @@ def test_these_are_all_files(killed):
         assert {path.name for path in folder.iterdir()} == set(FILES)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("name", "harm"), CASES)
 def test_older_checkpoint_serves(name, harm, place, whole, run):
     newest = run / "checkpoints" / "checkpoint-12"

@@ -55,6 +55,7 @@ def exported(made: Settings, prepared: Prepared, folder: Path) -> Path:
     return folder / "out"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", EACH_FAMILY)
 def test_classes(family: str, checkpoints: Any, tmp_path: Path) -> None:
     made, prepared = run_of(checkpoints[family], *SEQUENCE)
@@ -78,6 +79,7 @@ def test_numbers(family: str, checkpoints: Any, tmp_path: Path) -> None:
     assert found == pytest.approx(mine, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", [f for f in EACH_FAMILY if f.values[0] not in NO_TOKENS])
 def test_tags(family: str, checkpoints: Any, tmp_path: Path) -> None:
     """Every word's tag, read where the run reads it: at its first piece, or its last if causal."""

@@ -379,6 +379,7 @@ def gradient(adaptation: Adaptation, family: str, number_format: str) -> Tensor:
     return torch.cat([grad.flatten() for grad in grads if grad is not None])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("family", "method"),
     [

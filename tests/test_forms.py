@@ -202,6 +202,7 @@ def widen(adaptation: Adaptation) -> None:
 # ---- sums, order, padding ----
 
 
+@pytest.mark.sampled
 @each
 @torch.no_grad()
 def test_the_loss_of_a_batch_is_the_sum_over_its_rows(kind, family, prepared):
@@ -215,6 +216,7 @@ def test_the_loss_of_a_batch_is_the_sum_over_its_rows(kind, family, prepared):
     assert whole.weight == sum(batch.weight for batch in alone) > 0
 
 
+@pytest.mark.sampled
 @each
 def test_answers_depend_on_nothing_but_the_row(kind, family, prepared):
     """Not on the batch's size or order, nor on labels being known."""
@@ -260,6 +262,7 @@ def test_padding_on_either_side_leaves_tokens_where_they_were(family, prepared):
     tokenizer.padding_side = "right"
 
 
+@pytest.mark.sampled
 @each
 def test_the_written_answers_give_the_score_again(kind, family, prepared):
     run_settings, made = prepared(kind, family)
@@ -462,6 +465,7 @@ CUT = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("kind", "size", "steps"), CUT)
 def test_accumulation_equals_one_big_batch(kind, size, steps, quiet, tmp_path):
     """13 rows in updates of 8: the second of an epoch has 5, cut into 4 + 1 or 2 + 2 + 1."""
@@ -599,6 +603,7 @@ RUNS = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("kind", "method"), RUNS)
 def test_a_run_of_every_kind_is_whole(kind, method, quiet, tmp_path):
     several = ["method=prompt", "method.prompts=3", "method.length=4", "trainer.batch_size=4"]

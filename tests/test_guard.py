@@ -54,6 +54,7 @@ def refused(words: list[str], *named: str) -> None:
     assert not Path("touched").exists()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("way", ["hydra.searchpath=[conf]", "--config-dir=conf", "-m"])
 @pytest.mark.parametrize("text", FILES.values(), ids=FILES)
 def test_file_of_options_runs_nothing(place: Path, text: str, way: str) -> None:
@@ -83,6 +84,7 @@ TYPED = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("word", TYPED)
 @pytest.mark.parametrize("start", [["train"], ["train", "-m"], ["plan"]], ids=" ".join)
 def test_typed_option_runs_nothing(place: Path, word: str, start: list[str]) -> None:

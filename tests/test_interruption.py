@@ -49,6 +49,7 @@ def whole(place):
     return made
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("changes", "event", "update", "saved"),
     [

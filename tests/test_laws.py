@@ -182,7 +182,8 @@ PAIRS = [
         name,
         family,
         id=f"{name}-{family}",
-        marks=[pytest.mark.slow] * (setting.slow or is_slow(name, family)),
+        marks=[pytest.mark.slow] * (setting.slow or is_slow(name, family))
+        + [pytest.mark.sampled] * (name not in MOST_USED),
     )
     for name, setting in SETTINGS.items()
     for family in FAMILIES

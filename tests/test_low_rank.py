@@ -172,6 +172,7 @@ def twins(kind: str, family: str) -> tuple[Adaptation, nn.Module, dict[str, tupl
     return ours, theirs, pairs
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("kind", "family"), PAIRS)
 def test_like_peft(kind: str, family: str) -> None:
     """The same logits, and the same tensors after updates (with AdaLoRA's pruning, all of it)."""
@@ -691,6 +692,7 @@ COUNTS = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("model", "method", "count"), COUNTS)
 def test_counts(model: str, method: str, count: int) -> None:
     found = planned(model, *method.split())

@@ -74,6 +74,7 @@ def data(tmp_path_factory: Any) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("kind", "method", "family"), table())
 def test_a_method_on_a_kind(kind, method, family, data, checkpoints, tmp_path):
     run, untrained = tmp_path / "run", method == "hard_prompt"

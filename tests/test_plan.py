@@ -360,6 +360,7 @@ def real_activations(settings: Settings, tokens: int) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("family", "method"),
     [

@@ -82,6 +82,7 @@ def hidden_of(family: str, plain: nn.Module, text: str) -> Tensor:
     return plain.base_model(**batch).last_hidden_state[0]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", ["mean", "max"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_the_head_of_one_vector(family: str, how: str) -> None:

@@ -76,6 +76,7 @@ CASES = [  # what is typed, what must be in the one message
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("typed", "advice"), CASES, ids=[typed for typed, _ in CASES])
 def test_advice(typed: str, advice: str, place: Path) -> None:
     answer = call("train", *typed.split())

@@ -20,6 +20,7 @@ TEXTS = (
 )  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_is_what_was_typed(text: str) -> None:
     for key in ("task.path", "task.label"):
