@@ -25,6 +25,7 @@ from adaptkit.cli.main import COMMANDS, in_order
 from adaptkit.config.groups import GROUPS, options
 from adaptkit.config.names import variant
 from adaptkit.storage import bundled
+from adaptkit.train import Sweep
 
 KINDS = ("methods", "models", "tasks", "regularizers", "optimizers", "suites",
          "protocols", "experiments")  # fmt: skip
@@ -220,6 +221,21 @@ def test_torch_is_not_imported(place: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert not any(place.iterdir())
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"train", "tune", "smoke"}))
+def test_a_command_alone_says_what_it_needs(command: str, place: Path) -> None:
+    answer = call(command)
+    assert answer.status == 0 if answer.out else answer.status == 2
+    assert "Traceback" not in answer.err
+
+
+def test_train_alone_is_the_default_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = []
+    monkeypatch.setattr(Sweep, "__call__", lambda _, cfg: jobs.append(cfg))
+    answer = call("train")
+    assert answer.status == 0, answer.err
+    assert [(cfg.method.name, cfg.task.name) for cfg in jobs] == [("lora", "sst2")]
 
 
 # ---- completion ----

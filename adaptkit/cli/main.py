@@ -111,7 +111,7 @@ def check_flags(words: list[str]) -> None:
     Raises:
         ConfigError: it names what to write.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         name = word.partition("=")[0]
         short = name.startswith("--") and any(flag.startswith(name) for flag in FLAGS)
         if name.startswith("-") and name not in FLAGS and not short:
