@@ -208,6 +208,33 @@ def test_what_was_learned_once_counts_when_the_loss_has_risen():
     assert one.learned(12, Floor(0.7, -0.65, 0.75))  # far above chance
 
 
+def test_a_loss_that_luck_cannot_explain_is_enough():
+    """F1 of MRPC: 0.84 is hardly above the trivial 0.81, whatever the model knows."""
+    one = Candidate({}, {4: (0.8, -0.62), 12: (0.84, -0.7)})
+    floor = Floor(0.87, -0.63, 0.95)
+    assert [one.learned(12, floor._replace(sure_loss=loss)) for loss in (0.6, 0.63)] == [0, 1]
+    assert not one.learned(12, floor)
+    assert one.least(floor._replace(sure_loss=0.6)) == (
+        "a score above 0.8700, the trivial answer plus chance, and once a loss below 0.6300; "
+        "or once one below 0.6000"
+    )
+
+
+def test_luck_seldom_has_such_a_loss():
+    """Answers that know nothing of the rows, near the shares of the classes or far from them."""
+    draw, n = np.random.default_rng(0), 200
+    form = HeadForm(("text",), ("a", "b"), 8)
+    lucky = 0
+    for _ in range(2000):
+        labels = draw.random(n) < draw.uniform(0.2, 0.8)
+        logits = draw.normal(np.log(labels.mean() / (1 - labels.mean())), 0.3) + draw.normal(
+            0, draw.uniform(0, 0.5), n)  # fmt: skip
+        loss = np.logaddexp(0, np.where(labels, -logits, logits)).mean()
+        names = ["ab"[label] for label in labels.astype(int)]
+        lucky += loss < form.blind_loss(names) - yardsticks.UNLIKELY / n
+    assert lucky <= 2000 / 100
+
+
 @pytest.mark.parametrize(
     ("learned", "later", "going_on"),
     [(0, 0, (7, 3)), (2, 0, (7, 3)), (2, 1, (7, 1)), (3, 0, (3, 3)), (3, 1, (3, 1)),
@@ -345,9 +372,14 @@ def test_what_tells_something_is_above_the_trivial_answer(checkpoints, tmp_path)
     assert yardsticks.floor_of(base) == pytest.approx((
         share + min(1 / len(labels) ** 0.5, (1 - share) / 2), loss,
         share + min(2 / len(labels) ** 0.5, (1 - share) * 3 / 4),
+        -loss - np.log(100) / len(labels),
     ))  # fmt: skip
     for tried, known in (("optimizer.lr", True), ("task.label_smoothing", False)):
-        assert np.isfinite(yardsticks.floor_of(base, [tried]).loss) == known
+        floor = yardsticks.floor_of(base, [tried])
+        assert np.isfinite(floor.loss) == np.isfinite(floor.sure_loss) == known
+    changes = {"task.label_smoothing": 0.1}  # no likelihood
+    smoothed = configure(tmp_path / "run", checkpoints["bert"], data, "method=bitfit", **changes)
+    assert yardsticks.floor_of(smoothed).sure_loss == -np.inf
     words = ("model=mini-t5", "task=e2e", "method=lora", "data.source=sample", "output_dir=unused")
     assert yardsticks.floor_of(settings(compose([*words, "data.train_rows=20"]))) == NO_FLOOR
 
@@ -398,7 +430,7 @@ def test_the_floor_lies_between_the_trivial_and_the_best_score(
     base = SimpleNamespace(task=task, data=None, seed=0)
     base.bind = lambda _: base
     monkeypatch.setattr(yardsticks, "held_apart", lambda splits: splits)
-    assert yardsticks.floor_of(base) == (pytest.approx(floor), -np.inf, -np.inf)
+    assert yardsticks.floor_of(base) == Floor(pytest.approx(floor))
 
 
 def test_a_race_in_which_nothing_is_learned_says_so(checkpoints, rows, tmp_path):
@@ -418,11 +450,12 @@ def test_a_race_goes_on_by_the_rule_that_it_began_with(tmp_path):
     grid = [Candidate({RATE: 1.0}), Candidate({RATE: 2.0})]
     state = State(tmp_path / "race.json", [], [4], grid, Floor(0.5, -0.6, 0.7))
     assert state.load()[1] == Floor(0.5, -0.6, 0.7)
-    for floor in (Floor(0.7, -0.6, 0.8), Floor(0.7), NO_FLOOR):
+    for floor in (Floor(0.7, -0.6, 0.8, 0.5), Floor(0.7), NO_FLOOR):
         state.save(grid, floor)
         assert state.load() == (grid, floor)
     plain = json.loads(state.file.read_text())
-    for written, floor in ((0.7, Floor(0.7)), (None, NO_FLOOR)):
+    three = (0.7, -0.6, 0.8)
+    for written, floor in ((0.7, Floor(0.7)), (None, NO_FLOOR), ([*three], Floor(*three))):
         state.file.write_text(json.dumps({**plain, "floor": written}))
         assert state.load()[1] == floor
     del plain["floor"]

@@ -9,7 +9,8 @@ computed twice. Scores are those of held-out rows: a larger score wins, then a s
 A candidate has learned something if its score is above that of the trivial answer by more than
 chance, and its loss at a rung below that of an answer which does not look at the row (`Floor`): a
 model that has hardly been trained may score well by luck, but its loss is as it began. The loss of
-one that is too sure of itself may have risen again: a score far above chance is enough. Candidates
+one that is too sure of itself may have risen again: a score far above chance is enough. So is a
+loss that luck cannot explain: F1 hardly moves where the trivial answer scores well. Candidates
 that have learned nothing yet come after the others, in the order of their losses. If fewer than
 would go on have learned something at one of the first two of three rungs, as many go on as came
 there by plan: n from the first, ceil(n / eta) from the second.
@@ -37,6 +38,7 @@ class Floor(NamedTuple):
     score: float = -math.inf  # the trivial answer's and chance
     loss: float = -math.inf  # minus the loss of a constant answer
     sure: float = -math.inf  # a score with which the loss does not matter
+    sure_loss: float = -math.inf  # below this loss the score does not matter
 
 
 NO_FLOOR = Floor()
@@ -65,6 +67,8 @@ class Candidate:
         """Tell whether it had learned something by then."""
         score = self.scores[rung][0]
         least = max(loss for update, (_, loss) in self.scores.items() if update <= rung)
+        if -least < floor.sure_loss:
+            return True
         return score > floor.score and (least > floor.loss or score > floor.sure)
 
     def merit(self, rung: int, floor: Floor) -> Score:
@@ -84,7 +88,9 @@ class Candidate:
         """Say what it takes to have learned something."""
         side, chance = ("above", "plus") if self.larger else ("below", "minus")
         loss = f", and once a loss below {-floor.loss:.4f}" if math.isfinite(floor.loss) else ""
-        return f"a score {side} {self.plain(floor.score)}, the trivial answer {chance} chance{loss}"
+        sure = f"; or once one below {floor.sure_loss:.4f}" if floor.sure_loss > 0 else ""
+        score = self.plain(floor.score)
+        return f"a score {side} {score}, the trivial answer {chance} chance{loss}{sure}"
 
     def plain(self, score: float) -> str:
         """Return a score in the task's own direction."""

@@ -13,6 +13,8 @@ from adaptkit.tasks.forms.head import HeadForm
 from adaptkit.tasks.reading.holdout import held_apart
 from adaptkit.tasks.task import LABEL
 
+UNLIKELY = math.log(100)  # by how much luck may raise a log likelihood, once in a hundred times
+
 
 def floor_of(base: Settings, tried: Collection[str] = ()) -> Floor:
     """Return what a candidate must exceed to have learned something; `tried`: what varies.
@@ -20,9 +22,14 @@ def floor_of(base: Settings, tried: Collection[str] = ()) -> Floor:
     Of the score: that of the trivial answer on the n held-out rows (of a correlation 0), and the
     less of two standard errors and half of what is left up to 1. A standard error: 1 / sqrt n, of a
     correlation of 0; 1 / (2 sqrt n), of an accuracy of 1/2 and of any other score. Two of them,
-    since the best of several candidates is more often lucky than one; twice as much is sure. Of
-    the loss: what one answer to all rows has at best, if a head for classes is trained by one loss.
-    There is none without a trivial answer, or without a score before the last update.
+    since the best of several candidates is more often lucky than one; twice as much is sure.
+
+    Of the loss: what one answer to all rows has at best, if a head for classes is trained by one
+    loss. A plain cross-entropy that is less by ln(100) / n is sure: it makes the rows a hundred
+    times as likely. Luck does so for one model in a hundred at most, since the likelihood ratio of
+    rows that a model has not seen has a mean of 1 (Markov's inequality).
+
+    There is no floor without a trivial answer, or without a score before the last update.
     """
     splits = held_apart(base.task.load(base.data, base.seed))
     task, rows = base.bind(splits.task).task, splits.validation[""]
@@ -44,7 +51,9 @@ def floor_of(base: Settings, tried: Collection[str] = ()) -> Floor:
         key.startswith("task.") for key in tried
     ):
         return Floor(score)
-    return Floor(score, -form.blind_loss(rows[LABEL][:]), sure)
+    blind = form.blind_loss(rows[LABEL][:])
+    likelihood = not form.weights and not form.smoothing
+    return Floor(score, -blind, sure, blind - UNLIKELY / len(rows) if likelihood else -math.inf)
 
 
 def own_length(base: Settings) -> int:
