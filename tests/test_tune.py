@@ -666,7 +666,7 @@ def test_cells_of_a_comparison():
     ]  # fmt: skip
     assert cells[1][0] == ["method=lora", "task=sst2", "model=mini-bert",
                            "model.random_weights=true"]  # fmt: skip
-    with pytest.raises(ConfigError, match="name several"):
+    with pytest.raises(ConfigError, match="name the methods"):
         grid_of(["task=sst2"], control=False)
 
 
@@ -695,6 +695,11 @@ def test_the_commands(words, tmp_path):
     assert "ON SAMPLE DATA" not in answer.out
     assert call("compare", *both, "--jobs", "2", "--out", str(tmp_path / "beside")).status == 0
     assert cells(tmp_path / "beside") == cells(tmp_path / "both")
+    report = (tmp_path / "both" / "report.json").read_bytes()
+    other = call("compare", *both, "seed=7", "--out", str(tmp_path / "both"))
+    assert other.status == 2  # nothing of it could be done, so nothing is shown
+    assert other.err.count("holds a race of other settings") == 2
+    assert not other.out and (tmp_path / "both" / "report.json").read_bytes() == report
 
 
 def cells(folder: Path) -> list[dict[str, Any]]:
@@ -750,7 +755,7 @@ def test_mistakes_of_the_commands(words, tmp_path):
         (["compare", *words, "method=lora,full", "trainer.jobs=2"], "compare has --jobs"),
         (["compare", *words, "method=lora,full", "--jobs", "none"], "must be a whole number"),
         (["tune", *words, "--budget", "3", "--out", str(tmp_path / "small")], "need at least"),
-        (["compare", *words], "method: name several"),
+        (["compare", *words], "method: name the methods"),
         (["compare", *words, "method=lora,nonsense"], "nonsense"),
     ):
         answer = call(*bad)

@@ -28,11 +28,19 @@ from adaptkit.cli.tuning import (
     space_of,
 )
 from adaptkit.config.settings import Settings
-from adaptkit.errors import AdaptError, ConfigError, Interrupted, machine_failures, status_of
+from adaptkit.errors import (
+    AdaptError,
+    ConfigError,
+    Interrupted,
+    MachineError,
+    machine_failures,
+    status_of,
+)
+from adaptkit.runs.directory import CONFIG, differences
 from adaptkit.runs.repeat import done_before
 from adaptkit.terminal import children, console
 from adaptkit.terminal.budget import SOLVED, sized
-from adaptkit.train import apart, carry_out, checked
+from adaptkit.train import WORST, apart, carry_out, checked
 
 RACE = "race"
 Cell = tuple[list[str], Path]  # words and folder of a method on a task
@@ -47,6 +55,15 @@ class Race:
     budget: int | None  # updates
     folder: Path
     sizes: Mapping[str, list[str]]  # that budgets have been solved for: `budget.SOLVED`
+
+
+@dataclass(frozen=True)
+class CellEnd:
+    """How a race and the repetitions of its winner ended."""
+
+    runs: Sequence[Path] = ()  # folders of the repetitions
+    failed: Sequence[str] = ()
+    status: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,41 +104,42 @@ def compare_(arguments: list[str]) -> int:
     races = [
         Race(words, space, args.budget, args.out / folder / RACE, SOLVED) for words, folder in cells
     ]
-    failed = carry_out_all(races, args.seeds, min(args.jobs, len(races)))
-    for line in failed:
-        console.say(f"WARNING: {line}")
-    files = [f"--out={args.out / name}" for name in ("report.html", "report.md", "report.json")]
-    return max(report_([str(args.out), *files]), int(bool(failed)))
+    ends = carry_out_all(races, args.seeds, min(args.jobs, len(races)))
+    runs = sorted(run for end in ends for run in end.runs)
+    if runs:
+        for line in (line for end in ends for line in end.failed):
+            console.say(f"WARNING: {line}")
+        files = [f"--out={args.out / name}" for name in ("report.html", "report.md", "report.json")]
+        report_([*map(str, runs), *files])  # of these runs alone: others may lie beside them
+    return max((end.status for end in ends), key=WORST.index)
 
 
-def carry_out_all(races: Sequence[Race], seeds: int, jobs: int) -> list[str]:
+def carry_out_all(races: Sequence[Race], seeds: int, jobs: int) -> list[CellEnd]:
     """Carry out the races and repetitions of all methods, `jobs` methods at a time.
-
-    Return what failed.
 
     Raises:
         KeyboardInterrupt: they were interrupted.
     """
-    failed: list[str] = []
-    beside: children.SideBySide[list[str]] = children.SideBySide()
+    ends: list[CellEnd] = []
+    beside: children.SideBySide[CellEnd] = children.SideBySide()
     try:
         for place, race in enumerate(races, 1):
             work = partial(carry_out_cell, f"{place} of {len(races)}", seeds)
             if jobs > 1:
                 beside.submit(work, race, jobs)
             else:
-                failed += work(race, beside.children, False)
-        beside.wait(failed.extend)
+                ends.append(work(race, beside.children, False))
+        beside.wait(ends.append)
     except BaseException:
         beside.stop()
         raise
-    return failed
+    return ends
 
 
 def carry_out_cell(
     place: str, seeds: int, race: Race, siblings: children.Children, later: bool
-) -> list[str]:
-    """Carry out a race and the repetitions of its winner, or the rest of them; return what failed.
+) -> CellEnd:
+    """Carry out a race and the repetitions of its winner, or the rest of them.
 
     later: show what a run said when it is done.
 
@@ -134,14 +152,14 @@ def carry_out_cell(
         return carried_out(seeds, race, siblings, later)
     except AdaptError as error:
         console.error(f"{folder}: {error}")
-        return [f"{folder}: {error}"]
+        return CellEnd(failed=[f"{folder}: {error}"], status=error.status)
     except KeyboardInterrupt:
         siblings.end()
         raise
 
 
-def carried_out(seeds: int, race: Race, siblings: children.Children, later: bool) -> list[str]:
-    """Carry out a race and the repetitions of its winner; return the repetitions that failed.
+def carried_out(seeds: int, race: Race, siblings: children.Children, later: bool) -> CellEnd:
+    """Carry out a race and the repetitions of its winner.
 
     Raises:
         AdaptError: the race failed.
@@ -155,14 +173,14 @@ def carried_out(seeds: int, race: Race, siblings: children.Children, later: bool
     if end.status > 128:
         raise Interrupted(end.status - 128)
     if end.status:
-        raise AdaptError(end.error)
+        raise AdaptError(end.error) if end.status == AdaptError.status else MachineError(end.error)
     SOLVED.update(end.sizes)
     updates, whole = end.updates
     console.say(f"{folder}: {' '.join(end.chosen)} ({updates} of {whole} updates)")
     first = made(race.words, folder).seed + 1  # the race's own is not fresh
     words = [word for word in race.words if not word.startswith("seed=")]
     fixed = [*words, *end.chosen, "trainer.keep=last", "trainer.early_stopping_patience=null"]
-    failed = []
+    runs, failed, statuses = [], [], [0]
     for seed in range(first, first + seeds):
         job = made([*fixed, f"seed={seed}"], folder / f"seed{seed}")
         if not is_done(job):
@@ -170,9 +188,13 @@ def carried_out(seeds: int, race: Race, siblings: children.Children, later: bool
                 job.typed, lambda job: apart(job.typed, siblings, later, quiet=True)
             )
             outcome.check_interrupted()
+            statuses.append(outcome.status)
             if outcome.status:
                 failed.append(f"{folder} seed {seed}: {outcome.error}")
-    return failed
+        # A failed one counts as well, but not one of other settings that lies there.
+        if (job.output_dir / CONFIG).is_file() and not differences(job.output_dir, job.plain):
+            runs.append(job.output_dir)
+    return CellEnd(runs, failed, max(statuses, key=WORST.index))
 
 
 def is_done(job: Settings) -> bool:
@@ -210,12 +232,14 @@ def grid_of(overrides: Sequence[str], control: bool) -> list[Cell]:
     for word in overrides:
         key, _, value = word.partition("=")
         values = [one for one in value.strip("[]").split(",") if one]
+        if key in lists and (lists[key] or not values):
+            raise ConfigError(f"{word}: write {key}=A,B, once, with names between the commas.")
         if key in lists:
             lists[key] = values
         else:
             rest.append(word)
     if not lists["method"] or len(set(lists["method"])) < len(lists["method"]):
-        raise ConfigError("method: name several, each once, as in method=lora,bitfit,full.")
+        raise ConfigError("method: name the methods, each once, as in method=lora,bitfit,full.")
     cells = []
     for task in lists["task"] or ["sst2"]:
         for method in lists["method"]:
