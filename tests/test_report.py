@@ -448,7 +448,7 @@ def test_no_picture_is_drawn_of_nothing(tmp_path):
     write_run(tmp_path / "one", 0, status="failed", score=None, scores={})
     done = call("report", tmp_path, "--out", tmp_path / "a.md", "--out", tmp_path / "a.svg")
     assert done.status == 2
-    assert "no run has a score" in done.err.splitlines()[-1]
+    assert "one has no score). Train some first" in done.err.splitlines()[-1]
     assert not (tmp_path / "a.md").exists()
 
 

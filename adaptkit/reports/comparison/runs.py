@@ -142,13 +142,24 @@ def collect(folders: Sequence[Path]) -> Found:
                                f"{run.directory}, which is newer.")  # fmt: skip
             runs[identity(run)] = run
     if not runs:
-        named = ", ".join(map(str, folders))
-        raise AdaptError(f"{named}: there is no finished run below. Train some first, for example "
-                         "with adaptkit train -m method=lora,bitfit seed=0,1,2.")  # fmt: skip
+        raise nothing_in(folders, remarks)
+    if all(run.score is None for run in runs.values()):
+        failed = [f"left out: {run.directory} has no score" for run in runs.values()]
+        raise nothing_in(folders, [*remarks, *failed])
     scored = {identity(run)[:-1] for run in runs.values() if run.score is not None}
     repeated = [run for run in runs.values() if run.score is None and identity(run)[:-1] in scored]
     remarks += [f"left out: {run.directory} failed, and was repeated" for run in repeated]
     return Found([run for run in runs.values() if run not in repeated], remarks)
+
+
+def nothing_in(folders: Sequence[Path], remarks: Sequence[str]) -> AdaptError:
+    """Return the error for folders without a score; `remarks`: what was left out, and why."""
+    named = ", ".join(map(str, folders[:3])) + (" ..." if len(folders) > 3 else "")
+    why = f" ({'; '.join(remark.rstrip('.') for remark in remarks[:3])})" if remarks else ""
+    return AdaptError(
+        f"{named}: there is no finished run below{why}. Train some first, for example with "
+        "adaptkit train -m method=lora,bitfit seed=0,1,2."
+    )
 
 
 def inner(folder: Path) -> bool:
