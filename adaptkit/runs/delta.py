@@ -135,7 +135,10 @@ def read_delta(
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise AdaptError(f"{directory / DELTA} is missing or damaged: {error}.") from error
+        raise AdaptError(
+            f"{directory / DELTA} is missing or damaged: {error}. The command "
+            "of the run with trainer.resume=never trains it again."
+        ) from error
     version = metadata.get("adaptkit_format")
     if version != FORMAT:
         raise AdaptError(

@@ -48,6 +48,12 @@ def already_done(settings: Settings, source: str, now: Mapping[str, Any]) -> Run
     result = RunResult.read(directory)
     if result is None or result.status != "done":
         return None
+    delta = directory / DELTA
+    if (delta.stat().st_size if delta.is_file() else 0) != result.delta_bytes:
+        raise AdaptError(
+            f"{delta} is missing or damaged, though the run is done. trainer.resume=never trains "
+            "it again."
+        )
     out_of_reach = source == "sample" and result.data.get("source") != "sample"
     compared = ("model", "parent") if out_of_reach else ("data", "model", "parent")
     if changed := changes(result.made_of, now, compared):
