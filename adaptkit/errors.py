@@ -107,6 +107,9 @@ def out_of_memory(error: Exception) -> bool:
     return named or any(words in str(error) for words in USED_UP)
 
 
+UNSET = "An unset shell variable gives an empty text"
+
+
 def invalid(field: str, value: object, rule: str, way_out: str = "") -> ConfigError:
     """Return the error for `field=value` that breaks `rule`."""
     shown = repr(value) if isinstance(value, str) else value

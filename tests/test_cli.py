@@ -18,6 +18,7 @@ import pytest
 import yaml
 from commandline import LABELS, call, data_root, read, tiny, write
 from families import rows
+from safetensors.torch import load_file
 
 from adaptkit import __version__
 from adaptkit.cli import completion
@@ -899,3 +900,105 @@ def test_sweep_in_which_nothing_runs(place: Path) -> None:
     assert wrong.err.count("must be 1 or more") == 2
     assert "0 of 2 runs done, 2 failed" in wrong.out
     assert "method.rank=-1" in wrong.out
+
+
+# ---- simple words ----
+
+
+@pytest.mark.parametrize("word", ["output_dir=2024", "task.path=2024", "model.path=2024"])
+def test_a_place_may_be_named_by_a_number(
+    word: str, place: Path, checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.symlink(tmp_path / "data" / "sst2" if "task" in word else checkpoints["bert"], "2024")
+    words = [*tiny(checkpoints["bert"]), word, "trainer.max_steps=1"]
+    if "task" in word:
+        words += ["task=classify", "task.text=sentence"]
+    else:
+        words += ["data.root=../data"]
+    if "output_dir" in word:
+        os.unlink("2024")
+    answer = call("train", *words)
+    assert answer.status == 0, answer.err
+    if "output_dir" in word:
+        assert record(place / "2024")["status"] == "done"
+        assert call("train", "-m", *words[:-2], "data.root=../data", "trainer.max_steps=1",
+                    "output_dir=2024,2025").status == 0  # fmt: skip
+        assert record(place / "2025")["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([""], "'': is no override. An unset shell variable gives an empty text."),
+        ([" "], "' ': is no override."),
+        (["+"], "'+': is no override."),
+        (["task="], "task=: names nothing. An unset shell variable"),
+        (["model="], "model=: names nothing. An unset shell variable"),
+        (["output_dir="], "output_dir='': names nothing. An unset shell variable"),
+        (["model.path="], "model.path='': names nothing. An unset shell variable"),
+        (["method=lora task=sst2"], "holds several overrides. Leave out the quotes"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_words_that_say_nothing(command: str, words: list[str], said: str, place: Path) -> None:
+    if command == "plan" and words == ["output_dir="]:
+        words = ["data.root="]
+        said = "data.root='': names nothing"
+    answer = call(command, *words)
+    assert answer.status == 2
+    assert said in answer.err
+    assert not any(place.iterdir())
+
+
+def test_closed_streams_do_not_matter(place: Path, checkpoints) -> None:
+    run = [*tiny(checkpoints["bert"]), "data.root=../data", "trainer.max_steps=1", "output_dir=run"]
+    rows = "../data/sst2/validation.jsonl"
+    commands = [
+        ("train", *run),
+        ("predict", "run", "--input", rows, "--output", "a.jsonl"),
+        ("report", "run"),
+        ("data", "task=sst2", "data.root=../data"),
+    ]
+    script = "import json, sys\nfrom adaptkit.cli.main import main\n" \
+             "sys.stdin = sys.stdout = sys.stderr = None  # as after <&- >&- 2>&-\n" \
+             "sys.exit(max(main(words) for words in json.loads(sys.argv[1])))"  # fmt: skip
+    assert process(sys.executable, "-c", script, json.dumps(commands)).returncode == 0
+    assert len((place / "a.jsonl").read_text().splitlines()) == 12
+    stream = "import sys\nfrom adaptkit.cli.main import main\nsys.stdin = None\n" \
+             "sys.exit(main('predict run --input - --output b.jsonl'.split()))"  # fmt: skip
+    done = process(sys.executable, "-c", stream)
+    assert done.returncode == 2 and "-: this standard stream is closed" in done.stderr
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut"])
+def test_a_finished_run_without_its_tensors_is_not_done(harm, place: Path, checkpoints) -> None:
+    words = [*tiny(checkpoints["bert"]), "data.root=../data", "trainer.max_steps=1", "output_dir=r"]
+    assert call("train", *words).status == 0
+    delta = place / "r" / "delta.safetensors"
+    whole = {name: tensor.clone() for name, tensor in load_file(delta).items()}
+    delta.unlink() if harm == "missing" else delta.write_bytes(delta.read_bytes()[:-1])
+    for answer in (call("train", *words), call("verify", "r")):
+        assert answer.status == 2
+        assert "delta.safetensors is missing or damaged" in answer.err
+        assert "trainer.resume=never" in answer.err
+    assert call("train", *words, "trainer.resume=never").status == 0
+    again = load_file(delta)
+    assert again.keys() == whole.keys() and all(again[k].equal(whole[k]) for k in whole)
+
+
+def test_places_within_a_file(place: Path, checkpoints) -> None:
+    words = [*tiny(checkpoints["bert"]), "data.root=../data", "trainer.max_steps=1", "output_dir=r"]
+    assert call("train", *words).status == 0
+    (place / "file").write_text("x")
+    rows = "../data/sst2/validation.jsonl"
+    for command in (
+        ("eval", "r", "--output", "file"), ("eval", "r", "--output", "file/x"),
+        ("predict", "r", "--input", rows, "--output", "file/x.csv"),
+        ("export", "r", "--format", "card", "--out", "file/x"), ("smoke", "--output", "file"),
+    ):  # fmt: skip
+        answer = call(*command)
+        assert answer.status == 2, command
+        assert "file" in answer.err and ("is a file" in answer.err), answer.err
+    answer = call("export", "r", "--format", "card", "--out", "x", "--push", "")
+    assert answer.status == 2 and not (place / "x").exists()
+    assert (place / "file").read_text() == "x"

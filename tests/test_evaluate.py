@@ -115,7 +115,7 @@ def test_an_evaluation_never_overwrites_a_run(finished):
     run, _ = finished
     before = (run / "result.json").read_bytes()
     answer = call("eval", run, "--output", run)
-    assert answer.status == 2 and "holds other files" in answer.err
+    assert answer.status == 2 and "is a folder that is not empty" in answer.err
     assert (run / "result.json").read_bytes() == before
 
 

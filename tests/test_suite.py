@@ -349,7 +349,7 @@ def test_options_hold_for_every_set(run, tmp_path):
     assert [e["rows"] for e in (found["in_domain"], *found["sets"])] == [12, 12, 12]
     assert Path(found["file"]).parent == tmp_path / "o"
     again = call("eval", run, "suite=ood", "--output", tmp_path / "o")
-    assert again.status == 2 and "holds other files" in again.err
+    assert again.status == 2 and "is a folder that is not empty" in again.err
     own = call(
         "eval", run, "suite=ood", "+suite.sets.mnli.mine=task=snli task.max_length=8", "--json"
     )

@@ -11,7 +11,7 @@ from adaptkit.cli.prompting import EXAMPLE, show_example
 from adaptkit.config.settings import settings
 from adaptkit.config.suite import apart
 from adaptkit.errors import AdaptError
-from adaptkit.storage.files import check_free
+from adaptkit.storage.files import check_free, check_parents
 from adaptkit.terminal import console
 from adaptkit.terminal.budget import sized
 from adaptkit.terminal.suite import cells, evaluation
@@ -174,9 +174,9 @@ def export_(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     check_run(args.run)
     check_free(args.out, "--out")
-    if args.private and not args.push:
+    if args.private and args.push is None:
         raise AdaptError("--private: says who sees what --push sends. Add --push, or leave it out.")
-    if args.push:
+    if args.push is not None:
         from adaptkit.storage.pushing import check_push
 
         check_push(args.push)
@@ -234,6 +234,8 @@ def smoke_(arguments: list[str]) -> int:
     parser.add_argument("only", nargs="*", help="names to try: lora, mini-t5, task=; default: all")
     parser.add_argument("--output", type=Path, help="keep the run directories there")
     args = parser.parse_args(arguments)
+    if args.output:
+        check_parents(args.output / "run", "--output")
     with console.working():
         from adaptkit.runs.smoke import smoke
         from adaptkit.terminal.smoke import table, tried

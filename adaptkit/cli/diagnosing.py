@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,14 +85,13 @@ def _check_page(file: Path) -> None:
 
 def show(found: Diagnosis) -> None:
     """Print a diagnosis as tables and lines."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from adaptkit.reports.data.tables import baselines, class_table, padding_line, split_table
 
     source = found.loaded.source
-    screen = Console(width=None if sys.stdout.isatty() else 160)
+    screen = console.screen()
     console.show(f"{found.loaded.task.name} ({found.kind}) as {found.model} reads it")
     console.show(f"  {source.kind}: {source.path}")
     for note in found.loaded.notes:

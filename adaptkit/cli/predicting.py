@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from adaptkit.cli.commands import check_run
 from adaptkit.cli.parser import Parser, command
@@ -29,7 +30,9 @@ def predict_(arguments: list[str]) -> int:
             args.overwrite,
         )  # fmt: skip
         with counting("rows") as count:
-            written = predict_file(wanted, sys.stdin.buffer, sys.stdout.write, count)
+            stdin: Any = getattr(sys.stdin, "buffer", None)  # closed, if nobody needs it
+            emit: Any = getattr(sys.stdout, "write", None)
+            written = predict_file(wanted, stdin, emit, count)
     for note in written.notes:
         console.say(note)
     new = written.rows - written.before
@@ -81,6 +84,9 @@ def _check_places(file: Path | None, output: Path, kind: str | None, overwrite: 
             raise AdaptError(f"--input={file}: no such file.")
         if output.exists() and output.samefile(file):
             raise AdaptError(f"--output={output}: is the input itself. Give another name.")
+    closed = [n for n, s in ((file, sys.stdin), (output, sys.stdout)) if n == Path("-") and not s]
+    if closed:
+        raise AdaptError("-: this standard stream is closed. Name a file.")
     if kind is None and output != Path("-"):
         check_output(output, overwrite)
     if kind is not None and output == Path("-"):

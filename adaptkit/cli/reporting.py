@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +91,6 @@ def check_axis(name: str, found: Found) -> None:
 
 def show(head: list[str], body: list[list[str]]) -> None:
     """Print the table."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -101,4 +99,4 @@ def show(head: list[str], body: list[list[str]]) -> None:
         grid.add_column(Text(console.harmless(name)), justify="right" if place else "left")
     for line in body:
         grid.add_row(*(Text(console.harmless(cell)) for cell in line))
-    Console(width=None if sys.stdout.isatty() else 200).print(grid)
+    console.screen(200).print(grid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ def tune_(arguments: list[str]) -> int:
         found = tune(made, args.overrides, space_of(args.search), args.budget, out, interface)
     console.show(f"{line_about(found)}{' ON SAMPLE DATA' if sample else ''}")
     console.show(f"  {found.recipe}")
-    console.show("  adaptkit train " + " ".join([*args.overrides, found.winner.name]))
+    kept = [word for word in args.overrides if word.partition("=")[0] not in found.winner.values]
+    console.show("  adaptkit train " + " ".join([*kept, found.winner.name]))
     return 0
 
 
@@ -78,7 +80,7 @@ def add_options(parser: Parser) -> None:
 def number(word: str) -> int:
     """Return a number of updates, seeds or jobs."""
     if not re.fullmatch(r"[1-9]\d{0,9}", word):
-        raise ConfigError(f"{word}: must be a whole number, at least 1.")
+        raise ArgumentTypeError(f"{word!r} must be a whole number, at least 1")
     return int(word)
 
 

@@ -77,15 +77,21 @@ def typed(hydra: Any) -> str:
 def with_absolute_paths(plain: dict[str, Any]) -> dict[str, Any]:
     """Make paths absolute where they exist, so that a run can be read from any folder."""
     places = (("data", "root"), ("task", "path"), ("model", "path"), ("model", "from_run"))
-    if isinstance(plain.get("output_dir"), str):
+    plain = {**plain, "output_dir": named_by_number(plain.get("output_dir"))}
+    if isinstance(plain["output_dir"], str):
         plain["output_dir"] = os.path.expanduser(plain["output_dir"])
     for group, key in places:
         node = plain.get(group)
-        value = node.get(key) if isinstance(node, dict) else None
+        value = named_by_number(node.get(key)) if isinstance(node, dict) else None
         if node and isinstance(value, str) and value.strip():
             path = os.path.expanduser(value)
             node[key] = os.path.abspath(path) if os.path.exists(path) else value
     return with_template(without_idle_root(plain))
+
+
+def named_by_number(place: Any) -> Any:
+    """Return the name of a file or folder that is a whole number, such as 2024, as text."""
+    return str(place) if isinstance(place, int) and not isinstance(place, bool) else place
 
 
 def without_idle_root(plain: dict[str, Any]) -> dict[str, Any]:

@@ -99,9 +99,9 @@ def spelled(value: Any) -> str:
     return str(value)
 
 
-def model_name(path: str) -> str:
+def model_name(path: Any) -> str:
     """Name a model by the last two parts of its folder or hub id, so that `x/model` tells."""
-    whole = os.path.expanduser(path)
+    whole = os.path.expanduser(str(path))
     place = Path(os.path.abspath(whole) if os.path.isdir(whole) else whole)
     parts = [part for part in place.parts if part != "/"]
     return "-".join(parts[-2:]).replace(":", "-") or "model"

@@ -14,7 +14,7 @@ from adaptkit.config.names import model_name, variant
 from adaptkit.config.reasons import of_interpolation, of_yaml
 from adaptkit.config.suggest import of_choice, of_key
 from adaptkit.config.words import EMPTY, NONE, check_choice, readable, unreadable
-from adaptkit.errors import AdaptError, ConfigError
+from adaptkit.errors import UNSET, AdaptError, ConfigError
 
 
 @contextmanager
@@ -48,6 +48,7 @@ def check_words(overrides: list[str]) -> None:
     for word in overrides:
         key, has_value, value = word.lstrip("+~").partition("=")
         name, package, _ = key.partition("@")
+        check_says_something(word, name if has_value else "", value)
         if f"{word[1:]}=null" in NONE and word.startswith("~"):
             continue
         if word.startswith("~") and (name.count(".") < 2 and not name.startswith("regularizer.")):
@@ -70,6 +71,20 @@ def check_words(overrides: list[str]) -> None:
                 f"{word}: parts of Hydra cannot be replaced. A sweep (-m) runs its jobs one after "
                 "the other."
             )
+
+
+def check_says_something(word: str, name: str, value: str) -> None:
+    """Reject an empty word, a group without a choice, and several words in one.
+
+    Raises:
+        ConfigError: it is one of them.
+    """
+    if not word.strip(" +~"):
+        raise ConfigError(f"{word!r}: is no override. {UNSET}.")
+    if name in GROUPS and not value.strip():
+        raise ConfigError(f"{word}: names nothing. {UNSET}. There is: {', '.join(options(name))}.")
+    if name in GROUPS and re.match(r"'?[\w./-]+\s+[\w.]+=", value):
+        raise ConfigError(f"{word!r}: holds several overrides. Leave out the quotes around them.")
 
 
 def explain(error: BaseException, overrides: list[str]) -> str:
@@ -214,9 +229,9 @@ def root_of(cfg: Any) -> str | None:
     return root if isinstance(root, str) else None
 
 
-def stem(path: str) -> str:
-    """Return the name of somebody's own rows: that of their file or folder."""
-    return Path(path.removesuffix(".gz")).stem
+def stem(path: Any) -> str:
+    """Return the name of somebody's own rows: that of their file or folder, which may be 2024."""
+    return Path(str(path).removesuffix(".gz")).stem
 
 
 def form(root: Any) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adaptkit.config.groups import GROUPS
 from adaptkit.errors import ConfigError, invalid
 
 RATE = "optimizer.lr"
@@ -49,7 +50,8 @@ def check_tried(where: str, key: str, values: Sequence[Any]) -> None:
     if key in (*TAKEN, *IDLE):
         raise ConfigError(f"{where}: {key} is set by the race itself. Leave it out.")
     if not re.fullmatch(r"\w+(\.\w+)+", key):
-        raise ConfigError(f"{where}: {key} is a group. Name one of its options, as "
-                          f"{RATE}; adaptkit compare tries several methods.")  # fmt: skip
+        what = "a group" if key in GROUPS else "not an option of a group"
+        raise ConfigError(f"{where}: {key} is {what}. Name an option of one, as {RATE}; "
+                          "adaptkit compare tries several methods and seeds.")  # fmt: skip
     if any(one in values[:place] for place, one in enumerate(values)):
         raise ConfigError(f"{where}: names a value twice.")

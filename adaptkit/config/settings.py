@@ -21,7 +21,7 @@ from adaptkit.config.protocol import Protocol, protocol_in
 from adaptkit.config.search import Space, search_in
 from adaptkit.config.suggest import of_key
 from adaptkit.config.suite import Suite, suite_in
-from adaptkit.errors import ConfigError, folder_name, invalid, within
+from adaptkit.errors import UNSET, ConfigError, folder_name, invalid, within
 from adaptkit.methods import METHODS
 from adaptkit.models.checkpoint import head_of
 from adaptkit.models.model import Model
@@ -168,10 +168,12 @@ def check_path(field: str, value: Any) -> None:
     """Reject what no file can be named.
 
     Raises:
-        ConfigError: a part is too long, a zero byte is in it, or the home folder is not known.
+        ConfigError: it is empty, or a part is too long, holds a zero byte, or is an unknown home.
     """
     if not isinstance(value, str):  # not set, or said elsewhere
         return
+    if not value.strip():
+        raise invalid(field, value, "names nothing", UNSET)
     path = os.path.expanduser(value)
     if "\0" in path:
         raise invalid(field, value, "a path must not hold a zero byte")

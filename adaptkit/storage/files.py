@@ -78,12 +78,23 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
+def check_parents(place: Path, option: str) -> None:
+    """Refuse a place within a file.
+
+    Raises:
+        AdaptError: a part of its path is a file.
+    """
+    if file := next((one for one in place.parents if one.is_file()), None):
+        raise AdaptError(f"{option}={place}: {file} is a file. Name another place.")
+
+
 def check_free(folder: Path, option: str) -> None:
     """Refuse a place where something lies already.
 
     Raises:
-        AdaptError: it is a file, or a folder that is not empty.
+        AdaptError: it is a file or within one, or a folder that is not empty.
     """
+    check_parents(folder, option)
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists() or folder.is_symlink():

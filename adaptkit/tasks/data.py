@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from adaptkit.errors import at_least, invalid, within
+from adaptkit.errors import UNSET, at_least, invalid, within
 
 FOLDS = (13, 21, 42, 87, 100)  # seeds of the few-shot draws
 
@@ -26,8 +26,7 @@ class Data:
 
     def __post_init__(self) -> None:
         if self.root is not None and not self.root.strip():
-            raise invalid("data.root", "''", "must name a folder",
-                          "An unset shell variable gives an empty text")  # fmt: skip
+            raise invalid("data.root", "''", "must name a folder", UNSET)
         for name in ("train_rows", "eval_rows", "per_class"):
             if getattr(self, name) is not None:
                 at_least(f"data.{name}", getattr(self, name), 1)

@@ -12,13 +12,15 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from adaptkit.errors import TERMINATING, AdaptError, Interrupted, machine_failures, status_of
 from adaptkit.storage.files import is_main_process
 from adaptkit.terminal.libraries import set_environment, without_garbage_collection
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from adaptkit.runs.record import RunResult
     from adaptkit.runs.run import Interface
 
@@ -38,7 +40,8 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         error("interrupted")
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
+        if sys.stderr:
+            sys.stderr.close()
         return 0
     except OSError as problem:  # outside of any run: a folder that cannot be written, for example
         error(str(problem))
@@ -133,6 +136,18 @@ def interrupted(stop: KeyboardInterrupt, run: Any) -> int:
     return status_of(stop)
 
 
+def on_terminal(stream: TextIO | None) -> bool:
+    """Tell whether somebody watches a standard stream; None: it is closed."""
+    return stream is not None and stream.isatty()
+
+
+def screen(width: int = 160) -> Console:
+    """Return what tables are printed on: as wide as the terminal, or `width` in a file."""
+    from rich.console import Console
+
+    return Console(width=None if on_terminal(sys.stdout) else width)
+
+
 def short(directory: str) -> str:
     """Return a run directory as the user would type it."""
     try:
@@ -174,7 +189,7 @@ def working() -> Iterator[Interface]:
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
     """Show a spinner on a terminal while something takes seconds."""
-    if not sys.stderr.isatty():
+    if not on_terminal(sys.stderr):
         yield
         return
     from rich.console import Console

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from adaptkit.terminal.console import harmless, say
+from adaptkit.terminal.console import harmless, on_terminal, say
 
 SECONDS_BETWEEN_LINES = 30
 
@@ -80,7 +80,7 @@ class Lines(TrainerCallback):
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Give a function that shows how many of how many are done; None: nobody knows."""
-    if sys.stderr.isatty():
+    if on_terminal(sys.stderr):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                    TimeRemainingColumn())  # fmt: skip
         with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -100,7 +100,7 @@ def counting(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
 def bars(what: str, ending: ExitStack) -> tuple[TrainerCallback, ...]:
     """Return the callbacks that show progress until `ending` is closed."""
-    if not sys.stderr.isatty():
+    if not on_terminal(sys.stderr):
         return (Lines(),)
     bar = Bar(what)
     ending.callback(bar.progress.stop)  # it hides the cursor

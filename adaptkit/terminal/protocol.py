@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,6 @@ def completed(job: Settings, result: RunResult) -> RunResult:
 def table(record: Mapping[str, Any]) -> None:
     """Print the record of a protocol."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -69,7 +67,7 @@ def table(record: Mapping[str, Any]) -> None:
         grid.add_column(title, justify="left" if title in TITLES[:2] else "right")
     for entry in record["runs"]:
         grid.add_row(*(Text(console.harmless(cell)) for cell in row(entry)))
-    Console(width=None if sys.stdout.isatty() else 160).print(grid)
+    console.screen().print(grid)
     for text in remarks(record):
         console.show(text)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from adaptkit.terminal import console
@@ -16,7 +15,6 @@ def tried(result: Any) -> None:
 
 def table(results: list[Any]) -> None:
     """Print what was tried against the models, then the reasons of what was rejected or failed."""
-    from rich.console import Console
     from rich.table import Table
 
     columns = list(dict.fromkeys(r.column for r in results))
@@ -24,7 +22,7 @@ def table(results: list[Any]) -> None:
     for row in dict.fromkeys(r.row for r in results):
         outcome = {r.column: r.outcome for r in results if r.row == row}
         grid.add_row(row, *(outcome.get(column, "") for column in columns))
-    Console(width=None if sys.stdout.isatty() else 160).print(grid)
+    console.screen().print(grid)
     for result in results:
         if result.reason:
             console.show(f"{result.row} {result.column}: {result.outcome}: {result.reason}")

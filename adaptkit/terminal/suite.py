@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,6 @@ def evaluated(job: Settings, result: RunResult) -> RunResult:
 def table(record: Mapping[str, Any]) -> None:
     """Print the record of a suite."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -47,7 +45,7 @@ def table(record: Mapping[str, Any]) -> None:
         grid.add_section()
         grid.add_row(*average_row(average, len(sets)))
     if entries:
-        Console(width=None if sys.stdout.isatty() else 160).print(grid)
+        console.screen().print(grid)
     for text in remarks(record):
         console.show(text)
 

@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import statistics
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from adaptkit.errors import MachineError
 from adaptkit.reports import curves
 from adaptkit.runs.selection import OPTIMISTIC
 from adaptkit.storage.files import write_text
-from adaptkit.terminal.console import decimal, error, harmless, say
+from adaptkit.terminal.console import decimal, error, harmless, say, screen
 from adaptkit.terminal.protocol import differences
 from adaptkit.terminal.suite import over_runs, signed
 
@@ -118,7 +117,6 @@ def shortest_distinct_names(names: list[str]) -> list[str]:
 
 def table(outcomes: list[Any], total: int = 0) -> None:
     """Print how the jobs of a sweep ended; `total`: with those that were not begun."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -137,8 +135,7 @@ def table(outcomes: list[Any], total: int = 0) -> None:
             if record else (ended(outcome), "", "", "", *("" for _ in further), "", outcome.error)
         )  # fmt: skip
         grid.add_row(*(Text(harmless(cell)) for cell in (name, *row)))
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width).print(grid)
+    screen().print(grid)
     if any(outcome.result and marked(outcome.result) for outcome in outcomes):
         print(f"{MARK} {OPTIMISTIC}")
     for line in repeats([outcome.result for outcome in outcomes if outcome.result]):

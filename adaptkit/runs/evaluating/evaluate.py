@@ -22,7 +22,7 @@ from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
 from adaptkit.runs.selection import OPTIMISTIC
-from adaptkit.storage.files import digest
+from adaptkit.storage.files import check_free, digest
 from adaptkit.tasks.task import Splits, Task
 from adaptkit.tasks.worded import OPTIONS
 from adaptkit.training.batching import Feed
@@ -60,8 +60,8 @@ def evaluate(
     Raises:
         AdaptError: the other task has other classes, or something cannot be read.
     """
-    if output and output.is_dir() and any(output.iterdir()):
-        raise AdaptError(f"--output={output}: holds other files. Give a new folder.")
+    if output:
+        check_free(output, "--output")
     begun = Begun.now()
     saved = as_recorded(load_run(directory))
     run, splits = loaded(saved, changed(saved, overrides))

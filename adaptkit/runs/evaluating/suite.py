@@ -41,7 +41,7 @@ from adaptkit.runs.memory import Begun
 from adaptkit.runs.prepare import restored
 from adaptkit.runs.record import RunResult
 from adaptkit.runs.remarks import score_draws
-from adaptkit.storage.files import finite, write_json
+from adaptkit.storage.files import check_free, finite, write_json
 from adaptkit.tasks.reading.source import with_column
 from adaptkit.tasks.task import LABEL, Splits, Task
 from adaptkit.training.scorer import Prepared, Scored, distributed, gathered
@@ -72,8 +72,8 @@ def evaluate_suite(
         AdaptError: the run or an override is wrong. A set whose rows cannot be had raises nothing:
             the record names it with the reason.
     """
-    if output and output.is_dir() and any(output.iterdir()):
-        raise AdaptError(f"--output={output}: holds other files. Give a new folder.")
+    if output:
+        check_free(output, "--output")
     check_own_rows(suite, overrides)
     saved = as_recorded(load_run(directory))
     asked = suite.of(saved.settings.task.name)

@@ -108,9 +108,10 @@ def in_its_order(file: PeftFile, classes: tuple[str, ...]) -> tuple[str, ...]:
         AdaptError: it was trained on others.
     """
     if sorted(file.classes) != sorted(classes):
+        has = f"has {', '.join(classes)}" if classes else "has none"
         raise AdaptError(
             f"{file.folder}: was trained on the classes {', '.join(file.classes)}, but the task "
-            f"has {', '.join(classes)}. Name a task with the same classes."
+            f"{has}. Name a task with the same classes."
         )
     return file.classes
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptkit.errors import AdaptError
-from adaptkit.storage.files import replacing, to_json
+from adaptkit.storage.files import check_parents, replacing, to_json
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
 Line = Mapping[str, Any]  # what is written of one row
@@ -30,6 +30,7 @@ def check_output(output: Path, overwrite: bool) -> None:
     """
     if output.suffix.lower() not in ENDINGS:
         raise AdaptError(f"--output={output}: must end in {', '.join(ENDINGS)}, or be -.")
+    check_parents(output, "--output")
     if output.is_dir():
         raise AdaptError(f"--output={output}: is a folder. Name a file.")
     if output.exists() and not overwrite:
