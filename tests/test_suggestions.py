@@ -72,6 +72,7 @@ CASES = [  # what is typed, what must be in the one message
     ("--learning-rate 1e-4", "write optimizer.lr=1e-4."),
     ("--lr=1e-4", "write optimizer.lr=1e-4."),
     ("--fp16", "write trainer.precision=fp16."),
+    ("seed=range(0,2)", "several values make a sweep: adaptkit train -m seed=range(0,2)."),
     ("--multirn seed=0,1", "no such flag; did you mean --multirun?"),
 ]
 

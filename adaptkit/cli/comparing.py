@@ -93,7 +93,7 @@ def compare_(arguments: list[str]) -> int:
                         help="a row with random weights for every method")  # fmt: skip
     args = parser.parse_intermixed_args(arguments)
     check_one_process("compare")
-    check_words(args.overrides)
+    check_words(args.overrides, several=("method", "task"))
     cells = grid_of(args.overrides, args.control)
     space = space_of(args.search)
     if any(word.startswith(("data.eval_rows=", "+data.eval_rows=")) for word in args.overrides):

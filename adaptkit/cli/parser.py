@@ -17,7 +17,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError instead of printing how the command is used."""
         flag = re.match(r"unrecognized arguments: (-\S+) ?(\S*)", message)
-        if flag:
+        if flag and flag[1] in ("-m", "--multirun"):
+            message = f"{flag[1]}: adaptkit train alone runs several jobs"
+        elif flag:
             word, following = flag.groups()
             message = of_flag(word, following, known_keys([]), list(self._option_string_actions))
         raise ConfigError(f"{message.rstrip('.')}. {self.prog} --help says more.")

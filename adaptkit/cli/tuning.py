@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptkit.cli.parser import Parser, command
+from adaptkit.config.overrides import sweep_lengths
 from adaptkit.config.search import IDLE, TAKEN, check_tried
 from adaptkit.config.settings import Settings, settings
+from adaptkit.config.words import readable
 from adaptkit.errors import ConfigError
 from adaptkit.storage.files import processes
 from adaptkit.terminal import console
@@ -117,12 +119,19 @@ def as_number(value: Any, word: str) -> Any:
         return value
 
 
-def check_words(overrides: Sequence[str]) -> None:
-    """Reject overrides that a race sets itself, and sweeps.
+def check_words(overrides: Sequence[str], several: Sequence[str] = ()) -> None:
+    """Reject overrides that a race sets itself, and sweeps; `several`: what may have many values.
 
     Raises:
         ConfigError: it names the word.
     """
+    for key in sweep_lengths(readable(overrides)).keys() - set(several):
+        way = {
+            "method": "adaptkit compare takes several methods",
+            "task": "adaptkit compare takes several tasks",
+            "seed": "adaptkit compare --seeds N repeats the winner of each race",
+        }.get(key, f"values to try are given by --search {key}=A,B")
+        raise ConfigError(f"{key}: has several values; {way}.")
     for word in overrides:
         key = word.partition("=")[0].lstrip("+~")
         if key in TAKEN:

@@ -120,7 +120,9 @@ def explain(error: BaseException, overrides: list[str]) -> str:
             "such as , ( ) [ ] { } or = needs quotes inside those of the shell: "
             "\"KEY='some, (text)'\"."
         )
-    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+    if match := re.search(
+        r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?:\s|$)", text
+    ):
         return (
             f"{match.group(1)}: several values make a sweep: adaptkit train -m {match.group(1)}. "
             "A list is written in brackets: KEY=[A,B]."
