@@ -205,7 +205,7 @@ def test_places_that_are_not_folders(checkpoints, rows, tmp_path, monkeypatch):
         return configure(tmp_path / "run", checkpoints["bert"], rows, "task=sst2", "method=probe",
                          **{"trainer.features": place, "trainer.max_steps": 1})  # fmt: skip
 
-    for place, why in (("", "is not a folder"), ("x" * 300, "too long"), ("a\0b", "zero byte")):
+    for place, why in (("", "names nothing"), ("x" * 300, "too long"), ("a\0b", "zero byte")):
         with pytest.raises(ConfigError, match=rf"trainer\.features=.*{why}"):
             configured(place)
     (tmp_path / "file").touch()
