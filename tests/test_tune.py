@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from adaptkit.adaptation import Batch
 from adaptkit.cli.comparing import Race, grid_of
 from adaptkit.cli.tuning import space_of
-from adaptkit.config.compose import compose, load_plain
+from adaptkit.config.compose import compose, load_plain, to_yaml
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError, MachineError
 from adaptkit.runs.run import Interface
@@ -733,6 +733,25 @@ def test_a_race_or_a_run_that_dies_ends_no_other(words, tmp_path, monkeypatch):
     table = json.loads((tmp_path / "report.json").read_text())
     assert {one["row"]: one["seeds"] for one in table["cells"]} == {"bitfit": 2, "layernorm": 2}
     assert (tmp_path / "sst2" / "layernorm" / "seed2" / "result.json").read_bytes() == before
+
+
+def test_nothing_is_reported_if_no_run_has_a_score(words, tmp_path, monkeypatch):
+    work = children.work_in_child
+
+    def dying(one: Any, argument: Any, *rest: Any) -> Any:
+        if isinstance(argument, Race):
+            return work(one, argument, *rest)
+        folder = Path(argument["output_dir"])
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(to_yaml(argument))  # it had begun
+        raise EOFError("exit code -9")
+
+    monkeypatch.setattr(children, "work_in_child", dying)
+    answer = call("compare", *words, "method=bitfit", "trainer.epochs=1", *SEARCH, "--seeds", "2",
+                  "--out", str(tmp_path / "all"))  # fmt: skip
+    assert answer.status == 1 and not answer.out
+    assert "seed2: the process died (exit code -9)" in answer.err.splitlines()[-1]
+    assert not (tmp_path / "all" / "report.json").exists()
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ class CellEnd:
     """How a race and the repetitions of its winner ended."""
 
     runs: Sequence[Path] = ()  # folders of the repetitions
+    done: int = 0  # how many of them have a score
     failed: Sequence[str] = ()
     status: int = 0
 
@@ -106,7 +107,7 @@ def compare_(arguments: list[str]) -> int:
     ]
     ends = carry_out_all(races, args.seeds, min(args.jobs, len(races)))
     runs = sorted(run for end in ends for run in end.runs)
-    if runs:
+    if any(end.done for end in ends):
         for line in (line for end in ends for line in end.failed):
             console.say(f"WARNING: {line}")
         files = [f"--out={args.out / name}" for name in ("report.html", "report.md", "report.json")]
@@ -194,7 +195,7 @@ def carried_out(seeds: int, race: Race, siblings: children.Children, later: bool
         # A failed one counts as well, but not one of other settings that lies there.
         if (job.output_dir / CONFIG).is_file() and not differences(job.output_dir, job.plain):
             runs.append(job.output_dir)
-    return CellEnd(runs, failed, max(statuses, key=WORST.index))
+    return CellEnd(runs, seeds - len(failed), failed, max(statuses, key=WORST.index))
 
 
 def is_done(job: Settings) -> bool:
