@@ -216,7 +216,7 @@ def test_a_loss_that_luck_cannot_explain_is_enough():
     assert not one.learned(12, floor)
     assert one.least(floor._replace(sure_loss=0.6)) == (
         "a score above 0.8700, the trivial answer plus chance, and once a loss below 0.6300; "
-        "or once one below 0.6000"
+        "or a loss below 0.6000 alone"
     )
 
 

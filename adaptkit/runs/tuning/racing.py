@@ -88,7 +88,7 @@ class Candidate:
         """Say what it takes to have learned something."""
         side, chance = ("above", "plus") if self.larger else ("below", "minus")
         loss = f", and once a loss below {-floor.loss:.4f}" if math.isfinite(floor.loss) else ""
-        sure = f"; or once one below {floor.sure_loss:.4f}" if floor.sure_loss > 0 else ""
+        sure = f"; or a loss below {floor.sure_loss:.4f} alone" if floor.sure_loss > 0 else ""
         score = self.plain(floor.score)
         return f"a score {side} {score}, the trivial answer {chance} chance{loss}{sure}"
 
