@@ -23,7 +23,7 @@ from adaptkit.models.heads import HEADS as MODEL_HEADS
 from adaptkit.models.loading import head_names, load_config, load_model, load_tokenizer
 from adaptkit.models.model import Model
 from adaptkit.models.padding import with_padding_moved
-from adaptkit.models.pooling import Pooled
+from adaptkit.models.pooling import Pooled, read_end
 from adaptkit.runs.delta import load_run
 from adaptkit.runs.exchange.export import export
 
@@ -205,3 +205,25 @@ def test_no_other_library_reads_that_end(kind: str, checkpoints: Any, tmp_path: 
     with pytest.raises(AdaptError, match=r"ends a text with .* padding token of its own"):
         export(tmp_path / "run", kind, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["texts", "pairs"])
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_the_end_is_where_transformers_finds_it(family: str, pairs: bool) -> None:
+    model = classifier(family).eval()
+    texts = [SENTENCES[:3], SENTENCES[1:4]] if pairs else [SENTENCES]
+    tokenizer = tiny_tokenizer(family)
+    batch = dict(tokenizer(*texts, padding=True, return_tensors="pt"))
+    assert len({int(n) for n in batch["attention_mask"].sum(1)}) > 1
+    batch.pop("token_type_ids", None)
+    theirs = model(**batch)
+    read_end(model)
+    ours = model(**batch)
+    assert ours.keys() == theirs.keys()
+    assert torch.equal(ours.logits, theirs.logits)
+    alone = model(input_ids=batch["input_ids"][:1, : int(batch["attention_mask"][0].sum())])
+    torch.testing.assert_close(alone.logits, ours.logits[:1], **CLOSE)
+    other = copy.deepcopy(model)  # reads its own weights
+    with torch.no_grad():
+        other.classification_head.out_proj.bias.add_(1)
+    torch.testing.assert_close(other(**batch).logits, ours.logits + 1)

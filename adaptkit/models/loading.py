@@ -22,7 +22,7 @@ from adaptkit.models.heads import HEADS, Head, check_head, outputs_by_name
 from adaptkit.models.layout import past_padding
 from adaptkit.models.padding import with_padding_moved
 from adaptkit.models.pairs import separate_pairs
-from adaptkit.models.pooling import Pooled
+from adaptkit.models.pooling import Pooled, read_end
 from adaptkit.models.quantized import adopt, check_device, is_packed, loading_options
 from adaptkit.models.weights import check_finite, head_names, new_names, read_weights
 
@@ -258,6 +258,8 @@ def with_hooks(loaded: nn.Module, model: Model, head: Head) -> nn.Module:
     """Make padding harmless, and let the head read what `model.pooling` says."""
     if how := model.pooling or ("last" if reads_last(loaded, head) else None):
         Pooled(how).attach(base_of(loaded))
+    if head is HEADS["sequence"] and family(loaded).encoder_decoder:
+        read_end(loaded)
     return with_padding_moved(loaded, head)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import Seq2SeqSequenceClassifierOutput
 
+from adaptkit.models.body import base_of
 from adaptkit.models.calls import named
 
 
@@ -55,6 +58,28 @@ class Pooled:
         if output.get("pooler_output") is not None:
             output["pooler_output"] = summary(body, output["last_hidden_state"])
         return output
+
+
+def read_end(model: nn.Module) -> None:
+    """Let a classifier of two stacks read the decoder's state at the last token by the mask.
+
+    That is the end token, which their own classes (T5, BART) look for among the numbers of the
+    tokens: with the same outcome, but a GPU is waited for in every step.
+    """
+    model.forward = MethodType(_at_the_end, model)
+
+
+def _at_the_end(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
+) -> Seq2SeqSequenceClassifierOutput:
+    """Return the logits [B, C] of ids [B, T], which the decoder reads moved right by one."""
+    if hasattr(model, "_shift_right"):  # T5; the body of BART does that by itself
+        options.setdefault("decoder_input_ids", model._shift_right(input_ids))
+    output = base_of(model)(input_ids, attention_mask=attention_mask, **options)
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    logits = model.classification_head(pool(output["last_hidden_state"], mask, "last"))
+    others = {name: value for name, value in output.items() if name != "last_hidden_state"}
+    return Seq2SeqSequenceClassifierOutput(logits=logits, **others)
 
 
 def summary(body: nn.Module, hidden: Tensor) -> Tensor:
