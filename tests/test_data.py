@@ -12,7 +12,8 @@ import pytest
 from commandline import call, tiny, write
 from transformers import AutoTokenizer
 
-from adaptkit.config.groups import options
+from adaptkit.config.compose import compose, load_raw
+from adaptkit.config.groups import CONF, options
 from adaptkit.reports.data import texts
 from adaptkit.reports.data.page import bars, histogram
 from adaptkit.reports.data.tokens import padding
@@ -390,3 +391,40 @@ def test_label_words_that_split() -> None:
     assert "'awfulness' (awful ##ness)" in found[0]["text"] and "good" not in found[0]["text"]
     plain = call("data", "task=sst2", "data.source=sample", "model=mini-bert", "--json")
     assert not [f for f in json.loads(plain.out)["findings"] if f["name"] == "label_word_splits"]
+
+
+@pytest.mark.parametrize(("words", "why"), [
+    (["task=sst2", "task.path=TYPO"], "task.path=TYPO: no such file or folder here"),
+    (["task=sst2", "task.path=owner/other"], "task.path=owner/other: no such file or folder here"),
+    (["task=sst2", "task.subset=mrpc"], "data set nyu-mll/glue (mrpc)"),
+    (["task=ud_ewt", "task.subset=en_gum"], "(en_gum)"),
+    (["task=ud_ewt_heads", "task.subset=en_gum"], "(en_gum)"),
+    (["task=sst2", "task.path=TYPO", "data.source=sample"], "is not read with data.source=sample"),
+    (["task=sst2", "task.subset=cola", "data.source=sample"], "task.subset='cola'"),
+    (["task=sst2", "task.path=TYPO", "data.source=local"], "task.path=TYPO: no such file"),
+    (["task=sst2", "task.path=a/b", "data.root={root}"], "task.path=a/b is of another data set"),
+    (["task=sst2", "task.subset=b", "data.root={root}"], "task.subset=b is of another data set"),
+])  # fmt: skip
+@pytest.mark.parametrize("default", [False, True], ids=["no folder", "a folder by default"])
+def test_other_rows_than_those_asked_for_are_never_read(words, why, default, tmp_path, monkeypatch):
+    """Neither the sample nor the usual folder stands in for a path or subset that was typed."""
+    sentences(tmp_path / "sst2", clean(), shifted(clean()))
+    (tmp_path / "elsewhere" / "sst2").mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if default:
+        monkeypatch.setenv("ADAPTKIT_DATA", str(tmp_path))
+    else:
+        monkeypatch.delenv("ADAPTKIT_DATA", raising=False)
+    place = tmp_path / "elsewhere" if default else tmp_path
+    answer = call("data", *(word.format(root=place) for word in words), "model=mini-bert")
+    assert answer.status == 2 and why in answer.err and not answer.out
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("task", options("task"))
+def test_what_is_published_is_what_the_task_reads(task):
+    if "${" in load_raw(CONF / "task" / f"{task}.yaml")["name"]:  # for rows of one's own
+        assert bundled.published(task) is None
+    else:
+        plain = compose([f"task={task}"])["task"]
+        assert bundled.published(plain["name"]) == (plain["path"], plain.get("subset"))

@@ -1,12 +1,9 @@
-"""Where the configuration is: its folder, its groups, and their options."""
+"""The groups of the configuration and their options."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from adaptkit.storage.bundled import CONF
 
-PACKAGE = Path(__file__).parents[1]
-# In a wheel conf/ is inside the package, in a checkout next to it.
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 GROUPS = ("model", "method", "task", "optimizer", "regularizer", "trainer", "tracker", "suite",
           "protocol", "experiment")  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What the package brings along: three small pretrained models and samples of data sets.
+"""What the package brings along: YAML files, three small pretrained models, samples of data sets.
 
 `bundled.json` holds the SHA-256 of every file; it is written by `scripts/bundle.py`. A folder is
 compared with it before it is read, so that a damaged installation is named as such. No torch.
@@ -9,11 +9,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import operator
 from pathlib import Path
+from typing import Any
 
 from adaptkit.errors import AdaptError
 
 PACKAGE = Path(__file__).parents[1]
+# In a wheel conf/ is inside the package, in a checkout next to it.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 SAMPLES = PACKAGE / "samples"
 MINIS = PACKAGE / "models" / "mini"
 SUMS = PACKAGE / "bundled.json"
@@ -53,6 +57,23 @@ def sampled_tasks() -> list[str]:
     """Return the names of the tasks that have a sample."""
     here = SAMPLES.relative_to(PACKAGE).as_posix() + "/"
     return sorted({n[len(here) :].split("/")[0] for n in sums() if n.startswith(here)})
+
+
+@functools.cache
+def published(task: str) -> tuple[str | None, str | None] | None:
+    """Return the hub id and the subset of a task's data set; None: it is none of ours."""
+    found = _raw(task)
+    return None if found.get("path", "???") == "???" else (found["path"], found.get("subset"))
+
+
+def _raw(task: str) -> dict[str, Any]:
+    """Return a task's YAML on top of those that it is made of; empty if there is none."""
+    import yaml
+
+    file = CONF / "task" / f"{task}.yaml"
+    own = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    below = [one for one in own.get("defaults", ()) if isinstance(one, str) and one != "_self_"]
+    return functools.reduce(operator.or_, [*map(_raw, below), own], {})
 
 
 @functools.cache

@@ -84,6 +84,20 @@ def commit(path: str, revision: str | None) -> str | None:
     return Path(cached).parent.name if isinstance(cached, str) else None
 
 
+def may_have_cached(data_set: str) -> bool:
+    """Tell whether a cache has a folder of the data set's owner; `datasets` takes long to say."""
+    from huggingface_hub import constants
+
+    owner, slash, _ = data_set.partition("/")
+    converted = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
+    places = {constants.HF_HUB_CACHE: f"datasets--{owner}--", converted: f"{owner}___"}
+    folders = {Path(folder).expanduser(): start for folder, start in places.items()}
+    return not slash or any(
+        entry.name.startswith(start)
+        for folder, start in folders.items() if folder.is_dir() for entry in folder.iterdir()
+    )  # fmt: skip
+
+
 def _answers(url: str) -> bool:
     """Tell whether a server answers: one that accepts connections may still be silent."""
     try:

@@ -7,8 +7,8 @@
     adaptkit/samples/<task>         a few hundred rows of our own grammar, bundled
 
 `data.source=auto` takes the first that has the task, the sample only where the others cannot be
-had, and says so; `hub` and `local` never fall back. No loading scripts are run. A broken row is
-an error that names the row.
+had and no other path or subset was typed, and says so; `hub` and `local` never fall back. No
+loading scripts are run. A broken row is an error that names the row.
 """
 
 from __future__ import annotations
@@ -67,12 +67,13 @@ def find(spec: DatasetSpec) -> DataSource:
     own = Path(spec.path).expanduser() if spec.path else None
     root = Path(spec.root).expanduser() if spec.root else None
     default = os.environ.get("ADAPTKIT_DATA")
-    typed = root and not (default and root.absolute() == Path(default).expanduser().absolute())
+    typed = root and not (default and root.resolve() == Path(default).expanduser().resolve())
+    other = _of_another_set(spec)
     if spec.source == "sample":
-        for option, value, idle in (("data.root", spec.root, typed),
-                                    ("task.path", spec.path, own and own.exists())):  # fmt: skip
-            if idle:
-                raise invalid(option, value, "is not read with data.source=sample", "Leave one out")
+        idle = ({"data.root": spec.root} if typed else {}) | other
+        idle |= {"task.path": spec.path} if own and own.exists() else {}
+        for option, value in idle.items():
+            raise invalid(option, value, "is not read with data.source=sample", "Leave one out")
         return _sample(spec)
     if own and own.exists() and spec.source != "hub":
         if typed:
@@ -83,7 +84,11 @@ def find(spec: DatasetSpec) -> DataSource:
     if root and spec.source in ("auto", "local"):
         if not root.is_dir():
             raise AdaptError(f"data.root={spec.root}: no such folder.")
-        if (root / spec.name).is_dir():
+        for option, value in other.items() if typed else ():
+            raise AdaptError(
+                f"data.root={spec.root}: {option}={value} is of another data set. Leave one out."
+            )
+        if not other and (root / spec.name).is_dir():
             return DataSource("local", str(root / spec.name))
         if typed:
             raise AdaptError(
@@ -91,6 +96,8 @@ def find(spec: DatasetSpec) -> DataSource:
                 f"into {root / spec.name}, or leave data.root out."
             )
     if spec.source == "local":
+        if "task.path" in other:
+            raise AdaptError(f"task.path={spec.path}: no such file or folder.")
         raise AdaptError(
             f"data.source=local: {spec.name} is not at "
             f"{Path(spec.root) / spec.name if spec.root else 'data.root (unset)'}. "
@@ -102,17 +109,28 @@ def find(spec: DatasetSpec) -> DataSource:
         raise AdaptError(f"task.path={spec.path}: no such file or folder.")
     if _on_hub(spec):
         return DataSource("hub", spec.path)
-    if spec.source == "auto" and (folder := bundled.sample(spec.name)):
+    if spec.source == "auto" and not other and (folder := bundled.sample(spec.name)):
         return DataSource("sample", str(folder))
     raise _out_of_reach(spec)
 
 
+def _of_another_set(spec: DatasetSpec) -> dict[str, str]:
+    """Return the options, as typed, that name another data set than the task's on the hub."""
+    path, subset = bundled.published(spec.name) or (spec.path, spec.subset)
+    typed = {"task.path": (spec.path, path), "task.subset": (spec.subset, subset)}
+    return {option: value for option, (value, usual) in typed.items() if value and value != usual}
+
+
 def _out_of_reach(spec: DatasetSpec) -> AdaptError:
+    why = "the hub cannot be reached and its cache does not hold it."
+    if "task.path" in _of_another_set(spec):
+        return AdaptError(
+            f"task.path={spec.path}: no such file or folder here, {why} Give another path, or none."
+        )
     subset = f" ({spec.subset})" if spec.subset else ""
     return AdaptError(
-        f"data set {spec.path}{subset}: the hub cannot be reached and its cache does not hold "
-        f"it. Set data.root=DIR with DIR/{spec.name}/train.parquet (or environment "
-        "ADAPTKIT_DATA), or fetch it once on a machine with a network."
+        f"data set {spec.path}{subset}: {why} Set data.root=DIR with DIR/{spec.name}/train.parquet "
+        "(or environment ADAPTKIT_DATA), or fetch it once on a machine with a network."
     )
 
 
@@ -131,6 +149,8 @@ def _on_hub(spec: DatasetSpec) -> bool:
     hub.go_offline_if_unreachable()
     if hub.reachable():
         return True
+    if not hub.may_have_cached(spec.path or ""):
+        return False
     from datasets import load_dataset_builder
 
     try:
