@@ -18,6 +18,7 @@ from commandline import call, tiny, write
 from families import FAMILIES
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Trainer
 
 from adaptkit.layers import prompt
 from adaptkit.training import trainer
@@ -80,7 +81,8 @@ def reads(monkeypatch: Any) -> Reads:
     for cls, name in INTENDED:
         put(cls, name, watch.aside)
     put(AdaptTrainer, "_inner_training_loop", lambda: watch)
-    monkeypatch.setattr(prompt, "single", lambda columns: columns)  # of a GPU
+    monkeypatch.setattr(prompt, "single", lambda columns: columns)  # of a GPU, as the next
+    monkeypatch.setattr(AdaptTrainer, "_clip_grad_norm", Trainer._clip_grad_norm)
     return watch
 
 

@@ -23,9 +23,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback, TrainerState
+from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerState
 
 from adaptkit.adaptation import Batch, Step
 from adaptkit.models.attention import known_masks
@@ -33,6 +32,7 @@ from adaptkit.models.places import Places
 from adaptkit.training import checkpoints, state
 from adaptkit.training.arguments import parameter_groups, training_arguments
 from adaptkit.training.batching import Feed, collated, shards
+from adaptkit.training.clipping import ClippingTrainer
 from adaptkit.training.comparison import Comparison
 from adaptkit.training.history import History
 from adaptkit.training.hooks import Hooks
@@ -44,7 +44,7 @@ from adaptkit.training.scorer import Scorable, Scored, Scorer, distributed, flat
 from adaptkit.training.settings import Recipe
 
 
-class AdaptTrainer(Trainer):
+class AdaptTrainer(ClippingTrainer):
     """Trains an Adaptation on a task, scoring it on the way."""
 
     def __init__(
