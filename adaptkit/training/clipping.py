@@ -1,8 +1,8 @@
 """Clipping of gradients: g <- g min(1, c / (|g| + 1e-6)), |g| over all parameters.
 
 On a CPU torch adds up the squares of a tensor on one core and in single precision: for a table of
-30,000 words the norm is off by up to 0.1 %. Row by row it is exact to seven digits and takes a third of
-the time; gradients that are short enough are not multiplied by 1.
+30,000 words the norm is off by up to 0.1 %. Row by row it is right to six digits and takes a third
+of the time; gradients that are short enough are not multiplied by 1.
 
 Source: Pascanu et al. 2013 (arXiv:1211.5063).
 """
@@ -10,10 +10,12 @@ Source: Pascanu et al. 2013 (arXiv:1211.5063).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
+from torch.optim import Optimizer
 from transformers import Trainer
 
 SMALL = 1e-6  # torch's, which keeps the quotient finite
@@ -25,7 +27,8 @@ class ClippingTrainer(Trainer):
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         if self.args.device.type != "cpu":
             return super()._clip_grad_norm(model)
-        return clip(model.parameters(), self.args.max_grad_norm)
+        groups = cast(Optimizer, self.optimizer).param_groups  # faster than to walk the model
+        return clip((one for group in groups for one in group["params"]), self.args.max_grad_norm)
 
 
 @torch.no_grad()
