@@ -24,11 +24,11 @@ from adaptkit.config.overrides import register_resolvers, sweep_lengths, transla
 from adaptkit.config.settings import Settings, settings
 from adaptkit.config.words import readable
 from adaptkit.errors import AdaptError, ConfigError, Interrupted, status_of
+from adaptkit.runs import heap
 from adaptkit.runs.repeat import done_before
 from adaptkit.storage import hub
 from adaptkit.terminal import children, console, protocol, sweep
 from adaptkit.terminal.budget import sized, solved
-from adaptkit.terminal.libraries import keep_memory
 
 if TYPE_CHECKING:
     from adaptkit.runs.record import RunResult
@@ -144,7 +144,7 @@ def main(arguments: list[str]) -> int:
     import hydra
 
     register_resolvers()
-    keep_memory()
+    heap.keep()
     arguments = readable(arguments)
     jobs = Sweep(overrides := [a for a in arguments if not a.startswith("-")])
 

@@ -97,9 +97,9 @@ def test_use_of_the_cores() -> None:
 PAGES = """
 import resource, sys
 sys.path.insert(0, {root!r})
-from adaptkit.terminal.libraries import keep_memory
+from adaptkit.runs import heap
 if {keep}:
-    keep_memory()
+    heap.keep()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def once():
@@ -110,6 +110,47 @@ for _ in range(5):
     once()
 print(faults() - before)
 """
+
+
+LARGE_PAGES = """
+import ctypes, sys
+sys.path.insert(0, {root!r})
+from adaptkit.runs import heap
+{limit}
+def large():  # kB in large pages
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("AnonHugePages")))
+heap.keep()
+before, one = large(), bytearray(96 << 20)
+print(large() - before)
+del one
+heap.give_back()
+print(large() - before)
+two = bytearray(96 << 20)
+print(large() - before)
+"""
+GRANTED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))"
+
+
+@pytest.mark.skipif(
+    not GRANTED.is_file() or "[madvise]" not in GRANTED.read_text(),
+    reason="large pages are for all or for none",
+)
+@pytest.mark.parametrize(
+    ("limit", "environment", "expected"),
+    [("", {}, True), (LIMIT, {}, False), ("", {"MALLOC_ARENA_MAX": "2"}, False)],
+    ids=["free", "addresses are limited", "set by the user"],
+)
+def test_memory_comes_in_large_pages(limit, environment, expected) -> None:
+    """Whatever has been given back in between: the kernel's own count says so."""
+    code = LARGE_PAGES.format(root=str(Path(libraries.__file__).parents[2]), limit=limit)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    taken, left, again = map(int, done.stdout.split())
+    assert (taken > 16 << 10) == (again > 16 << 10) == expected and left < 8 << 10
 
 
 @pytest.mark.skipif(

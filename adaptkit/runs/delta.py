@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adaptkit.config.settings import Settings
 from adaptkit.errors import AdaptError
+from adaptkit.runs import heap
 from adaptkit.runs.directory import ADDED, CONFIG, DELTA, RESULT, UNLIKE, flat, read_config
 from adaptkit.runs.record import RunResult
 from adaptkit.storage.files import is_main_process, save_tensors
@@ -48,6 +49,7 @@ def save_delta(
         "revision": run.model.revision or "",
         "fingerprint": fingerprint,
     }
+    heap.give_back()  # what is free since training; the file takes its size in memory again
     save_tensors(directory / DELTA, tensors, metadata)
     return (directory / DELTA).stat().st_size if is_main_process() else 0
 

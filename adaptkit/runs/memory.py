@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+
+from adaptkit.runs import heap
 
 if TYPE_CHECKING:
     from adaptkit.runs.plan import Plan
@@ -41,9 +42,7 @@ def restart() -> int | None:
     if torch.cuda.is_initialized():
         for device in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(device)
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # of other C libraries
-            ctypes.CDLL(None).malloc_trim(0)
+    heap.give_back()
     try:
         RESET.write_text("5", encoding="ascii")
         high_water()

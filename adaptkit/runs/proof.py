@@ -10,6 +10,7 @@ from torch import Tensor
 from adaptkit.config.settings import Settings
 from adaptkit.errors import MachineError
 from adaptkit.models.heads import HEADS
+from adaptkit.runs import heap
 from adaptkit.runs.delta import read_delta
 from adaptkit.runs.directory import DELTA
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
@@ -38,6 +39,7 @@ def verify_saved(
     Raises:
         MachineError: it does not; the run counts as failed.
     """
+    heap.give_back()  # so that a second model adds nothing to the memory of training
     prepared = restored(read_delta(settings))
     feed = feed_of(settings, prepared, splits.validation[""])
     batch = feed.batch(first(settings, feed, most))

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from adaptkit.errors import Interrupted, status_of
+from adaptkit.runs import heap
 from adaptkit.terminal.console import raising_signals
 from adaptkit.terminal.libraries import (
     affinity,
     cpu_quota,
-    keep_memory,
     set_environment,
     thread_settings,
 )
@@ -131,7 +131,7 @@ def _begin(work: Callable[[Any], Any], argument: Any, sender: Any, files: list[P
     try:
         with raising_signals(), contextlib.suppress(BrokenPipeError):
             gc.freeze()  # what was loaded before the fork stays for good
-            keep_memory()
+            heap.keep()
             for stream, file in zip(STREAMS, files, strict=False):
                 written = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(written, stream)

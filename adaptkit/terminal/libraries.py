@@ -9,7 +9,6 @@ the user has set is never changed.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import sys
@@ -19,8 +18,6 @@ from pathlib import Path
 
 SAMPLE_SECONDS = 0.1  # how long we look at what other processes do
 SPARE = 0.5  # cores in use by others that do not count: shells, editors, interrupts
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
-LARGE = 2**31 - 1  # the greatest value that mallopt takes
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
@@ -53,20 +50,6 @@ def thread_settings(threads: str, jobs: int = 1) -> dict[str, str]:
     if ours > 1 and (ours > (quota or ours) or ours + busy(cores) > len(cores) + SPARE):
         chosen["OMP_WAIT_POLICY"] = "PASSIVE"
     return chosen
-
-
-def keep_memory() -> None:
-    """Let glibc keep freed memory for this process, unless the user has set how it allocates.
-
-    It would give large tensors back to the system after every step and get them again page by page,
-    which takes two fifths of the time of a step over 384 tokens.
-    """
-    set_by_user = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if set_by_user or mallopt is None:  # other C libraries have none
-        return
-    for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGE), (M_TOP_PAD, 1 << 26)):
-        mallopt(parameter, value)
 
 
 def affinity() -> set[int]:
