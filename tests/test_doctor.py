@@ -40,6 +40,15 @@ def test_what_is_found_is_what_is_there(monkeypatch):
     assert "no peft (tests and benchmarks)" in doctor.software()[-1].found
 
 
+def test_pages_of_memory(tmp_path):
+    setting = tmp_path / "enabled"
+    assert doctor.pages(setting) == []  # another system
+    setting.write_text("always [madvise] never\n")
+    assert advice(doctor.pages(setting)) == {}
+    setting.write_text("always madvise [never]\n")
+    assert str(setting) in advice(doctor.pages(setting))["pages of memory"]
+
+
 @pytest.mark.parametrize(
     ("cores", "quota", "running", "typed", "used", "what", "says"),
     [

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from commandline import call, data_root, tiny
 
+from adaptkit.runs import heap
 from adaptkit.terminal import libraries
 
 TWO = {0, 1}
@@ -129,12 +130,11 @@ print(large() - before)
 two = bytearray(96 << 20)
 print(large() - before)
 """
-GRANTED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))"
 
 
 @pytest.mark.skipif(
-    not GRANTED.is_file() or "[madvise]" not in GRANTED.read_text(),
+    not heap.LARGE_PAGES.is_file() or "[madvise]" not in heap.LARGE_PAGES.read_text(),
     reason="large pages are for all or for none",
 )
 @pytest.mark.parametrize(

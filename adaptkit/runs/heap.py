@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # to whom they are granted
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")  # 2: what is only reserved counts as used
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from adaptkit.models.fast.packed import free_memory, works
+from adaptkit.runs.heap import LARGE_PAGES
 from adaptkit.storage.hub import reachable
 from adaptkit.terminal.libraries import affinity, busy, cpu_quota
 from adaptkit.training.precision import resolve
@@ -136,15 +137,25 @@ def devices() -> list[Finding]:
 
 
 def memory() -> list[Finding]:
-    """Return free memory and room on the disk."""
+    """Return free memory, the size of its pages, and room on the disk."""
     free, room = free_memory(), shutil.disk_usage(Path.cwd()).free
     ram = f"{free / 1e9:.1f} GB free" if free != float("inf") else "unknown"
     return [
         Finding(
             "memory", ram, "little: adaptkit plan says what a run needs" if free < TIGHT else ""
         ),
+        *pages(LARGE_PAGES),
         Finding("disk here", f"{room / 1e9:.1f} GB free", "little" if room < TIGHT else ""),
     ]
+
+
+def pages(setting: Path) -> list[Finding]:
+    """Tell whether Linux grants large pages, by its setting, as in `always [madvise] never`."""
+    if not setting.is_file():
+        return []
+    never = "[never]" in setting.read_text(encoding="ascii")
+    advice = f"large ones are faster: echo madvise | sudo tee {setting}" if never else ""
+    return [Finding("pages of memory", "small" if never else "large where it pays", advice)]
 
 
 def hub() -> list[Finding]:
