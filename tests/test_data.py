@@ -17,7 +17,7 @@ from adaptkit.config.groups import CONF, options
 from adaptkit.reports.data import texts
 from adaptkit.reports.data.page import bars, histogram
 from adaptkit.reports.data.tokens import padding
-from adaptkit.storage import bundled
+from adaptkit.storage import bundled, hub
 from adaptkit.tasks.classify import Classify
 from adaptkit.tasks.tag import Tag
 
@@ -394,16 +394,20 @@ def test_label_words_that_split() -> None:
 
 
 @pytest.mark.parametrize(("words", "why"), [
-    (["task=sst2", "task.path=TYPO"], "task.path=TYPO: no such file or folder here"),
-    (["task=sst2", "task.path=owner/other"], "task.path=owner/other: no such file or folder here"),
+    (["task=sst2", "task.path=TYPO"], "data set TYPO (sst2): it is no file or folder here"),
+    (["task=sst2", "task.path=owner/other"], "owner/other (sst2): it is no file or folder here"),
+    (["task=sst2", "task.path=owner/other", "data.source=hub"], "owner/other (sst2): the hub"),
     (["task=sst2", "task.subset=mrpc"], "data set nyu-mll/glue (mrpc)"),
+    (["task=sst2", "task.subset=null"], "data set nyu-mll/glue: it is no file"),
+    (["task=sst2", "task.revision=abc"], "data set nyu-mll/glue (sst2)"),
     (["task=ud_ewt", "task.subset=en_gum"], "(en_gum)"),
     (["task=ud_ewt_heads", "task.subset=en_gum"], "(en_gum)"),
     (["task=sst2", "task.path=TYPO", "data.source=sample"], "is not read with data.source=sample"),
     (["task=sst2", "task.subset=cola", "data.source=sample"], "task.subset='cola'"),
-    (["task=sst2", "task.path=TYPO", "data.source=local"], "task.path=TYPO: no such file"),
-    (["task=sst2", "task.path=a/b", "data.root={root}"], "task.path=a/b is of another data set"),
-    (["task=sst2", "task.subset=b", "data.root={root}"], "task.subset=b is of another data set"),
+    (["task=sst2", "task.path=TYPO", "data.source=local"], "TYPO: is not on this machine"),
+    (["task=sst2", "task.subset=x", "data.source=local"], "task.subset=x: is not on this machine"),
+    (["task=sst2", "task.path=a/b", "data.root={root}"], "task.path=a/b names another data set"),
+    (["task=sst2", "task.subset=b", "data.root={root}"], "task.subset=b names another data set"),
 ])  # fmt: skip
 @pytest.mark.parametrize("default", [False, True], ids=["no folder", "a folder by default"])
 def test_other_rows_than_those_asked_for_are_never_read(words, why, default, tmp_path, monkeypatch):
@@ -424,7 +428,69 @@ def test_other_rows_than_those_asked_for_are_never_read(words, why, default, tmp
 @pytest.mark.parametrize("task", options("task"))
 def test_what_is_published_is_what_the_task_reads(task):
     if "${" in load_raw(CONF / "task" / f"{task}.yaml")["name"]:  # for rows of one's own
-        assert bundled.published(task) is None
+        assert bundled.published(task) == {}
     else:
         plain = compose([f"task={task}"])["task"]
-        assert bundled.published(plain["name"]) == (plain["path"], plain.get("subset"))
+        assert bundled.of_another_set(plain["name"], plain) == {}
+        assert bool(bundled.published(task)) == bool(plain["path"])
+        other = bundled.of_another_set(task, plain | {"subset": "another"})
+        assert other == ({"task.subset": "another"} if plain["path"] else {})
+
+
+@pytest.mark.parametrize(("lines", "path", "subset", "other"), [
+    ("path: a/b\nsubset: 2020", "a/b", 2020, False),
+    ("path: a/b\nsubset: 2020", "a/b", "2021", True),
+    ("path: '${oc.env:X,a/b}'", "a/b", None, False),
+    ("path: '${oc.env:X,a/b}'", "c/d", None, False),  # not known
+    ("path: null", "a/b", None, False),
+    ("path: a/b", None, "x", False),  # no hub: it is in data.root
+])  # fmt: skip
+def test_yaml_of_ones_own(lines, path, subset, other, tmp_path, monkeypatch):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text(f"name: mine\n{lines}\n")
+    monkeypatch.setattr(bundled, "CONF", tmp_path)
+    bundled.published.cache_clear()
+    place = {"path": path, "subset": subset, "revision": None}
+    assert bool(bundled.of_another_set("mine", place)) == other
+    assert bundled.of_another_set("../task/mine", place) == {}
+    bundled.published.cache_clear()
+
+
+def test_a_run_is_scored_wherever_the_environment_leads(bert, tmp_path, monkeypatch):
+    """Its rows are those it names; data.root=DIR says that they are in DIR/NAME by now."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("ADAPTKIT_DATA", str(tmp_path / "usual"))
+    sentences(tmp_path / "usual" / "sst2", clean(), shifted(clean()))
+    own = sentences(tmp_path / "own", clean(), shifted(clean())[:8])
+    run = tmp_path / "run"
+    done = call("train", *tiny(bert), "task=sst2", f"task.path={own}", "trainer.max_steps=1",
+                f"output_dir={run}")  # fmt: skip
+    assert done.status == 0, done.err
+    for root in (None, str(tmp_path / "usual"), str(tmp_path)):
+        if root:
+            monkeypatch.setenv("ADAPTKIT_DATA", root)
+        else:
+            monkeypatch.delenv("ADAPTKIT_DATA")
+        assert "8 rows" in call("eval", run).out
+    own.rename(tmp_path / "elsewhere")
+    gone = call("eval", run)
+    assert gone.status == 2 and "no such file or folder" in gone.err
+    assert "20 rows" in call("eval", run, f"data.root={tmp_path / 'usual'}").out
+    assert "8 rows" in call("eval", run, f"task.path={tmp_path / 'elsewhere'}").out
+
+
+def test_a_cache_that_cannot_be_read_holds_nothing(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    def refuse(folder: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    assert not hub.may_have_cached("Owner/name") and hub.may_have_cached("name")
+    (tmp_path / "hub" / "datasets--owner--other").mkdir(parents=True)
+    assert hub.may_have_cached("Owner/name") and not hub.may_have_cached("own/name")
+    (tmp_path / "datasets" / "own___name").mkdir(parents=True)
+    assert hub.may_have_cached("own/name")
+    monkeypatch.setattr(hub.os, "listdir", refuse)
+    assert not hub.may_have_cached("own/name")

@@ -155,15 +155,17 @@ def test_weights_that_differ_from_pass_to_pass_are_refused(methods):
         recompute_layers(adapted("bert", *methods).model)
 
 
-@pytest.mark.slow
-def test_a_run_is_the_same(checkpoints, tmp_path):
+@pytest.mark.parametrize("family", [pytest.param("bert", marks=pytest.mark.slow), "t5", "bart"])
+def test_a_run_is_the_same(family, checkpoints, tmp_path):
     data = data_root(tmp_path / "data")
-    words = ["method=lora", *tiny(checkpoints["bert"]), f"data.root={data}", "trainer.max_steps=3"]
+    words = ["method=lora", *tiny(checkpoints[family]), f"data.root={data}", "trainer.max_steps=3"]
     for name, more in (("once", []), ("twice", ["trainer.gradient_checkpointing=true"])):
         answer = call("train", *words, *more, f"output_dir={tmp_path / name}")
         assert answer.status == 0, answer.err
     one, two = (load_file(tmp_path / name / "delta.safetensors") for name in ("once", "twice"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    for name in one:
+        close = torch.allclose if family == "t5" else torch.equal  # see above: T5's position bias
+        assert close(one[name], two[name]), name
     refused = call("train", *words, "trainer.gradient_checkpointing=true", "method=probe",
                    f"output_dir={tmp_path / 'probe'}")  # fmt: skip
     assert refused.status == 2

@@ -19,6 +19,7 @@ from adaptkit.config.overrides import register_resolvers, translate_hydra_errors
 from adaptkit.config.reasons import of_interpolation, of_yaml
 from adaptkit.config.words import readable
 from adaptkit.errors import AdaptError, ConfigError, first_line
+from adaptkit.storage.bundled import of_another_set
 
 _at_home = threading.RLock()  # Hydra composes one configuration at a time
 
@@ -95,16 +96,19 @@ def named_by_number(place: Any) -> Any:
 
 
 def without_idle_root(plain: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the environment's data.root if the task's own path has priority over it.
+    """Leave out the environment's data.root if the task's own data set has priority over it.
 
-    Recorded, it would clash with that path wherever the environment is another one.
+    Recorded, it would clash with that set wherever the environment is another one.
     """
     data, task, default = plain.get("data"), plain.get("task"), os.environ.get("ADAPTKIT_DATA")
     if default and isinstance(data, dict) and isinstance(task, dict):
         ours = data.get("root") == os.path.abspath(os.path.expanduser(default))
         own = task.get("path")
-        if ours and data.get("source") != "hub" and isinstance(own, str) and os.path.isabs(own):
-            data["root"] = None if os.path.exists(own) else data["root"]
+        if ours and data.get("source") != "hub" and isinstance(own, str):
+            place = {key: task.get(key) for key in ("path", "subset", "revision")}
+            there = os.path.isabs(own) and os.path.exists(own)
+            if there or of_another_set(str(task.get("name")), place):
+                data["root"] = None
     return plain
 
 

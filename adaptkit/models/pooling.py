@@ -63,8 +63,8 @@ class Pooled:
 def read_end(model: nn.Module) -> None:
     """Let a classifier of two stacks read the decoder's state at the last token by the mask.
 
-    That is the end token, which their own classes (T5, BART) look for among the numbers of the
-    tokens: with the same outcome, but a GPU is waited for in every step.
+    That is the end token, which their own classes (T5, BART) look for among the token ids. The
+    outcome is the same, but they wait for the GPU in every step.
     """
     model.forward = MethodType(_at_the_end, model)
 
@@ -73,6 +73,8 @@ def _at_the_end(
     model: Any, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
 ) -> Seq2SeqSequenceClassifierOutput:
     """Return the logits [B, C] of ids [B, T], which the decoder reads moved right by one."""
+    if options.keys() & {"labels", "return_dict"}:  # of no concern to us
+        return type(model).forward(model, input_ids, attention_mask, **options)
     if hasattr(model, "_shift_right"):  # T5; the body of BART does that by itself
         options.setdefault("decoder_input_ids", model._shift_right(input_ids))
     output = base_of(model)(input_ids, attention_mask=attention_mask, **options)

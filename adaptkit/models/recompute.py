@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from adaptkit.errors import invalid
 from adaptkit.models.anatomy import family
+from adaptkit.models.substitute import is_substituted
 
 OPTION = "trainer.gradient_checkpointing"
 
@@ -30,7 +31,7 @@ def recompute_layers(model: nn.Module) -> None:
     if not model.supports_gradient_checkpointing:
         raise invalid(OPTION, True, f"is not offered by transformers for {family(model).name} "
                       "models", "Leave it out, or lower trainer.batch_size")  # fmt: skip
-    if "forward" in vars(model):  # `substitute`: the second time, the tensors would be others
+    if is_substituted(model):  # the second time, the tensors would be others
         raise invalid(OPTION, True, "computes layers twice, and this method or regularizer draws "
                       "or makes their weights anew for each pass", "Leave it out")  # fmt: skip
     with warnings.catch_warnings():

@@ -22,6 +22,11 @@ class Call(nn.Module):
         return self.inner(*args, **kwargs)
 
 
+def is_substituted(model: nn.Module) -> bool:
+    """Tell whether calls of `model` use other tensors than its own."""
+    return hasattr(vars(model).get("forward"), "__wrapped__")
+
+
 def substitute(model: nn.Module, make: Callable[[], Mapping[str, Tensor]]) -> Callable[[], None]:
     """In every call of `model`, use the tensors that `make()` returns, by names of parameters.
 

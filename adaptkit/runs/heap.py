@@ -1,9 +1,9 @@
-"""The heap of glibc as training needs it: memory is kept, in large pages. Other systems stay as is.
+"""The heap of glibc as training needs it: memory is kept, in large pages.
 
-By default, large tensors go back to the system after every step and are got again page by page,
-which takes two fifths of the time of a step over 384 tokens. Pages of 2 MB instead of 4 kB are for
-what goes through much memory once: Adam, and casts and norms of all weights. What the user has set
-(MALLOC_..., GLIBC_TUNABLES) is never changed.
+By default, large tensors go back to the system after every step and are fetched again page by page,
+which takes two fifths of the time of a step over 384 tokens. Pages of 2 MB instead of 4 kB speed up
+what goes through all weights once: Adam, casts and norms. What the user has set (MALLOC_...,
+GLIBC_TUNABLES, another allocator) is never changed; other systems are left alone.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def keep() -> None:
         return
     for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 1 << 26)):
         libc.mallopt(parameter, value)
+    libc.keeps = True
     _ask_for_large_pages(libc)
 
 
@@ -47,25 +48,29 @@ def give_back() -> None:
     """Give what is free back to the system, once."""
     if libc := glibc():
         libc.malloc_trim(0)
-        if not set_by_user():
+        if getattr(libc, "keeps", False):
             _ask_for_large_pages(libc)
 
 
 def set_by_user() -> bool:
     """Tell whether the user has chosen how memory is allocated."""
-    return any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    own = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    return own or "malloc" in os.environ.get("LD_PRELOAD", "")
 
 
 def _ask_for_large_pages(libc: Any) -> None:
-    """Make half as many addresses as there is memory part of the heap, and ask for pages of 2 MB.
+    """Extend the heap by half the size of the machine's memory, and ask for pages of 2 MB there.
 
     A block that is taken and given back at once remains in the heap. It takes no memory until it is
-    used. Where addresses are limited they are left alone.
+    used. Nothing is done where address space is limited, or counts as memory.
     """
     import resource
 
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-    strict = not OVERCOMMIT.is_file() or OVERCOMMIT.read_text(encoding="ascii").strip() == "2"
+    try:
+        strict = OVERCOMMIT.read_text(encoding="ascii").strip() == "2"
+    except OSError:
+        strict = True
     if strict or any(limit != resource.RLIM_INFINITY for limit in limits):
         return
     size = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE // 2

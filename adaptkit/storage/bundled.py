@@ -10,6 +10,8 @@ import functools
 import hashlib
 import json
 import operator
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +62,24 @@ def sampled_tasks() -> list[str]:
 
 
 @functools.cache
-def published(task: str) -> tuple[str | None, str | None] | None:
-    """Return the hub id and the subset of a task's data set; None: it is none of ours."""
+def published(task: str) -> dict[str, str | None]:
+    """Return the options that name a task's data set on the hub; empty: the task is none of ours.
+
+    Those of `task`: path, subset, revision. A task whose path has yet to be set, or is made of
+    other settings, has none.
+    """
     found = _raw(task)
-    return None if found.get("path", "???") == "???" else (found["path"], found.get("subset"))
+    values = {key: found.get(key) for key in ("path", "subset", "revision")}
+    if values["path"] in (None, "???") or any("${" in str(value) for value in values.values()):
+        return {}
+    return {key: None if value is None else str(value) for key, value in values.items()}
+
+
+def of_another_set(task: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which of the options path, subset and revision name another set than the task's."""
+    usual = published(task) if options["path"] else {}
+    given = {key: options[key] and str(options[key]) for key in usual}
+    return {f"task.{key}": options[key] for key in usual if given[key] != usual[key]}
 
 
 def _raw(task: str) -> dict[str, Any]:
@@ -71,7 +87,8 @@ def _raw(task: str) -> dict[str, Any]:
     import yaml
 
     file = CONF / "task" / f"{task}.yaml"
-    own = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    known = re.fullmatch(r"[\w.-]+", task) and file.is_file()
+    own = yaml.safe_load(file.read_text(encoding="utf-8")) if known else {}
     below = [one for one in own.get("defaults", ()) if isinstance(one, str) and one != "_self_"]
     return functools.reduce(operator.or_, [*map(_raw, below), own], {})
 

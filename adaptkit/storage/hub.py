@@ -90,12 +90,18 @@ def may_have_cached(data_set: str) -> bool:
 
     owner, slash, _ = data_set.partition("/")
     converted = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
-    places = {constants.HF_HUB_CACHE: f"datasets--{owner}--", converted: f"{owner}___"}
-    folders = {Path(folder).expanduser(): start for folder, start in places.items()}
+    starts = f"datasets--{owner}--".lower(), f"{owner}___".lower()
     return not slash or any(
-        entry.name.startswith(start)
-        for folder, start in folders.items() if folder.is_dir() for entry in folder.iterdir()
+        name.lower().startswith(starts)
+        for folder in (constants.HF_HUB_CACHE, converted) for name in _names_in(folder)
     )  # fmt: skip
+
+
+def _names_in(folder: str | Path) -> list[str]:
+    try:
+        return os.listdir(Path(folder).expanduser())
+    except OSError:  # not there, or not to be read: then `datasets` cannot read it either
+        return []
 
 
 def _answers(url: str) -> bool:

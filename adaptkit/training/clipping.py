@@ -2,7 +2,7 @@
 
 On a CPU torch adds up the squares of a tensor on one core and in single precision: for a table of
 30,000 words the norm is off by up to 0.1 %. Row by row it is right to six digits and takes a third
-of the time; gradients that are short enough are not multiplied by 1.
+of the time; gradients that are short enough are left untouched.
 
 Source: Pascanu et al. 2013 (arXiv:1211.5063).
 """

@@ -22,6 +22,7 @@ from adaptkit.runs.predictions import write_predictions
 from adaptkit.runs.prepare import feed_of, restored, scorer_of
 from adaptkit.runs.record import RunResult, machine_facts, result_of, scoring_facts
 from adaptkit.runs.selection import OPTIMISTIC
+from adaptkit.storage.bundled import published
 from adaptkit.storage.files import check_free, digest
 from adaptkit.tasks.task import Splits, Task
 from adaptkit.tasks.worded import OPTIONS
@@ -32,6 +33,7 @@ from adaptkit.training.scorer import Prepared, Scored
 # how many outputs score a pair of words.
 WORDING = ("form", *OPTIONS, "demonstrations", "listed", "step", "control", "control_shares",
            "rank")  # fmt: skip
+PLACES = {"task", "task.path", "task.subset", "task.revision"}  # what says which data set is read
 
 
 def score(run: Settings, prepared: Prepared, splits: Splits) -> dict[str, Scored]:
@@ -234,6 +236,8 @@ def changed(saved: SavedRun, overrides: Sequence[str]) -> Settings:
     sample = "data.source" in touched and plain["data"]["source"] == "sample"
     if ("task.path" in touched or sample) and "data.root" not in touched:
         plain["data"]["root"] = None
+    if "data.root" in touched and not PLACES & {*touched}:
+        plain["task"] |= published(plain["task"]["name"])  # the rows are in DIR/NAME
     keep_wording(saved.settings.plain["task"], plain["task"], touched)
     before, now = saved.settings.plain["task"], plain["task"]
     if now["name"] == before["name"] == stem(str(before["path"])):  # a file's name, not a set's

@@ -7,8 +7,8 @@
     adaptkit/samples/<task>         a few hundred rows of our own grammar, bundled
 
 `data.source=auto` takes the first that has the task, the sample only where the others cannot be
-had and no other path or subset was typed, and says so; `hub` and `local` never fall back. No
-loading scripts are run. A broken row is an error that names the row.
+had and no other path, subset or revision is given, and says so; `hub` and `local` never fall back.
+No loading scripts are run. A broken row is an error that names the row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def find(spec: DatasetSpec) -> DataSource:
     root = Path(spec.root).expanduser() if spec.root else None
     default = os.environ.get("ADAPTKIT_DATA")
     typed = root and not (default and root.resolve() == Path(default).expanduser().resolve())
-    other = _of_another_set(spec)
+    other = bundled.of_another_set(spec.name, asdict(spec))
     if spec.source == "sample":
         idle = ({"data.root": spec.root} if typed else {}) | other
         idle |= {"task.path": spec.path} if own and own.exists() else {}
@@ -86,7 +86,8 @@ def find(spec: DatasetSpec) -> DataSource:
             raise AdaptError(f"data.root={spec.root}: no such folder.")
         for option, value in other.items() if typed else ():
             raise AdaptError(
-                f"data.root={spec.root}: {option}={value} is of another data set. Leave one out."
+                f"data.root={spec.root}: {option}={value} names another data set than that of "
+                f"{spec.name}. Give one of the two."
             )
         if not other and (root / spec.name).is_dir():
             return DataSource("local", str(root / spec.name))
@@ -96,8 +97,8 @@ def find(spec: DatasetSpec) -> DataSource:
                 f"into {root / spec.name}, or leave data.root out."
             )
     if spec.source == "local":
-        if "task.path" in other:
-            raise AdaptError(f"task.path={spec.path}: no such file or folder.")
+        for option, value in other.items():
+            raise AdaptError(f"{option}={value}: is not on this machine. Set task.path=DIR.")
         raise AdaptError(
             f"data.source=local: {spec.name} is not at "
             f"{Path(spec.root) / spec.name if spec.root else 'data.root (unset)'}. "
@@ -111,26 +112,18 @@ def find(spec: DatasetSpec) -> DataSource:
         return DataSource("hub", spec.path)
     if spec.source == "auto" and not other and (folder := bundled.sample(spec.name)):
         return DataSource("sample", str(folder))
-    raise _out_of_reach(spec)
+    raise _out_of_reach(spec, bool(other))
 
 
-def _of_another_set(spec: DatasetSpec) -> dict[str, str]:
-    """Return the options, as typed, that name another data set than the task's on the hub."""
-    path, subset = bundled.published(spec.name) or (spec.path, spec.subset)
-    typed = {"task.path": (spec.path, path), "task.subset": (spec.subset, subset)}
-    return {option: value for option, (value, usual) in typed.items() if value and value != usual}
-
-
-def _out_of_reach(spec: DatasetSpec) -> AdaptError:
-    why = "the hub cannot be reached and its cache does not hold it."
-    if "task.path" in _of_another_set(spec):
-        return AdaptError(
-            f"task.path={spec.path}: no such file or folder here, {why} Give another path, or none."
-        )
+def _out_of_reach(spec: DatasetSpec, other: bool) -> AdaptError:
+    """Return the error for a data set that cannot be had; `other`: it is not the task's own."""
     subset = f" ({spec.subset})" if spec.subset else ""
+    here = "it is no file or folder here, " if other and spec.source != "hub" else ""
+    place = f"data.root=DIR with DIR/{spec.name}/train.parquet (or environment ADAPTKIT_DATA)"
     return AdaptError(
-        f"data set {spec.path}{subset}: {why} Set data.root=DIR with DIR/{spec.name}/train.parquet "
-        "(or environment ADAPTKIT_DATA), or fetch it once on a machine with a network."
+        f"data set {spec.path}{subset}: {here}the hub cannot be reached and its cache does not "
+        f"hold it. Set {'task.path=DIR' if other else place}, or fetch it once on a machine with a "
+        "network."
     )
 
 
@@ -245,7 +238,8 @@ def _from_hub(spec: DatasetSpec, split: str) -> Dataset:
         return load_dataset(spec.path, spec.subset, split=split, revision=spec.revision)
     except Exception as error:
         if not hub.reachable():
-            raise _out_of_reach(spec) from error
+            other = bundled.of_another_set(spec.name, asdict(spec))
+            raise _out_of_reach(spec, bool(other)) from error
         where = f"data set {spec.path}" + (f" ({spec.subset})" if spec.subset else "")
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise MachineError(f"{where}: {first_line(error)}.") from error
