@@ -42,11 +42,12 @@ def test_what_is_found_is_what_is_there(monkeypatch):
 
 def test_pages_of_memory(tmp_path):
     setting = tmp_path / "enabled"
-    assert doctor.pages(setting) == []  # another system
+    assert doctor.pages(setting, False) == []  # another system
     setting.write_text("always [madvise] never\n")
-    assert advice(doctor.pages(setting)) == {}
+    assert advice(doctor.pages(setting, False)) == {}
+    assert [doctor.pages(setting, lends)[0].found for lends in (False, True)] == ["large", "small"]
     setting.write_text("always madvise [never]\n")
-    assert str(setting) in advice(doctor.pages(setting))["pages of memory"]
+    assert str(setting) in advice(doctor.pages(setting, False))["pages of memory"]
 
 
 @pytest.mark.parametrize(

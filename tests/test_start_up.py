@@ -121,7 +121,9 @@ from adaptkit.runs import heap
 def large():  # kB in large pages
     lines = open("/proc/self/smaps_rollup").read().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("AnonHugePages")))
+heap.lends_memory = lambda: {lends}
 heap.keep()
+heap.give_back()
 before, one = large(), bytearray(96 << 20)
 print(large() - before)
 del one
@@ -138,19 +140,35 @@ LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 
     reason="large pages are for all or for none",
 )
 @pytest.mark.parametrize(
-    ("limit", "environment", "expected"),
-    [("", {}, True), (LIMIT, {}, False), ("", {"MALLOC_ARENA_MAX": "2"}, False)],
-    ids=["free", "addresses are limited", "set by the user"],
-)
-def test_memory_comes_in_large_pages(limit, environment, expected) -> None:
+    ("limit", "environment", "lends", "expected"),
+    [("", {}, False, True), (LIMIT, {}, False, False),
+     ("", {"MALLOC_ARENA_MAX": "2"}, False, False), ("", {}, True, False)],
+    ids=["free", "addresses are limited", "set by the user", "memory is lent to the host"],
+)  # fmt: skip
+def test_memory_comes_in_large_pages(limit, environment, lends, expected) -> None:
     """Whatever has been given back in between: the kernel's own count says so."""
-    code = LARGE_PAGES.format(root=str(Path(libraries.__file__).parents[2]), limit=limit)
+    root = str(Path(libraries.__file__).parents[2])
+    code = LARGE_PAGES.format(root=root, limit=limit, lends=lends)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env={**os.environ, **environment},
     )  # fmt: skip
     taken, left, again = map(int, done.stdout.split())
     assert (taken > 16 << 10) == (again > 16 << 10) == expected and left < 8 << 10
+
+
+def test_a_machine_that_lends_its_memory_is_known(tmp_path: Path) -> None:
+    assert not heap.lends_memory(tmp_path / "none")
+
+    def device(kind: str, features: str) -> None:
+        (tmp_path / "virtio0").mkdir(exist_ok=True)
+        (tmp_path / "virtio0" / "device").write_text(f"{kind}\n")
+        (tmp_path / "virtio0" / "features").write_text(f"{features:0<128}\n")
+
+    for kind, features, lends in (("0x0005", "011001", True), ("0x0005", "01100", False),
+                                  ("0x0002", "000001", False)):  # fmt: skip
+        device(kind, features)
+        assert heap.lends_memory(tmp_path) == lends
 
 
 @pytest.mark.skipif(

@@ -18,6 +18,8 @@ from typing import Any
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # to whom they are granted
+VIRTIO = Path("/sys/bus/virtio/devices")
+BALLOON, REPORTS = 5, 5  # of virtio: a kind of device, and a bit of its features
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")  # 2: what is only reserved counts as used
 
 
@@ -34,22 +36,36 @@ def glibc() -> Any:
 
 
 def keep() -> None:
-    """Keep freed memory for this process, and take more of it in large pages."""
+    """Keep freed memory for this process."""
     libc = glibc()
     if libc is None or set_by_user():
         return
     for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 1 << 26)):
         libc.mallopt(parameter, value)
     libc.keeps = True
-    _ask_for_large_pages(libc)
 
 
 def give_back() -> None:
-    """Give what is free back to the system, once."""
+    """Give what is free back to the system, once; take more in large pages from now on."""
     if libc := glibc():
         libc.malloc_trim(0)
-        if getattr(libc, "keeps", False):
+        if getattr(libc, "keeps", False) and not lends_memory():
             _ask_for_large_pages(libc)
+
+
+def lends_memory(devices: Path = VIRTIO) -> bool:
+    """Tell whether this is a virtual machine that lends its free memory to the host.
+
+    It gets every large page back in milliseconds, so that a short run would lose by them more than
+    it gains. Such a machine has a balloon (device 5) that reports free pages (bit 5 of its
+    features, in the order of the bits).
+    """
+    found = devices.iterdir() if devices.is_dir() else ()
+    return any(
+        int((one / "device").read_text(encoding="ascii"), 16) == BALLOON
+        and (one / "features").read_text(encoding="ascii")[REPORTS] == "1"
+        for one in found
+    )
 
 
 def set_by_user() -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from adaptkit.models.fast.packed import free_memory, works
-from adaptkit.runs.heap import LARGE_PAGES
+from adaptkit.runs.heap import LARGE_PAGES, lends_memory
 from adaptkit.storage.hub import reachable
 from adaptkit.terminal.libraries import affinity, busy, cpu_quota
 from adaptkit.training.precision import resolve
@@ -144,18 +144,21 @@ def memory() -> list[Finding]:
         Finding(
             "memory", ram, "little: adaptkit plan says what a run needs" if free < TIGHT else ""
         ),
-        *pages(LARGE_PAGES),
+        *pages(LARGE_PAGES, lends_memory()),
         Finding("disk here", f"{room / 1e9:.1f} GB free", "little" if room < TIGHT else ""),
     ]
 
 
-def pages(setting: Path) -> list[Finding]:
-    """Tell whether Linux grants large pages, by its setting, as in `always [madvise] never`."""
+def pages(setting: Path, lends: bool) -> list[Finding]:
+    """Tell whether Linux grants large pages, by its setting, as in `always [madvise] never`.
+
+    lends: the machine lends free memory to its host, so none are asked for.
+    """
     if not setting.is_file():
         return []
     never = "[never]" in setting.read_text(encoding="ascii")
     advice = f"large ones are faster: echo madvise | sudo tee {setting}" if never else ""
-    return [Finding("pages of memory", "small" if never else "large where it pays", advice)]
+    return [Finding("pages of memory", "small" if never or lends else "large", advice)]
 
 
 def hub() -> list[Finding]:
