@@ -48,6 +48,7 @@ def test_pages_of_memory(tmp_path):
     assert [doctor.pages(setting, lends)[0].found for lends in (False, True)] == ["large", "small"]
     setting.write_text("always madvise [never]\n")
     assert str(setting) in advice(doctor.pages(setting, False))["pages of memory"]
+    assert advice(doctor.pages(setting, True)) == {}
 
 
 @pytest.mark.parametrize(

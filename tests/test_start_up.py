@@ -169,6 +169,8 @@ def test_a_machine_that_lends_its_memory_is_known(tmp_path: Path) -> None:
                                   ("0x0002", "000001", False)):  # fmt: skip
         device(kind, features)
         assert heap.lends_memory(tmp_path) == lends
+    device("none", "")
+    assert heap.lends_memory(tmp_path)  # in doubt
 
 
 @pytest.mark.skipif(

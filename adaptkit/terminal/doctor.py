@@ -157,7 +157,8 @@ def pages(setting: Path, lends: bool) -> list[Finding]:
     if not setting.is_file():
         return []
     never = "[never]" in setting.read_text(encoding="ascii")
-    advice = f"large ones are faster: echo madvise | sudo tee {setting}" if never else ""
+    wanted = never and not lends
+    advice = f"large ones are faster: echo madvise | sudo tee {setting}" if wanted else ""
     return [Finding("pages of memory", "small" if never or lends else "large", advice)]
 
 

@@ -1,8 +1,8 @@
 """Clipping of gradients: g <- g min(1, c / (|g| + 1e-6)), |g| over all parameters.
 
 On a CPU torch adds up the squares of a tensor on one core and in single precision: for a table of
-30,000 words the norm is off by up to 0.1 %. Row by row it is right to six digits and takes a third
-of the time; gradients that are short enough are left untouched.
+30,000 words the norm is off by up to 0.1 %. Row by row it is right to six digits, and all cores
+take part. Gradients that are short enough are left untouched.
 
 Source: Pascanu et al. 2013 (arXiv:1211.5063).
 """

@@ -112,11 +112,11 @@ def find(spec: DatasetSpec) -> DataSource:
         return DataSource("hub", spec.path)
     if spec.source == "auto" and not other and (folder := bundled.sample(spec.name)):
         return DataSource("sample", str(folder))
-    raise _out_of_reach(spec, bool(other))
+    raise _out_of_reach(spec)
 
 
-def _out_of_reach(spec: DatasetSpec, other: bool) -> AdaptError:
-    """Return the error for a data set that cannot be had; `other`: it is not the task's own."""
+def _out_of_reach(spec: DatasetSpec) -> AdaptError:
+    other = bundled.of_another_set(spec.name, asdict(spec))
     subset = f" ({spec.subset})" if spec.subset else ""
     here = "it is no file or folder here, " if other and spec.source != "hub" else ""
     place = f"data.root=DIR with DIR/{spec.name}/train.parquet (or environment ADAPTKIT_DATA)"
@@ -238,8 +238,7 @@ def _from_hub(spec: DatasetSpec, split: str) -> Dataset:
         return load_dataset(spec.path, spec.subset, split=split, revision=spec.revision)
     except Exception as error:
         if not hub.reachable():
-            other = bundled.of_another_set(spec.name, asdict(spec))
-            raise _out_of_reach(spec, bool(other)) from error
+            raise _out_of_reach(spec) from error
         where = f"data set {spec.path}" + (f" ({spec.subset})" if spec.subset else "")
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise MachineError(f"{where}: {first_line(error)}.") from error
