@@ -394,11 +394,11 @@ def test_label_words_that_split() -> None:
 
 
 @pytest.mark.parametrize(("words", "why"), [
-    (["task=sst2", "task.path=TYPO"], "data set TYPO (sst2): it is no file or folder here"),
-    (["task=sst2", "task.path=owner/other"], "owner/other (sst2): it is no file or folder here"),
+    (["task=sst2", "task.path=TYPO"], "data set TYPO (sst2): there is no such file or folder"),
+    (["task=sst2", "task.path=owner/other"], "owner/other (sst2): there is no such file or folder"),
     (["task=sst2", "task.path=owner/other", "data.source=hub"], "owner/other (sst2): the hub"),
     (["task=sst2", "task.subset=mrpc"], "data set nyu-mll/glue (mrpc)"),
-    (["task=sst2", "task.subset=null"], "data set nyu-mll/glue: it is no file"),
+    (["task=sst2", "task.subset=null"], "data set nyu-mll/glue: there is no such file"),
     (["task=sst2", "task.revision=abc"], "data set nyu-mll/glue (sst2)"),
     (["task=ud_ewt", "task.subset=en_gum"], "(en_gum)"),
     (["task=ud_ewt_heads", "task.subset=en_gum"], "(en_gum)"),

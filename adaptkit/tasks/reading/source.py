@@ -4,7 +4,7 @@
     task.path=DIR                   DIR/<split>.EXTENSION
     task.path=FILE                  one file; a validation part is held out of it
     task.path=owner/name            a hub data set, or its cache
-    adaptkit/samples/<task>         a few hundred rows of our own grammar, bundled
+    adaptkit/samples/<task>         rows of our own grammar, bundled
 
 `data.source=auto` takes the first that has the task, the sample only where the others cannot be
 had and no other path, subset or revision is given, and says so; `hub` and `local` never fall back.
@@ -118,10 +118,10 @@ def find(spec: DatasetSpec) -> DataSource:
 def _out_of_reach(spec: DatasetSpec) -> AdaptError:
     other = bundled.of_another_set(spec.name, asdict(spec))
     subset = f" ({spec.subset})" if spec.subset else ""
-    here = "it is no file or folder here, " if other and spec.source != "hub" else ""
+    here = "there is no such file or folder, " if other and spec.source != "hub" else ""
     place = f"data.root=DIR with DIR/{spec.name}/train.parquet (or environment ADAPTKIT_DATA)"
     return AdaptError(
-        f"data set {spec.path}{subset}: {here}the hub cannot be reached and its cache does not "
+        f"data set {spec.path}{subset}: {here}the hub cannot be reached, and its cache does not "
         f"hold it. Set {'task.path=DIR' if other else place}, or fetch it once on a machine with a "
         "network."
     )
