@@ -129,7 +129,7 @@ def prepare(
         resume_delta(run, adaptation)
     # Regularizers pull to what they find, or mask by it: the parent's tensors, if there are any.
     adaptation = apply(adaptation, run.methods[1:], context)
-    precision.cast(adaptation, number_format, frozen, trains=stage == "train")
+    precision.cast(adaptation, number_format, frozen)
     adaptation = for_stage(run, adaptation, stage, device, number_format)
     if adaptation.form is not None:
         form = adaptation.form(form)

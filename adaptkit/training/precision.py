@@ -87,12 +87,13 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, DTYPES[precision])
 
 
-def cast(adaptation: Adaptation, precision: str, frozen: str = "", trains: bool = False) -> None:
+def cast(adaptation: Adaptation, precision: str, frozen: str = "") -> None:
     """Keep what trains in fp32, matrices in `frozen` (or `precision`), all other numbers in fp32.
 
-    trains: updates will follow. On a CPU, what they change is then copied off the checkpoint's
-    file, whose pages the system would copy one by one. So are vectors: as views of the file they
-    would keep it in memory, beside the matrices in the half format.
+    On a CPU, what trains is copied off the checkpoint's file, whose pages the system would copy one
+    by one as they change. In a restored model as well: some CPUs round products otherwise if a
+    matrix begins at another place within 64 bytes. So are vectors: as views of the file they would
+    keep it in memory, beside the matrices in the half format.
 
     The linear maps of the head compute in fp32 as well: bf16 has eight bits, so that scores between
     4 and 5 would take 33 values only.
@@ -102,7 +103,7 @@ def cast(adaptation: Adaptation, precision: str, frozen: str = "", trains: bool 
         if not parameter.is_floating_point():  # quantized
             continue
         kind = half if halved(name, parameter) else torch.float32
-        own = trains and parameter.is_cpu and (parameter.requires_grad or kind != half)
+        own = parameter.is_cpu and (parameter.requires_grad or kind != half)
         parameter.data = parameter.data.to(kind, copy=own)
     for buffer in adaptation.model.buffers():
         if buffer.is_floating_point():
