@@ -26,7 +26,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 
     def pretend(cores: set[int] = TWO, used: float = 0.0, quota: float | None = None) -> None:
         monkeypatch.setattr(libraries, "affinity", lambda: cores)
-        monkeypatch.setattr(libraries, "busy", lambda _: used)
+        monkeypatch.setattr(libraries, "busy", lambda cores, since: used)
         monkeypatch.setattr(libraries, "cpu_quota", lambda: quota)
 
     return pretend
@@ -92,7 +92,49 @@ def test_use_of_the_cores() -> None:
     stat = f"cpu  9 9 9 9 9 9 9 0\ncpu0 {tick} 0 {tick} 500 70 0 0 0\ncpu3 0 0 {tick} 5 7 0 0 0\n"
     assert libraries.used(stat, {0}) == 2
     assert libraries.used(stat, {0, 3}) == 3
-    assert 0 <= libraries.busy(libraries.affinity())
+    assert 0 <= libraries.busy(libraries.affinity()) <= len(libraries.affinity()) + 1
+
+
+def test_what_we_did_ourselves_is_not_the_work_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two seconds the cores worked for 2.5 s: 1.5 s for us, so half a core for others."""
+    stat, tick = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+    stat.write_text(f"cpu0 {10 * tick} 0 0 0 0 0 0 0\ncpu1 {int(2.5 * tick)} 0 0 0 0 0 0 0\n")
+    monkeypatch.setattr(libraries.time, "monotonic", lambda: 102.0)
+    monkeypatch.setattr(libraries.time, "process_time", lambda: 4.5)
+    before = libraries.Look(used=10.0, own=3.0, moment=100.0)
+    assert libraries.busy(TWO, stat, before) == 0.5
+    ours_alone = libraries.Look(used=11.5, own=3.0, moment=100.0)  # measured in other ticks
+    assert libraries.busy(TWO, stat, ours_alone) == 0
+
+
+@pytest.mark.parametrize(("age", "waits"), [(1.0, False), (60.0, True)])
+def test_an_old_look_at_the_cores_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, age: float, waits: bool
+) -> None:
+    for name in libraries.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    seen = []
+    monkeypatch.setattr(libraries, "affinity", lambda: TWO)
+    monkeypatch.setattr(libraries, "busy", lambda cores, since: seen.append(since) or 0.0)
+    look = libraries.Look(used=0.0, own=0.0, moment=libraries.time.monotonic() - age)
+    monkeypatch.setattr(libraries, "started", look)
+    assert libraries.thread_settings("2") == {}
+    assert seen == [None if waits else look]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_busy_neighbour_is_seen() -> None:
+    """A process of another program computes on one of our cores, from before we look."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour:
+        try:
+            libraries.time.sleep(0.2)  # until it computes
+            since = libraries.look(libraries.affinity())
+            libraries.time.sleep(0.5)
+            assert libraries.busy(libraries.affinity(), since=since) > 0.3
+        finally:
+            neighbour.kill()
 
 
 PAGES = """

@@ -147,7 +147,7 @@ def test_threads_are_shared_among_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "cpu_quota", lambda: 6.5)
     monkeypatch.setattr(libraries, "affinity", lambda: set(range(8)))
     monkeypatch.setattr(libraries, "cpu_quota", lambda: 6.5)
-    monkeypatch.setattr(libraries, "busy", lambda cores: 0.0)
+    monkeypatch.setattr(libraries, "busy", lambda cores, since: 0.0)
     for own, threads, policy in (("", "2", None), ("3", "3", "PASSIVE")):
         with monkeypatch.context() as once:
             environment = {"OMP_NUM_THREADS": own} if own else {}

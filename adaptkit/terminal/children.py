@@ -7,6 +7,7 @@ progress; several at a time are written down and shown whole, one after the othe
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import multiprocessing
 import os
@@ -17,7 +18,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -77,11 +77,7 @@ def work_in_child(
         EOFError: the child died; the message is how.
         KeyboardInterrupt: this process was asked to end; the child has ended.
     """
-    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context: Any = multiprocessing.get_context(kind)
-    set_environment()
-    if kind == "forkserver":
-        context.set_forkserver_preload(PRELOADED)
+    context = _processes()
     with tempfile.TemporaryDirectory() if later else contextlib.nullcontext() as folder:
         files = [Path(folder, str(stream)) for stream in STREAMS] if folder else []
         receiver, sender = context.Pipe(duplex=False)
@@ -102,6 +98,17 @@ def work_in_child(
             with _speaking:
                 for file, out in zip(files[::-1], (sys.stderr, sys.stdout), strict=False):
                     show(file, out)
+
+
+@functools.cache
+def _processes() -> Any:
+    """Return how children begin: forked from a server that has imported all, where that exists."""
+    set_environment()  # looks at the machine; the server reads it once
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(kind)
+    if kind == "forkserver":
+        context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def show(file: Path, out: Any) -> None:
@@ -163,7 +170,9 @@ class SideBySide(Generic[T]):
         if self.pool is None:
             share_cores(at_a_time)
             self.pool = ThreadPoolExecutor(at_a_time)
-        self.waiting.append(self.pool.submit(partial(work, argument, self.children, True)))
+        self.waiting.append(
+            self.pool.submit(functools.partial(work, argument, self.children, True))
+        )
 
     def wait(self, collect: Callable[[T], None]) -> None:
         """Hand over what the works return, in the order in which they were submitted."""

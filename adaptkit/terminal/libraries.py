@@ -14,9 +14,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-SAMPLE_SECONDS = 0.1  # how long we look at what other processes do
+STAT = Path("/proc/stat")
+SAMPLE_SECONDS = 0.1  # how long we look at what other processes do, at least
+RECENT = 5.0  # seconds; what they did before that says little about now
 SPARE = 0.5  # cores in use by others that do not count: shells, editors, interrupts
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
@@ -47,7 +50,10 @@ def thread_settings(threads: str, jobs: int = 1) -> dict[str, str]:
         return chosen
     ours = int(threads) if threads.isdecimal() else len(cores)
     ours *= jobs * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun: that many of us
-    if ours > 1 and (ours > (quota or ours) or ours + busy(cores) > len(cores) + SPARE):
+    recent = started if started and time.monotonic() - started.moment < RECENT else None
+    if ours > 1 and (
+        ours > (quota or ours) or ours + busy(cores, since=recent) > len(cores) + SPARE
+    ):
         chosen["OMP_WAIT_POLICY"] = "PASSIVE"
     return chosen
 
@@ -72,15 +78,36 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     return None
 
 
-def busy(cores: set[int], stat: Path = Path("/proc/stat")) -> float:
-    """Return how many of `cores` other processes use now; without /proc, the load average."""
+@dataclass(frozen=True)
+class Look:
+    """The seconds that our cores have worked until a moment, and how many of them for us."""
+
+    used: float
+    own: float
+    moment: float
+
+
+def look(cores: set[int], stat: Path = STAT) -> Look | None:
+    """Look at the cores; None where there is no /proc."""
     try:
-        before = used(stat.read_text(), cores)
-        time.sleep(SAMPLE_SECONDS)  # we ourselves use none
-        after = used(stat.read_text(), cores)
+        return Look(used(stat.read_text(), cores), time.process_time(), time.monotonic())
     except OSError:
+        return None
+
+
+def busy(cores: set[int], stat: Path = STAT, since: Look | None = None) -> float:
+    """Return how many of `cores` other processes use; without /proc, the load average.
+
+    `since`: an earlier look; without it we wait for SAMPLE_SECONDS.
+    """
+    before = since or look(cores, stat)
+    if before:
+        time.sleep(max(0.0, before.moment + SAMPLE_SECONDS - time.monotonic()))
+    after = look(cores, stat)
+    if not before or not after:
         return os.getloadavg()[0] if sys.platform != "win32" else 0.0
-    return (after - before) / SAMPLE_SECONDS
+    ours = after.own - before.own
+    return max(0.0, after.used - before.used - ours) / (after.moment - before.moment)
 
 
 def used(stat: str, cores: set[int]) -> float:
@@ -92,6 +119,9 @@ def used(stat: str, cores: set[int]) -> float:
             user, nice, system, _idle, _io, irq, softirq, *_ = map(int, times)
             ticks += user + nice + system + irq + softirq
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+started = look(affinity())  # while the command is read and composed, we see what others do
 
 
 @contextlib.contextmanager

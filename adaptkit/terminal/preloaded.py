@@ -2,8 +2,14 @@
 
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+import adaptkit.metrics.classes
 import adaptkit.metrics.glue
+import adaptkit.reports.published
 import adaptkit.runs.run
 import adaptkit.terminal.progress  # noqa: F401
+from adaptkit.config.compose import to_yaml
+from adaptkit.storage import cache
 
 get_checkpoint_conversion_mapping("bert")  # makes the table of all architectures
+cache.code()
+to_yaml({})  # imports what writes configurations
