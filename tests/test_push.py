@@ -36,7 +36,7 @@ class Stub:
     large: dict[str, bytes] = field(default_factory=dict)
     refuse: dict[str, int] = field(default_factory=dict)  # a part of a path -> status
     public: bool = False
-    strangers: list[str] = field(default_factory=list)  # requests without the token
+    without_token: list[str] = field(default_factory=list)  # requests
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         self.calls.append((method, path.partition("?")[0]))
@@ -87,7 +87,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.command != "PUT" and self.command != "HEAD":
                 if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                    made.strangers.append(f"{self.command} {self.path} {self.headers}")
+                    made.without_token.append(f"{self.command} {self.path} {self.headers}")
             status, found = made.answer(self.command, self.path, body)
             if not status:
                 self.close_connection = True
@@ -144,7 +144,7 @@ def test_what_arrives_is_what_the_folder_holds(stub: Stub, run: Path, tmp_path: 
     assert [(one["name"], one["organization"]) for one in stub.made] == [("model", "me")]
     made = stub.made[0]
     assert made.get("visibility") == "private" or made.get("private") is True
-    assert stub.strangers == []
+    assert stub.without_token == []
     for name in files:
         assert f"  {name} (" in done.out
     assert f"{stub.url}/me/model: {len(files)} files in commit c0ffee" in done.out

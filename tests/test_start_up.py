@@ -102,26 +102,43 @@ def test_what_we_did_ourselves_is_not_the_work_of_others(
     stat, tick = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
     stat.write_text(f"cpu0 {10 * tick} 0 0 0 0 0 0 0\ncpu1 {int(2.5 * tick)} 0 0 0 0 0 0 0\n")
     monkeypatch.setattr(libraries.time, "monotonic", lambda: 102.0)
-    monkeypatch.setattr(libraries.time, "process_time", lambda: 4.5)
-    before = libraries.Look(used=10.0, own=3.0, moment=100.0)
+    monkeypatch.setattr(os, "times", lambda: (4.0, 0.25, 0.125, 0.125, 77.0))  # ours and children's
+    before = libraries.Look(used=10.0, own=3.0, moment=100.0, process=os.getpid())
     assert libraries.busy(TWO, stat, before) == 0.5
-    ours_alone = libraries.Look(used=11.5, own=3.0, moment=100.0)  # measured in other ticks
+    ours_alone = libraries.Look(used=11.5, own=3.0, moment=100.0, process=os.getpid())
     assert libraries.busy(TWO, stat, ours_alone) == 0
 
 
-@pytest.mark.parametrize(("age", "waits"), [(1.0, False), (60.0, True)])
-def test_an_old_look_at_the_cores_does_not_count(
-    monkeypatch: pytest.MonkeyPatch, age: float, waits: bool
+@pytest.mark.parametrize(
+    ("age", "processes", "parent", "counts"),
+    [
+        (1.0, "1", 0, True),
+        (60.0, "1", 0, False),
+        (1.0, "2", 0, False),  # the other one of a run starts beside us
+        (1.0, "1", 1, False),  # we were forked: its work is not that of others
+    ],
+)
+def test_which_look_at_the_cores_counts(
+    monkeypatch: pytest.MonkeyPatch, age: float, processes: str, parent: int, counts: bool
 ) -> None:
+    look = libraries.Look(0.0, 0.0, libraries.time.monotonic() - age, os.getpid() - parent)
+    monkeypatch.setattr(libraries, "AT_START", look)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert libraries.recent() == (look if counts else None)
+    seen = []
     for name in libraries.WAITING:
         monkeypatch.delenv(name, raising=False)
-    seen = []
     monkeypatch.setattr(libraries, "affinity", lambda: TWO)
+    monkeypatch.setattr(libraries, "cpu_quota", lambda: None)
     monkeypatch.setattr(libraries, "busy", lambda cores, since: seen.append(since) or 0.0)
-    look = libraries.Look(used=0.0, own=0.0, moment=libraries.time.monotonic() - age)
-    monkeypatch.setattr(libraries, "started", look)
-    assert libraries.thread_settings("2") == {}
-    assert seen == [None if waits else look]
+    libraries.thread_settings(str(2 // int(processes)))
+    assert seen == [look if counts else None]
+
+
+def test_a_strange_proc_is_none(tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text("cpu0 1 2 3 4\n")
+    assert libraries.look(TWO, tmp_path / "stat") is None
+    assert libraries.busy(TWO, tmp_path / "stat") == pytest.approx(os.getloadavg()[0], abs=1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -40,6 +40,7 @@ class Projections:
             bound = math.sqrt(6 / columns)
             state = np.random.RandomState([self.seed, *key])
             drawn = state.uniform(-bound, bound, (rows, columns)).astype(np.float32)
+            # A copy, because NumPy's memory begins anywhere: see `precision.cast`.
             self.matrices[key] = torch.from_numpy(drawn).to(self.device, copy=True)
         return self.matrices[key]
 

@@ -77,7 +77,7 @@ def work_in_child(
         EOFError: the child died; the message is how.
         KeyboardInterrupt: this process was asked to end; the child has ended.
     """
-    context = _processes()
+    context = _context()
     with tempfile.TemporaryDirectory() if later else contextlib.nullcontext() as folder:
         files = [Path(folder, str(stream)) for stream in STREAMS] if folder else []
         receiver, sender = context.Pipe(duplex=False)
@@ -101,9 +101,9 @@ def work_in_child(
 
 
 @functools.cache
-def _processes() -> Any:
+def _context() -> Any:
     """Return how children begin: forked from a server that has imported all, where that exists."""
-    set_environment()  # looks at the machine; the server reads it once
+    set_environment()  # once: the server reads the environment when it starts
     kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(kind)
     if kind == "forkserver":

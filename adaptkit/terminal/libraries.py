@@ -19,7 +19,7 @@ from pathlib import Path
 
 STAT = Path("/proc/stat")
 SAMPLE_SECONDS = 0.1  # how long we look at what other processes do, at least
-RECENT = 5.0  # seconds; what they did before that says little about now
+RECENT = 5.0  # seconds; an older look says little about now
 SPARE = 0.5  # cores in use by others that do not count: shells, editors, interrupts
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
@@ -50,9 +50,8 @@ def thread_settings(threads: str, jobs: int = 1) -> dict[str, str]:
         return chosen
     ours = int(threads) if threads.isdecimal() else len(cores)
     ours *= jobs * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun: that many of us
-    recent = started if started and time.monotonic() - started.moment < RECENT else None
     if ours > 1 and (
-        ours > (quota or ours) or ours + busy(cores, since=recent) > len(cores) + SPARE
+        ours > (quota or ours) or ours + busy(cores, since=recent()) > len(cores) + SPARE
     ):
         chosen["OMP_WAIT_POLICY"] = "PASSIVE"
     return chosen
@@ -80,18 +79,20 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 @dataclass(frozen=True)
 class Look:
-    """The seconds that our cores have worked until a moment, and how many of them for us."""
+    """The seconds that our cores have worked up to a moment, and how many of them for us."""
 
     used: float
     own: float
     moment: float
+    process: int
 
 
 def look(cores: set[int], stat: Path = STAT) -> Look | None:
-    """Look at the cores; None where there is no /proc."""
+    """Look at the cores; None where there is no /proc, or another one."""
+    own = sum(os.times()[:4])  # programs that we have run included
     try:
-        return Look(used(stat.read_text(), cores), time.process_time(), time.monotonic())
-    except OSError:
+        return Look(used(stat.read_text(), cores), own, time.monotonic(), os.getpid())
+    except (OSError, ValueError):
         return None
 
 
@@ -121,7 +122,18 @@ def used(stat: str, cores: set[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-started = look(affinity())  # while the command is read and composed, we see what others do
+AT_START = look(affinity())  # while the command is read and composed, we see what others do
+
+
+def recent() -> Look | None:
+    """Return the look at the start, if it tells what others do now.
+
+    Processes of one run (torchrun) start together, and are not others. Nor is a parent.
+    """
+    alone = os.environ.get("LOCAL_WORLD_SIZE", "1") == "1"
+    if AT_START and alone and AT_START.process == os.getpid():
+        return AT_START if time.monotonic() - AT_START.moment < RECENT else None
+    return None
 
 
 @contextlib.contextmanager

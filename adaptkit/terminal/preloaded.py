@@ -11,5 +11,5 @@ from adaptkit.config.compose import to_yaml
 from adaptkit.storage import cache
 
 get_checkpoint_conversion_mapping("bert")  # makes the table of all architectures
-cache.code()
+cache.code()  # reads all our files
 to_yaml({})  # imports what writes configurations

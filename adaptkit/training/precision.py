@@ -91,9 +91,9 @@ def cast(adaptation: Adaptation, precision: str, frozen: str = "") -> None:
     """Keep what trains in fp32, matrices in `frozen` (or `precision`), all other numbers in fp32.
 
     On a CPU, what trains is copied off the checkpoint's file, whose pages the system would copy one
-    by one as they change. In a restored model as well: some CPUs round products otherwise if a
-    matrix begins at another place within 64 bytes. So are vectors: as views of the file they would
-    keep it in memory, beside the matrices in the half format.
+    by one as they change. Vectors are copied as well: as views of the file they would keep it in
+    memory, beside the matrices in the half format. This holds for a restored model too: some CPUs
+    round a product differently if a matrix begins at another place within 64 bytes.
 
     The linear maps of the head compute in fp32 as well: bf16 has eight bits, so that scores between
     4 and 5 would take 33 values only.
