@@ -7,7 +7,6 @@ progress; several at a time are written down and shown whole, one after the othe
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -100,7 +100,7 @@ def work_in_child(
                     show(file, out)
 
 
-@functools.cache
+@cache
 def _context() -> Any:
     """Return how children begin: forked from a server that has imported all, where that exists."""
     set_environment()  # once: the server reads the environment when it starts
@@ -170,9 +170,7 @@ class SideBySide(Generic[T]):
         if self.pool is None:
             share_cores(at_a_time)
             self.pool = ThreadPoolExecutor(at_a_time)
-        self.waiting.append(
-            self.pool.submit(functools.partial(work, argument, self.children, True))
-        )
+        self.waiting.append(self.pool.submit(partial(work, argument, self.children, True)))
 
     def wait(self, collect: Callable[[T], None]) -> None:
         """Hand over what the works return, in the order in which they were submitted."""
