@@ -164,7 +164,7 @@ class Budget:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` returned."""
-        self.mask = state["mask"].to(self.mask.device)
+        self.mask = state["mask"]
         self.final = bool(state["final"])
         for i in range(len(self.numbers)):
             self.sensitivity[i].copy_(state[f"sensitivity.{i}"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -83,9 +83,9 @@ class Child:
 
     def __call__(self, step: Step) -> None:
         """Mask the gradients."""
-        for parameter, mask in self._pairs():
+        for name, parameter in self.parameters.items():
             if parameter.grad is not None:
-                parameter.grad.mul_(mask)
+                parameter.grad.mul_(self.masks[name])
 
     @torch.no_grad()
     def after(self, step: Step) -> None:
@@ -93,13 +93,7 @@ class Child:
         if self.decay:
             return
         for name, parameter in self.parameters.items():
-            mask = self.masks[name].to(parameter.device)
-            kept = self.kept[name].to(parameter.device)
-            parameter.copy_(torch.where(mask, parameter, kept))
-
-    def _pairs(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        for name, parameter in self.parameters.items():
-            yield parameter, self.masks[name].to(parameter.device)
+            parameter.copy_(torch.where(self.masks[name], parameter, self.kept[name]))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the masks, and the values at the start."""

@@ -82,7 +82,7 @@ class Diff(nn.Module):
         """Yield theta - theta0 tensor by tensor; `sample`: with gates that are drawn."""
         for number, (name, w) in enumerate(self.w.items()):
             if self.masks is not None:
-                yield w * self.masks[number].to(w.device)
+                yield w * self.masks[number]
                 continue
             alpha = self.alpha[name]
             z = gate(alpha, torch.rand_like(alpha) if sample else None)
@@ -134,7 +134,7 @@ class Diff(nn.Module):
         """Keep the largest differences, and let only those be trained from now on."""
         changes = list(self.differences(sample=False))
         scores = {name: c.abs() for name, c in zip(self.base, changes, strict=True)}
-        missing = self.kept - sum(int((score > 0).sum()) for score in scores.values())
+        missing = self.kept - int(sum((score > 0).sum() for score in scores.values()))
         if missing > 0:  # too many gates are closed: the rest are the largest of those
             for score, w in zip(scores.values(), self.w.values(), strict=True):
                 score.copy_(torch.where(score > 0, torch.inf, w.abs()))
@@ -157,7 +157,7 @@ class Diff(nn.Module):
             if self.masks is None:
                 self.fix()
             flat = torch.cat([w.flatten() for w in self.w.values()])
-            mask = torch.cat([mask.flatten() for mask in self.masks or ()]).to(device)
+            mask = torch.cat([mask.flatten() for mask in self.masks or ()])
             indices = mask.nonzero().squeeze(-1)
             self.delta_indices, self.delta_values = indices.to(number), flat[indices].clone()
         self.w, self.alpha, self.group = nn.ParameterDict(), nn.ParameterDict(), None

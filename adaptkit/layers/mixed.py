@@ -55,9 +55,8 @@ class Mixing:
         found = {}
         for name, w in self.parameters.items():
             kept = torch.rand(self.shapes[name](w), device=w.device) >= self.p
-            start = self.start[name] = self.start[name].to(w.device)
             value = w if self.exact else Unscaled.apply(w, self.p)
-            found[name] = mixed(value, start, kept, self.p)
+            found[name] = mixed(value, self.start[name], kept, self.p)
         return found
 
 

@@ -40,7 +40,7 @@ class L2SP:
 
         def penalty(forward: Callable[..., Any], batch: Batch, outputs: Any, step: Step) -> Tensor:
             """Return the scalar of the formula; it looks at the weights only."""
-            distances = [((w - anchor[n].to(w.device)) ** 2).sum() for n, w in body.items()]
+            distances = [((w - anchor[n]) ** 2).sum() for n, w in body.items()]
             sizes = [(v**2).sum() for v in head]
             return cast("Tensor", self.alpha / 2 * sum(distances) + self.beta / 2 * sum(sizes))
 

@@ -79,7 +79,7 @@ class RecAdam:
                     w.copy_(before[name] + share * (w - before[name]))
                 if pull:
                     self._check(name, step.rate(name))
-                    w.sub_(step.rate(name) * pull * (w - anchor[name].to(w.device)))
+                    w.sub_(step.rate(name) * pull * (w - anchor[name]))
             before.clear()
 
         return start.plus(before_update=remember, after_update=correct)

@@ -56,6 +56,6 @@ class WeightDecayToPretrained:
                         f"the learning rate it is {share:.3g}, and must be below 1. Lower one of "
                         "the two."
                     )
-                weight.detach().lerp_(anchor[name].to(weight), share)
+                weight.detach().lerp_(anchor[name], share)
 
         return start.plus(after_update=decay)

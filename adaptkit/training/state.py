@@ -93,8 +93,9 @@ class TrainingState:
         self.losses.load_state(facts["losses"])
         hooks = load_file(folder / HOOKS)
         for name, hook in adaptation.stateful().items():
-            mine = {k[len(name) + 1 :]: t for k, t in hooks.items() if k.startswith(f"{name}:")}
-            hook.load_state_dict(mine)
+            start = f"{name}:"
+            mine = {k[len(start) :]: t for k, t in hooks.items() if k.startswith(start)}
+            hook.load_state_dict({k: t.to(device) for k, t in mine.items()})
 
 
 def is_over(checkpoint: Path) -> bool:
