@@ -1,6 +1,6 @@
 # make demo: set up and run the main job.  make test: set up and pass the tests.  make smoke: every
 # method on the bundled models.  make lint: style and types.  make reliability: kills, damaged
-# checkpoints and full disks.  test-latest, test-lowest: the same tests with the newest and the
+# checkpoints and full disks.  make gpu: runs on a GPU.  test-latest, test-lowest: the same tests with the newest and the
 # oldest versions that pyproject.toml allows.  make pin: rewrite constraints.txt with the versions of
 # test-latest.  make docs: the documentation as a site, in site/, from an environment of its own.
 PYTHON ?= python3
@@ -9,7 +9,7 @@ CONSTRAINTS ?= constraints.txt
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all reliability test-latest test-lowest pin smoke lint docs clean
+.PHONY: demo test test-all gpu reliability test-latest test-lowest pin smoke lint docs clean
 
 $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
@@ -24,10 +24,14 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-all: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not reliability"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not reliability and not gpu"
 
 reliability: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m reliability
+
+gpu: $(VENV)/installed  # on the machine's own, or on one that is pretended
+	if $(BIN)/python -c 'import sys, torch; sys.exit(torch.cuda.is_available())'; \
+	then export PRETEND_GPU=1; fi; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m gpu
 
 test-latest:
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=
