@@ -36,13 +36,13 @@ transformers.logging.disable_progress_bar()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of cases that are marked as sampled, let every sixth run by default: the others are slow.
+    """Of cases that are marked as sampled, let every twelfth run by default: the others are slow.
 
     The remainder is one by which no test is left without a case.
     """
     for item in items:
         case = item.callspec.id if hasattr(item, "callspec") else ""
-        if item.get_closest_marker("sampled") and zlib.crc32(case.encode()) % 6 != 3:
+        if item.get_closest_marker("sampled") and zlib.crc32(case.encode()) % 12 != 3:
             item.add_marker(pytest.mark.slow)
 
 

@@ -112,6 +112,15 @@ class OnGpu(torch.Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.held.__reduce_ex__(protocol)
 
+    def untyped_storage(self) -> Any:
+        return self.held.untyped_storage()
+
+    def storage(self) -> Any:
+        return self.held.storage()
+
+    def data_ptr(self) -> int:
+        return self.held.data_ptr()
+
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
