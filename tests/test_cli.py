@@ -338,6 +338,7 @@ TYPED = {  # what is typed before and after the tabulator -> what the program th
 
 
 @pytest.mark.skipif(not shutil.which("bash") or os.name != "posix", reason="needs bash")
+@pytest.mark.slow
 def test_completion_works_in_bash(place: Path) -> None:
     """Type into an interactive bash, and look at what the command was given."""
     import pty
@@ -950,6 +951,7 @@ def test_words_that_say_nothing(command: str, words: list[str], said: str, place
     assert not any(place.iterdir())
 
 
+@pytest.mark.slow
 def test_closed_streams_do_not_matter(place: Path, checkpoints) -> None:
     run = [*tiny(checkpoints["bert"]), "data.root=../data", "trainer.max_steps=1", "output_dir=run"]
     rows = "../data/sst2/validation.jsonl"

@@ -282,6 +282,7 @@ def tiny(checkpoints, tmp_path, monkeypatch) -> Any:
     return SimpleNamespace(figure=chosen, data=data)
 
 
+@pytest.mark.slow
 def test_ours_stands_next_to_theirs(tiny, tmp_path, capsys):
     words = ("reproduce", "tiny", "--seeds", 2, "--out", "runs")
     first = call(*words)

@@ -679,6 +679,7 @@ def words(checkpoints, rows) -> list[str]:
             "trainer.device=cpu", "trainer.precision=fp32", "task=sst2"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_commands(words, tmp_path):
     answer = call("tune", *words, "method=bitfit", *SEARCH, "--out", str(tmp_path / "race"))
     assert answer.status == 0
