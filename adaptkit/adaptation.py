@@ -94,7 +94,7 @@ class Stateful(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` returned, by now on the model's device."""
+        """Take back what `state_dict` returned; its tensors are on the model's device."""
         ...
 
 

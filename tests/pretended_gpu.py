@@ -28,7 +28,7 @@ def library() -> Path:
     """Compile what torch's C++ side must know, once for each torch and source."""
     version = (TORCH / "version.py").read_text()
     if "cuda: Optional[str] = None" not in version:
-        raise SystemExit("PRETEND_GPU needs a torch that is built for CPUs alone")
+        raise SystemExit("PRETEND_GPU needs a CPU-only build of torch")
     digest = hashlib.sha256((SOURCE.read_text() + version).encode()).hexdigest()[:16]
     built = SOURCE.parent / "__pycache__" / f"{SOURCE.stem}.{digest}.so"
     if not built.exists():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from commandline import call, tiny
 from families import tiny_model
 from test_forms import KINDS, configured
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from adaptkit.adaptation import Adaptation, Batch, Context, Step
 from adaptkit.config.compose import compose
+from adaptkit.config.groups import options
 from adaptkit.config.settings import settings
 from adaptkit.errors import AdaptError, ConfigError
 from adaptkit.layers.child import Child, fisher, largest, mask_at_random
@@ -470,3 +472,22 @@ def test_bad_options_of_child_tuning(words, why):
     with pytest.raises(ConfigError, match=rf"^method\..*{why}"):
         more = [word.replace("regularizer.child_tuning", "method") for word in more]
         settings(compose(["method=child_tuning", f"method.{first}", *more]))
+
+
+@pytest.mark.parametrize("name", options("regularizer"))
+def test_a_checkpoint_in_half_precision_is_pulled_to_as_well(name, checkpoints, tmp_path):
+    """Anchors are taken in the checkpoint's format, before what trains is cast to fp32."""
+    words = [*tiny(checkpoints["bert"]), "task=sst2", "data.source=sample", "data.train_rows=16",
+             "data.eval_rows=8", "method=full", f"regularizer={name}", "model.dtype=bf16",
+             "trainer.precision=bf16"]  # fmt: skip
+    done = call("train", *words, f"output_dir={tmp_path / 'run'}")
+    assert done.status == 0, done.err
+
+
+def test_mixing_weights_that_were_read_in_half_precision_leaves_them_at_first():
+    """At the start w = u, so every mixed weight is w, not w as bf16 rounds p u."""
+    model = nn.Linear(16, 16).bfloat16()
+    mixing = Mixing(model, dict(model.named_parameters()), 0.3, True, False)
+    model.float().train()
+    for name, value in mixing().items():
+        torch.testing.assert_close(value, model.get_parameter(name), rtol=1e-5, atol=1e-6)

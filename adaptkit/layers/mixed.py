@@ -40,7 +40,10 @@ class Mixing:
     ) -> None:  # fmt: skip
         self.model, self.parameters, self.p = model, parameters, p
         self.exact = exact
-        self.start = {name: w.detach().clone() for name, w in parameters.items()}
+        # Weights read in a half format are cast to fp32 later, and p u must not be rounded.
+        self.start = {
+            name: w.detach().to(torch.float32, copy=True) for name, w in parameters.items()
+        }
         self.shapes: dict[str, Callable[[Tensor], tuple[int, ...]]] = {}
         for name, w in parameters.items():
             owner, _, own = name.rpartition(".")
