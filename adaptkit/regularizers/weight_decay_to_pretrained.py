@@ -46,9 +46,7 @@ class WeightDecayToPretrained:
         if not self.strength:
             return start
         # Weights that are read in a half format are cast to fp32 later.
-        anchor = {
-            name: weight.detach().float().clone() for name, weight in body.items()
-        }
+        anchor = {name: weight.detach().float().clone() for name, weight in body.items()}
 
         def decay(step: Step) -> None:
             for name, weight in body.items():
