@@ -40,10 +40,7 @@ class Mixing:
     ) -> None:  # fmt: skip
         self.model, self.parameters, self.p = model, parameters, p
         self.exact = exact
-        # Weights read in a half format are cast to fp32 later, and p u must not be rounded.
-        self.start = {
-            name: w.detach().to(torch.float32, copy=True) for name, w in parameters.items()
-        }
+        self.start = {name: w.detach().clone() for name, w in parameters.items()}
         self.shapes: dict[str, Callable[[Tensor], tuple[int, ...]]] = {}
         for name, w in parameters.items():
             owner, _, own = name.rpartition(".")
@@ -59,7 +56,9 @@ class Mixing:
         for name, w in self.parameters.items():
             kept = torch.rand(self.shapes[name](w), device=w.device) >= self.p
             value = w if self.exact else Unscaled.apply(w, self.p)
-            found[name] = mixed(value, self.start[name], kept, self.p)
+            # Weights that were read in a half format have been cast to fp32 since.
+            start = self.start[name] = self.start[name].to(w.dtype)
+            found[name] = mixed(value, start, kept, self.p)
         return found
 
 

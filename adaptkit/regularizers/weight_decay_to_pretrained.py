@@ -45,8 +45,7 @@ class WeightDecayToPretrained:
             )
         if not self.strength:
             return start
-        # Weights that are read in a half format are cast to fp32 later.
-        anchor = {name: weight.detach().float().clone() for name, weight in body.items()}
+        anchor = {name: weight.detach().clone() for name, weight in body.items()}
 
         def decay(step: Step) -> None:
             for name, weight in body.items():
@@ -57,6 +56,7 @@ class WeightDecayToPretrained:
                         f"the learning rate it is {share:.3g}, and must be below 1. Lower one of "
                         "the two."
                     )
-                weight.detach().lerp_(anchor[name], share)
+                # Weights that were read in a half format have been cast to fp32 since.
+                weight.detach().lerp_(anchor[name].to(weight.dtype), share)
 
         return start.plus(after_update=decay)
