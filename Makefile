@@ -1,8 +1,9 @@
 # make demo: set up and run the main job.  make test: set up and pass the tests.  make smoke: every
 # method on the bundled models.  make lint: style and types.  make reliability: kills, damaged
-# checkpoints and full disks.  make gpu: runs on a GPU.  test-latest, test-lowest: the same tests with the newest and the
-# oldest versions that pyproject.toml allows.  make pin: rewrite constraints.txt with the versions of
-# test-latest.  make docs: the documentation as a site, in site/, from an environment of its own.
+# checkpoints and full disks.  make gpu: runs on a GPU, or a pretended one.  test-latest, test-lowest:
+# the same tests with the newest and the oldest versions that pyproject.toml allows.  make pin: rewrite
+# constraints.txt with the versions of test-latest.  make docs: the documentation as a site, in site/,
+# from an environment of its own.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
@@ -29,9 +30,9 @@ test-all: $(VENV)/installed
 reliability: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m reliability
 
-gpu: $(VENV)/installed  # on the machine's own, or on one that is pretended
-	if $(BIN)/python -c 'import sys, torch; sys.exit(torch.cuda.is_available())'; \
-	then export PRETEND_GPU=1; fi; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m gpu
+gpu: $(VENV)/installed
+	PRETEND_GPU=$$($(BIN)/python -c 'import torch; print("" if torch.cuda.is_available() else 1)') \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m gpu
 
 test-latest:
 	$(MAKE) test VENV=.venv-latest CONSTRAINTS=

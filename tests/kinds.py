@@ -1,4 +1,4 @@
-"""A small task of every kind, from files of a test."""
+"""A small task of every kind, read from files in the folder of a test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from commandline import write
 
 
 def kinds(folder: Path) -> dict[str, list[str]]:
-    """Return the options of each kind of task; texts of several lengths, so masks hide some."""
+    """Write the files, and return the options of each kind of task.
+
+    The texts have several lengths, so that masks hide some places.
+    """
     text = "the film was not bad , and the music was great"
     texts = [" ".join(text.split()[:k]) for k in (3, 11, 7, 9) * 4]
     rows = {

@@ -6,6 +6,8 @@ of CPUs and a wait in a step are refused as by a real one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +17,28 @@ from commandline import call, read, tiny
 from families import FAMILIES
 from kinds import kinds
 from safetensors.torch import load_file
+from test_no_waiting import ON_PURPOSE
 
 from adaptkit.config.groups import options
-from adaptkit.layers.diff import Diff
-from adaptkit.training.losses import Losses
 from adaptkit.training.trainer import AdaptTrainer
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU: make gpu"),
 ]
-# What reads from the GPU on purpose: scores, checkpoints, the losses of a line of the log, and the
-# choice of diff pruning's masks, once in a run.
-READING = [(Losses, "check"), (Diff, "fix"), *((AdaptTrainer, name) for name in (
-    "evaluate", "_save_checkpoint", "_maybe_log_save_evaluate", "_finalize_training",
-))]  # fmt: skip
-
-
 # transformers' own code: relative positions, and the first update.
 THEIRS = {"deberta-v2", "optimizer=adafactor", "method=full optimizer=adafactor"}
+
+
+@contextmanager
+def mode(name: str) -> Iterator[None]:
+    """Refuse to wait for the GPU (error), or not (default)."""
+    was = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode(name)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(was)
 
 
 @pytest.fixture(autouse=True)
@@ -42,25 +47,24 @@ def steps_never_wait(monkeypatch: Any, request: Any) -> None:
     if THEIRS & set(request.node.callspec.params.values()):
         return
 
-    def put(cls: type, name: str, before: str | None, after: str | int | None) -> None:
+    def may_wait(cls: type, name: str) -> None:
         method = getattr(cls, name)
 
-        def guarded(self: Any, *args: Any, **options: Any) -> Any:
-            was = torch.cuda.get_sync_debug_mode()
-            if before:
-                torch.cuda.set_sync_debug_mode(before)
-            try:
+        def allowed(self: Any, *args: Any, **options: Any) -> Any:
+            with mode("default"):
                 return method(self, *args, **options)
-            finally:
-                if after != "":
-                    torch.cuda.set_sync_debug_mode(was if after is None else after)
 
-        monkeypatch.setattr(cls, name, guarded)
+        monkeypatch.setattr(cls, name, allowed)
 
-    for cls, name in READING:
-        put(cls, name, "default", None)
-    put(AdaptTrainer, "get_batch_samples", "error", "")
-    put(AdaptTrainer, "_inner_training_loop", None, "default")
+    for cls, name in [*ON_PURPOSE, (AdaptTrainer, "_inner_training_loop")]:
+        may_wait(cls, name)  # the last one: until the first batch
+    samples = AdaptTrainer.get_batch_samples
+
+    def begin(self: Any, *args: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        return samples(self, *args)
+
+    monkeypatch.setattr(AdaptTrainer, "get_batch_samples", begin)
 
 
 KINDS = {

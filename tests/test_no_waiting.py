@@ -22,16 +22,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer
 
 from adaptkit.layers import prompt
+from adaptkit.layers.diff import Diff
 from adaptkit.training import trainer
 from adaptkit.training.losses import Losses
 from adaptkit.training.trainer import AdaptTrainer
 
 READS = ("_local_scalar_dense", "equal", "is_nonzero", "masked_select", "nonzero", "_unique2")
 HOST = ("iter(train_dataloader)", "torch.randint(2**62, ())")  # drawn from a CPU's generator
-INTENDED = [(Losses, "check"), *((AdaptTrainer, name) for name in (
+# Scores, checkpoints, the losses of a line of the log, and once in a run diff pruning's masks.
+ON_PURPOSE = [(Losses, "check"), (Diff, "fix"), *((AdaptTrainer, name) for name in (
     "evaluate", "_save_checkpoint", "_maybe_log_save_evaluate", "_finalize_training",
-    "get_batch_samples", "get_train_dataloader",
 ))]  # fmt: skip
+ON_HOST = [(AdaptTrainer, "get_batch_samples"), (AdaptTrainer, "get_train_dataloader")]
 
 
 class Reads(TorchDispatchMode):
@@ -78,7 +80,7 @@ def reads(monkeypatch: Any) -> Reads:
 
         monkeypatch.setattr(cls, name, guarded)
 
-    for cls, name in INTENDED:
+    for cls, name in [*ON_PURPOSE, *ON_HOST]:
         put(cls, name, watch.aside)
     put(AdaptTrainer, "_inner_training_loop", lambda: watch)
     monkeypatch.setattr(prompt, "single", lambda columns: columns)  # of a GPU, as the next

@@ -94,8 +94,8 @@ class TrainingState:
         hooks = load_file(folder / HOOKS)
         for name, hook in adaptation.stateful().items():
             start = f"{name}:"
-            mine = {k[len(start) :]: t for k, t in hooks.items() if k.startswith(start)}
-            hook.load_state_dict({k: t.to(device) for k, t in mine.items()})
+            mine = {k: t.to(device) for k, t in hooks.items() if k.startswith(start)}
+            hook.load_state_dict({k.removeprefix(start): t for k, t in mine.items()})
 
 
 def is_over(checkpoint: Path) -> bool:
