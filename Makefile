@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
+SMOKE ?= method= 'regularizer= task='
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
@@ -44,8 +45,8 @@ pin:
 	{ sed '/^[^#]/d' constraints.txt; .venv-latest/bin/python -m pip freeze --exclude-editable \
 	  | sed 's/+[a-z0-9]*$$//'; } > .constraints.tmp && mv .constraints.tmp constraints.txt
 
-smoke: $(VENV)/installed  # two processes at a time, one thread each
-	printf '%s\n' method= 'task=' 'regularizer= mini-bert' | OMP_NUM_THREADS=1 xargs -P 2 -L 1 $(BIN)/adaptkit smoke
+smoke: $(VENV)/installed  # in two processes, one thread each
+	printf '%s\n' $(SMOKE) | OMP_NUM_THREADS=1 xargs -P 2 -L 1 $(BIN)/adaptkit smoke
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
