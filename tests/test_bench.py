@@ -1,5 +1,6 @@
 """The benchmark suite: its list of works, the FLOPs it counts, and what its peers read."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -84,6 +85,18 @@ def test_flops_of_source_and_target_are_those_of_the_real_lengths():
     made = [{"input_ids": [7] * s, "labels": [5] * t} for s, t in ((40, 3), (13, 21))]
     expected = sum(sum(flops.of_step(model, one)) for one in made)
     assert flops.of_work(model, made, two=True) == expected
+
+
+@pytest.mark.parametrize(("scores", "wanted"), [
+    ({"f1": 0.757, "accuracy": 0.609}, 0.609), ({"accuracy": 0.5, "perplexity": 9.0}, 9.0),
+    ({"exact_match": 0.4, "f1": 0.757}, 0.757),
+])  # fmt: skip
+def test_ours_is_scored_as_the_peers_are(scores, wanted, tmp_path):
+    record = {"score": 0.757, "scores": scores, "memory": {"peak_rss_bytes": 1},
+              "time": {"train_seconds": 1.0, "eval_seconds": 1.0}}  # fmt: skip
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    (tmp_path / "history.jsonl").write_text("")
+    assert run.ours(tmp_path, works.QUICK[0])["score"] == wanted
 
 
 def test_peers_read_the_texts_of_language_modelling():

@@ -130,7 +130,9 @@ def ours(place: Path, work: Work) -> dict[str, Any]:
     """Return the figures of a finished run of adaptkit."""
     record = json.loads((place / "result.json").read_text())
     history = map(json.loads, (place / "history.jsonl").read_text().splitlines())
-    score = record["scores"].get("perplexity", record["score"])  # of lm its headline is another
+    # What the peers report: the headlines of lm and of pairs are others (F1 of MRPC).
+    named = [name for name in ("perplexity", "accuracy") if name in record["scores"]]
+    score = record["scores"][named[0]] if named else record["score"]
     # features are computed before training begins
     kind = "total_seconds" if work.method == "probe" or work.kept else "train_seconds"
     return {
